@@ -1,0 +1,37 @@
+"""embcache: every text is embedded once.
+
+Drop-ins for mteb's vLLM wrappers that look every text up in a LanceDB/Arrow cache and send only
+the misses to vLLM.
+"""
+
+from embcache.encoders import VllmEncoderWrapper
+from embcache.errors import (
+    CacheError,
+    CacheFormatError,
+    ConfigError,
+    DtypeMismatchError,
+    EmbcacheError,
+    EngineError,
+    EngineNotInstalledError,
+    InputError,
+    MissingTextsError,
+    ModelNotFoundError,
+    NonFiniteError,
+)
+from embcache.stats import EncodeStats
+
+__all__ = [
+    "CacheError",
+    "CacheFormatError",
+    "ConfigError",
+    "DtypeMismatchError",
+    "EmbcacheError",
+    "EncodeStats",
+    "EngineError",
+    "EngineNotInstalledError",
+    "InputError",
+    "MissingTextsError",
+    "ModelNotFoundError",
+    "NonFiniteError",
+    "VllmEncoderWrapper",
+]

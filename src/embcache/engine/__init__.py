@@ -1,0 +1,6 @@
+"""Engines: what turns texts into vectors."""
+
+from embcache.engine.base import Embedded, Engine, Prepared
+from embcache.engine.vllm import VllmEngine
+
+__all__ = ["Embedded", "Engine", "Prepared", "VllmEngine"]

@@ -1,0 +1,95 @@
+"""The contract between the pipeline and whatever computes vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from embcache.errors import EmbcacheError
+
+
+class RefusedTextError(EmbcacheError):
+    """The tokenizer refuses a text; the pipeline says which of the caller's rows that is.
+
+    Attributes:
+        index: Which of the texts handed to `prepare`.
+        reason: Why, to be put behind "row n ".
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"text {index} {reason}")
+        self.index = index
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Texts in the form in which the engine takes them.
+
+    Attributes:
+        prompts: `n` engine inputs, prompts[i] belongs to texts[i].
+        lengths: `(n,) int64`, what to sort by: token counts after truncation, or an estimate
+            that grows with them.
+    """
+
+    prompts: list[Any]
+    lengths: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors of one chunk.
+
+    Attributes:
+        vectors: `(n, dim) float32`, row i = prompts[i].
+        n_tokens: `(n,) int32`, tokens that the model saw, special tokens included.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    n_tokens: npt.NDArray[np.int32]
+
+
+class Engine(Protocol):
+    """Turns texts into vectors; expensive to start, so started at the first miss.
+
+    Attributes:
+        version: Version of the engine's package, for the record in a space's metadata.
+        batch_size: Sequences it works on at once: the unit of a good chunk.
+    """
+
+    version: str
+    batch_size: int
+
+    def start(self) -> None:
+        """Load the model; a second call does nothing.
+
+        Raises:
+            EngineNotInstalledError: The package is not there.
+            EngineError: The engine refused to start.
+        """
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """What it really computes in, known once started: float32, float16 or bfloat16."""
+        ...
+
+    def prepare(self, texts: Sequence[str]) -> Prepared:
+        """Tokenize, or estimate lengths; starts the engine.
+
+        Raises:
+            RefusedTextError: The tokenizer refuses a text.
+        """
+        ...
+
+    def embed(self, prompts: Sequence[Any]) -> Embedded:
+        """Compute the vectors of prepared prompts, in their order."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds; it may be started again."""
+        ...

@@ -1,0 +1,55 @@
+"""Every error that embcache raises: each names the thing, the value and the way out."""
+
+from __future__ import annotations
+
+
+class EmbcacheError(Exception):
+    """Base class of every error that embcache raises on purpose."""
+
+
+class ConfigError(EmbcacheError, ValueError):
+    """An argument has a value that cannot work."""
+
+
+class InputError(EmbcacheError, ValueError):
+    """A text, or a batch of them, cannot be encoded as it is."""
+
+
+class ModelNotFoundError(EmbcacheError, OSError):
+    """The model is neither a directory here, nor on the hub, nor in the local hub cache."""
+
+
+class CacheError(EmbcacheError):
+    """The cache on disk cannot be used as asked."""
+
+
+class CacheFormatError(CacheError):
+    """A space was written by a newer embcache, or not by embcache at all."""
+
+
+class MissingTextsError(EmbcacheError):
+    """`on_miss="raise"` and some texts are not in the cache.
+
+    Attributes:
+        missing: Number of distinct texts that are not cached.
+    """
+
+    def __init__(self, message: str, missing: int) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class EngineError(EmbcacheError):
+    """The engine could not be started, or failed while it was encoding."""
+
+
+class EngineNotInstalledError(EngineError, ImportError):
+    """There are texts to encode and vllm is not installed."""
+
+
+class DtypeMismatchError(EngineError):
+    """The engine runs in another dtype than the space it would write to."""
+
+
+class NonFiniteError(EngineError):
+    """The engine returned NaN or infinity; nothing of that chunk was written."""

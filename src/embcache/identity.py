@@ -1,0 +1,212 @@
+"""Identity: everything that decides a vector's bytes, apart from prompt and text.
+
+This module is the one place that says which arguments are part of it:
+
+* `SPEED_ARGUMENTS` only change speed, memory or where files lie. Not in the identity.
+* `VECTOR_DEFAULTS` change vectors; at their default they are left out, so that saying a
+  default aloud makes no new space.
+* Every other engine argument counts as changing the vector, whatever its value: embcache does
+  not know it, and a space too many costs time while a wrong hit costs the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+import xxhash
+
+from embcache.errors import ConfigError
+
+SPEED_ARGUMENTS = frozenset(
+    {
+        # arguments of mteb's wrapper
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "renderer_num_workers",
+        "tensor_parallel_size",
+        "enable_prefix_caching",
+        "gpu_memory_utilization",
+        "enforce_eager",
+        # other arguments of vllm.EngineArgs
+        "block_size",
+        "cpu_offload_gb",
+        "data_parallel_size",
+        "disable_custom_all_reduce",
+        "disable_log_stats",
+        "distributed_executor_backend",
+        "download_dir",
+        "enable_log_requests",
+        "hf_token",
+        "kv_cache_memory_bytes",
+        "max_parallel_loading_workers",
+        "num_gpu_blocks_override",
+        "pipeline_parallel_size",
+        "served_model_name",
+        "swap_space",
+        "use_tqdm_on_load",
+    }
+)
+
+VECTOR_DEFAULTS: dict[str, Any] = {
+    "max_model_len": None,
+    "head_dtype": None,
+    "hf_overrides": None,
+    "pooler_config": None,
+    "quantization": None,
+    "trust_remote_code": True,
+}
+
+DTYPES = {
+    "float32": "float32",
+    "float": "float32",
+    "float16": "float16",
+    "half": "float16",
+    "bfloat16": "bfloat16",
+    "auto": "auto",
+}
+"""What the user may write -> the one name used in identities (vLLM's own synonyms)."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides a vector's bytes, apart from prompt and text.
+
+    Attributes:
+        model: Hub name, or `local` for a directory, whose name decides nothing.
+        revision: Commit of the hub snapshot, or a hash over a directory's files.
+        dtype: What the engine computes in: float32, float16 or bfloat16; `auto` only in an
+            identity that still has to be settled.
+        arguments: Engine arguments that change vectors, canonical.
+        engine: What computes the vectors.
+        prompt_handling: How prompt and text become the engine's input.
+        truncation: Which end of a text that is too long is cut, and who cuts it.
+    """
+
+    model: str
+    revision: str
+    dtype: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    engine: str = "vllm"
+    prompt_handling: str = "prompt + text"
+    truncation: str = "vllm truncate_prompt_tokens=-1"
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted names, no spaces, ASCII."""
+        return json.dumps(
+            dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Identity:
+        """The reverse of `to_json`."""
+        return cls(**json.loads(text))
+
+    def to_bytes(self) -> bytes:
+        """What goes into every key."""
+        return self.to_json().encode()
+
+    def fingerprint(self) -> str:
+        """Ten hex digits of xxh3-64, for table names; the full identity is compared on opening."""
+        return xxhash.xxh3_64_hexdigest(self.to_bytes())[:10]
+
+    def with_dtype(self, dtype: str) -> Identity:
+        """The same identity in another dtype."""
+        return dataclasses.replace(self, dtype=dtype)
+
+
+def vector_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine arguments that belong in the identity, in canonical form.
+
+    Args:
+        arguments: Engine arguments under mteb's and vLLM's names, without model, revision and
+            dtype, which have fields of their own.
+
+    Returns:
+        JSON-ready values, free of defaults. `head_dtype` is merged into `hf_overrides`, which
+        is where mteb and vLLM put it.
+
+    Raises:
+        ConfigError: A value has no canonical form (a function, say).
+    """
+    kept = {
+        name: value
+        for name, value in arguments.items()
+        if name not in SPEED_ARGUMENTS
+        and not (name in VECTOR_DEFAULTS and value == VECTOR_DEFAULTS[name])
+    }
+    head_dtype = kept.pop("head_dtype", None)
+    if head_dtype is not None:
+        kept["hf_overrides"] = {**(kept.get("hf_overrides") or {}), "head_dtype": head_dtype}
+    canonical = {name: _canonical(value, name) for name, value in kept.items()}
+    if isinstance(pooler := canonical.get("pooler_config"), dict):
+        # A dict says the same as a PoolerConfig, whose unset fields are None.
+        canonical["pooler_config"] = {k: v for k, v in pooler.items() if v is not None}
+    for name in ("hf_overrides", "pooler_config"):
+        if not canonical.get(name, True):
+            del canonical[name]
+    return canonical
+
+
+def normalize_dtype(dtype: object) -> str:
+    """Map vLLM's dtype names (and torch dtypes) to one name each.
+
+    Raises:
+        ConfigError: The dtype is none that vLLM knows.
+    """
+    name = str(dtype).removeprefix("torch.").lower()
+    if name not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r} is unknown. Use one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def readable_name(model: str) -> str:
+    """A model name, or the path of a directory, as a table name can hold it."""
+    name = model if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) else PurePath(model).name
+    return re.sub(r"[^\w.-]+", "-", name.replace("/", "--"), flags=re.ASCII).strip("-.") or "model"
+
+
+def _canonical(value: Any, name: str) -> Any:
+    """JSON-ready form of an argument's value, the same for equal values."""
+    if isinstance(value, enum.Enum):
+        return _canonical(value.value, name)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): _canonical(v, f"{name}[{k!r}]") for k, v in sorted(value.items())}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(v, name) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_canonical(v, name) for v in value), key=repr)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _canonical_dataclass(value, name)
+    if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
+        return normalize_dtype(value)
+    raise ConfigError(
+        f"{name}={value!r} cannot be part of a cache key: {type(value).__name__} has no canonical "
+        "form. Pass plain values (numbers, strings, lists, dicts), or cache_path=None to run "
+        "without a cache."
+    )
+
+
+def _canonical_dataclass(value: Any, name: str) -> dict[str, Any]:
+    """The fields that differ from a fresh instance, so that a new vLLM field changes nothing."""
+    required = any(
+        f.init and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        for f in dataclasses.fields(value)
+    )
+    fresh = None if required else type(value)()
+    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return {
+        key: _canonical(item, f"{name}.{key}")
+        for key, item in sorted(fields.items())
+        if fresh is None or item != getattr(fresh, key, None)
+    }

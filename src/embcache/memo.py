@@ -1,0 +1,66 @@
+"""A small memory of this machine: what was expensive to find out and stays true.
+
+It holds hashes of model files (by path, size, modification time and inode) and what dtype "auto"
+became (by model, vllm version and device). It lies outside the cache, because inodes and devices
+mean nothing on another machine, and a cache may be copied or read-only. Losing it costs time only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+def default_path() -> Path:
+    """`$EMBCACHE_HOME/memo.sqlite`, by default under `$XDG_CACHE_HOME` or `~/.cache`."""
+    home = os.environ.get("EMBCACHE_HOME")
+    if home:
+        return Path(home) / "memo.sqlite"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "embcache" / "memo.sqlite"
+
+
+class Memo:
+    """String to string, persistent, safe for several processes (SQLite's locking).
+
+    A place that cannot be written is reported once and then done without: what would have been
+    remembered is found out again.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path or default_path()
+        self._working = True
+
+    def get(self, key: str) -> str | None:
+        """The remembered value, or None."""
+        rows = self._run("SELECT value FROM memo WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
+
+    def put(self, key: str, value: str) -> None:
+        """Remember a value, replacing an older one."""
+        self._run("INSERT OR REPLACE INTO memo VALUES (?, ?)", (key, value))
+
+    def _run(self, statement: str, values: tuple[str, ...]) -> list[tuple[str]]:
+        if not self._working:
+            return []
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self._path, timeout=10)) as connection, connection:
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS memo (key TEXT PRIMARY KEY, value TEXT)"
+                )
+                return connection.execute(statement, values).fetchall()
+        except (sqlite3.Error, OSError) as error:
+            self._working = False
+            logger.warning(
+                "Cannot use %s (%s): model files are hashed again at every start. "
+                "Set EMBCACHE_HOME to a folder that can be written.",
+                self._path,
+                error,
+            )
+            return []

@@ -1,0 +1,287 @@
+"""keys -> dedupe -> lookup -> encode misses -> write back -> assemble in the caller's order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from tqdm.auto import tqdm
+
+from embcache.engine.base import Embedded, Engine, Prepared, RefusedTextError
+from embcache.errors import CacheError, InputError, MissingTextsError, NonFiniteError
+from embcache.identity import Identity
+from embcache.keys import Keys, text_keys
+from embcache.stats import EncodeStats
+from embcache.store import Rows, Space
+from embcache.store.index import unique_keys
+
+logger = logging.getLogger(__name__)
+
+OnMiss = Literal["encode", "raise"]
+Vectors = npt.NDArray[np.float32]
+RowNumbers = npt.NDArray[np.int64]
+
+WINDOW_TEXTS = 16_384
+"""Texts tokenized and sorted at a time: what bounds the memory of token ids."""
+
+_CHUNK_TEXTS_MAX = 16_384
+_CHUNK_SECONDS = (5.0, 20.0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of `encode`.
+
+    Attributes:
+        texts: `n` texts, without the prompt.
+        prompt: Put in front of each text.
+        prompt_type: For the record.
+        task: For the record.
+        show_progress: Whether to draw a progress bar.
+    """
+
+    texts: Sequence[str]
+    prompt: str = ""
+    prompt_type: str | None = None
+    task: str | None = None
+    show_progress: bool = True
+
+
+class Pipeline:
+    """Serves texts from a space and sends only what is missing to the engine.
+
+    Args:
+        engine: Computes vectors; started at the first miss.
+        identity: Identity of the vectors, with a settled dtype.
+        space: Where they are kept; None for no cache.
+        on_miss: `"raise"` never starts the engine.
+        write: Whether results are written back.
+        check_engine: Called when the engine has started, before its first vector is used.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        identity: Identity,
+        space: Space | None,
+        *,
+        on_miss: OnMiss = "encode",
+        write: bool = True,
+        check_engine: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._engine = engine
+        self._identity = identity
+        self._space = space
+        self._on_miss = on_miss
+        self._write = write and space is not None
+        self._check_engine = check_engine
+        self._chunk_texts = 2 * engine.batch_size
+
+    def encode(self, request: Request) -> tuple[Vectors, EncodeStats]:
+        """Vectors of all texts.
+
+        Returns:
+            `(n, dim) float32`, row i = texts[i], and what it took. For no texts `dim` is that of
+            the space, or 0 where it has no rows yet.
+
+        Raises:
+            InputError: A text is none, or the tokenizer refuses it; names the row.
+            MissingTextsError: Texts are missing and `on_miss="raise"`.
+            CacheError: The space cannot be read or written.
+            EngineError: The engine does not start, fails, or returns NaN or infinity.
+        """
+        began = time.perf_counter()
+        keys = text_keys(self._identity.to_bytes(), request.prompt, request.texts)
+        first, source = unique_keys(keys)
+        matrix = _Matrix(len(keys))
+        missing = self._read_hits(keys, first, matrix)
+        hits = len(first) - len(missing)
+        with tqdm(
+            total=len(first),
+            initial=hits,  # texts/s and time left are about what is encoded
+            unit="text",
+            desc="embed",
+            postfix={"hits": hits},
+            disable=not request.show_progress or not len(first),
+        ) as bar:
+            if len(missing):
+                self._encode_missing(request, keys, missing, matrix, bar)
+        copies = np.flatnonzero(source != np.arange(len(source)))
+        if len(copies):
+            matrix.rows[copies] = matrix.rows[source[copies]]
+        stats = EncodeStats(
+            len(keys), len(first), hits, len(missing), time.perf_counter() - began
+        )
+        logger.info("%s (%s)", stats, self._space.name if self._space else "no cache")
+        return matrix.rows, stats
+
+    def _read_hits(self, keys: Keys, first: RowNumbers, matrix: _Matrix) -> RowNumbers:
+        """Fill in what the space has; the rows that it has not, or not intact, are returned."""
+        if self._space is None:
+            return first
+        self._space.refresh()
+        if self._space.dim is not None:
+            matrix.allocate(self._space.dim)
+        positions = self._space.find(keys[first])
+        found = positions >= 0
+        hits = first[found]
+        corrupt = hits[self._space.read(positions[found], keys[hits], matrix.rows, hits)]
+        if len(corrupt):
+            self._report_corrupt(corrupt, keys)
+        return np.sort(np.concatenate((first[~found], corrupt)))
+
+    def _report_corrupt(self, corrupt: RowNumbers, keys: Keys) -> None:
+        assert self._space is not None
+        logger.warning(
+            "%d rows of %s fail their checksum (damaged on disk) and are not used. %s",
+            len(corrupt),
+            self._space.path,
+            "They are dropped and encoded again."
+            if self._write
+            else "They are left there, because nothing is written in this run.",
+        )
+        if self._write:
+            self._space.delete(keys[corrupt])
+            self._space.refresh()
+
+    def _encode_missing(
+        self, request: Request, keys: Keys, missing: RowNumbers, matrix: _Matrix, bar: tqdm[Any]
+    ) -> None:
+        """Encode chunk by chunk; each is written while the next one is computed."""
+        if self._on_miss == "raise":
+            raise _missing_error(request, missing, self._space)
+        bar.set_description("starting engine")
+        self._engine.start()
+        self._check_engine()
+        bar.set_description("embed")
+        bar.unpause()  # the time to start is no part of texts/s and time left
+        pending: Future[None] | None = None
+        with ThreadPoolExecutor(1, "embcache-writer") as writer:
+            try:
+                for rows, prepared, prompts in self._chunks(request, missing):
+                    embedded = self._embed(request, rows, prompts)
+                    if pending is not None:
+                        pending.result()
+                    matrix.allocate(embedded.vectors.shape[1])
+                    pending = writer.submit(self._keep, request, keys, rows, embedded, matrix)
+                    bar.update(len(rows))
+            finally:
+                # On an error or Ctrl-C too: the last chunk is computed, so it is committed.
+                if pending is not None:
+                    pending.result()
+
+    def _chunks(
+        self, request: Request, missing: RowNumbers
+    ) -> Iterator[tuple[RowNumbers, Prepared, list[Any]]]:
+        """Rows and prompts, longest first within windows, in chunks of 5 to 20 seconds."""
+        for start in range(0, len(missing), WINDOW_TEXTS):
+            window = missing[start : start + WINDOW_TEXTS]
+            prepared = self._prepare(request, window)
+            order = np.argsort(-prepared.lengths, kind="stable")
+            at = 0
+            while at < len(order):
+                chunk = order[at : at + self._chunk_texts]
+                began = time.perf_counter()
+                yield window[chunk], prepared, [prepared.prompts[i] for i in chunk]
+                self._adapt_chunk(time.perf_counter() - began)
+                at += len(chunk)
+
+    def _adapt_chunk(self, seconds: float) -> None:
+        """A chunk is what a kill can lose and what one commit costs: keep it at some seconds."""
+        least, most = _CHUNK_SECONDS
+        if seconds < least:
+            self._chunk_texts = min(2 * self._chunk_texts, _CHUNK_TEXTS_MAX)
+        elif seconds > most:
+            self._chunk_texts = max(self._chunk_texts // 2, self._engine.batch_size)
+
+    def _prepare(self, request: Request, window: RowNumbers) -> Prepared:
+        try:
+            return self._engine.prepare([request.prompt + request.texts[row] for row in window])
+        except RefusedTextError as error:
+            row = int(window[error.index])
+            raise InputError(f"row {row}, {request.texts[row]!r:.80}, {error.reason}.") from error
+
+    def _embed(self, request: Request, rows: RowNumbers, prompts: list[Any]) -> Embedded:
+        embedded = self._engine.embed(prompts)
+        finite = np.isfinite(embedded.vectors).all(axis=1)
+        if not finite.all():
+            row = int(rows[np.flatnonzero(~finite)[0]])
+            dtype = self._engine.dtype
+            raise NonFiniteError(
+                f"The engine returned NaN or infinity for {int((~finite).sum())} of {len(rows)} "
+                f"texts, the first in row {row}: {request.texts[row]!r:.80}. dtype={dtype!r} "
+                "cannot hold this model's activations, most likely. Use "
+                + " or ".join(f"dtype={d!r}" for d in ("bfloat16", "float32") if d != dtype)
+                + ". Nothing of this chunk was written; chunks before it are kept."
+            )
+        return embedded
+
+    def _keep(
+        self, request: Request, keys: Keys, rows: RowNumbers, embedded: Embedded, matrix: _Matrix
+    ) -> None:
+        """Write a chunk and hand out what a warm run would: the rows as the space has them.
+
+        Where another process was first with a text, its row counts, here and in every later run.
+        """
+        if not self._write:
+            matrix.rows[rows] = embedded.vectors
+            return
+        space = self._space
+        assert space is not None
+        space.refresh()
+        new = np.flatnonzero(space.find(keys[rows]) < 0)
+        if len(new):
+            space.append(
+                Rows(
+                    keys[rows[new]],
+                    embedded.vectors[new],
+                    [request.texts[row] for row in rows[new]],
+                    request.prompt,
+                    embedded.n_tokens[new],
+                    request.prompt_type,
+                    request.task,
+                )
+            )
+            space.refresh()
+        if space.read(space.find(keys[rows]), keys[rows], matrix.rows, rows).any():
+            raise CacheError(
+                f"{space.path}: rows written a moment ago fail their checksum. The disk or its "
+                "memory is failing; use another cache_path."
+            )
+
+
+class _Matrix:
+    """The caller's result, allocated once, when its width is known, and filled in place."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.rows: Vectors = np.empty((count, 0), np.float32)
+
+    def allocate(self, dim: int) -> None:
+        if self.rows.shape[1] == 0:
+            self.rows = np.empty((self._count, dim), np.float32)
+        elif self.rows.shape[1] != dim:
+            raise CacheError(
+                f"The cache holds vectors of {self.rows.shape[1]} components for this model and "
+                f"the engine returned {dim}. Move the space's folder away, or use another "
+                "cache_path."
+            )
+
+
+def _missing_error(
+    request: Request, missing: RowNumbers, space: Space | None
+) -> MissingTextsError:
+    where = f"in {space.path}" if space else "because there is no cache (cache_path=None)"
+    examples = ", ".join(repr(request.texts[row])[:60] for row in missing[:3])
+    return MissingTextsError(
+        f"{len(missing)} of {len(request.texts)} texts are not cached {where} (prompt "
+        f'{request.prompt!r}), and on_miss="raise". The first: {examples}. Encode them with '
+        'on_miss="encode", or check model, revision, dtype and prompts against the cache.',
+        missing=len(missing),
+    )

@@ -1,0 +1,62 @@
+"""Which prompts a model's user may mean: the given ones, or those that mteb's registry holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from embcache.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+REGISTERED = "registered"
+
+
+def registered_prompts(meta: Any) -> dict[str, str] | None:
+    """The prompts that mteb's registry holds for a model (its loader's `model_prompts`)."""
+    prompts = (getattr(meta, "loader_kwargs", None) or {}).get("model_prompts")
+    return dict(prompts) if prompts else None
+
+
+def resolve_prompts(
+    prompt_dict: Mapping[str, str] | str | None, registered: dict[str, str] | None, model: str
+) -> dict[str, str] | None:
+    """Settle `prompt_dict`.
+
+    Args:
+        prompt_dict: As the user gave it: names to prompts, `"registered"`, or None.
+        registered: What mteb's registry holds.
+        model: Names the model in errors and warnings.
+
+    Returns:
+        Names to prompts, or None for none at all.
+
+    Raises:
+        ConfigError: `"registered"`, and the registry has none; or not names to strings.
+    """
+    if prompt_dict is None:
+        if registered:
+            logger.warning(
+                "mteb's registry has prompts for %s (%s) and none are applied. Pass "
+                'prompt_dict="registered" to apply them, or prompt_dict={} to keep it so.',
+                model,
+                ", ".join(f"{name}: {text!r:.60}" for name, text in registered.items()),
+            )
+        return None
+    if isinstance(prompt_dict, str):
+        if prompt_dict != REGISTERED:
+            raise ConfigError(
+                f'prompt_dict={prompt_dict!r} is neither a dict nor "{REGISTERED}". Give names to '
+                'prompts, {"query": "query: ", "document": "passage: "}, say.'
+            )
+        if not registered:
+            raise ConfigError(
+                f'prompt_dict="{REGISTERED}", and mteb\'s registry holds no prompts for {model!r}. '
+                'Give them: prompt_dict={"query": ..., "document": ...}.'
+            )
+        return registered
+    wrong = {name: text for name, text in prompt_dict.items() if not isinstance(text, str)}
+    if wrong:
+        raise ConfigError(f"prompt_dict must map names to strings; not so: {wrong!r}.")
+    return dict(prompt_dict)

@@ -1,0 +1,83 @@
+"""Key index: where in a table each key lies. Pure numpy, in memory, 40 bytes a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from embcache.keys import Keys
+
+Positions = npt.NDArray[np.int64]
+"""`(n,) int64`: a row's position in scan order; -1 where there is no such row."""
+
+
+@dataclass(frozen=True)
+class KeyIndex:
+    """Keys sorted for binary search.
+
+    Attributes:
+        keys: `(n, 2) uint64`, sorted.
+        positions: `(n,) int64`, keys[i] lies at scan position positions[i]. Of equal keys the
+            one committed first comes first.
+    """
+
+    keys: Keys
+    positions: Positions
+
+    @classmethod
+    def build(cls, keys: Keys, row_ids: npt.NDArray[np.uint64], first: int = 0) -> KeyIndex:
+        """Index rows that lie at scan positions `first`, `first + 1`, ...
+
+        Args:
+            keys: `(n, 2) uint64` in scan order.
+            row_ids: `(n,) uint64`, Lance's stable row ids: they grow with every commit and
+                survive compaction, so the lowest is the row that was committed first.
+            first: Scan position of the first row.
+        """
+        order = np.lexsort((row_ids, keys[:, 1], keys[:, 0]))
+        return cls(keys[order], order.astype(np.int64) + first)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def find(self, wanted: Keys) -> Positions:
+        """Position of each wanted key, `(len(wanted),) int64`, -1 where it is not there."""
+        found = np.full(len(wanted), -1, np.int64)
+        if not len(self) or not len(wanted):
+            return found
+        spot = np.searchsorted(self.keys[:, 0], wanted[:, 0])
+        open_ = np.arange(len(wanted))
+        # Nearly always one round: more only where two keys share their first eight bytes.
+        while len(open_):
+            at = spot[open_]
+            inside = at < len(self)
+            open_, at = open_[inside], at[inside]
+            same_head = self.keys[at, 0] == wanted[open_, 0]
+            open_, at = open_[same_head], at[same_head]
+            same = self.keys[at, 1] == wanted[open_, 1]
+            found[open_[same]] = self.positions[at[same]]
+            open_ = open_[~same]
+            spot[open_] += 1
+        return found
+
+
+def unique_keys(keys: Keys) -> tuple[Positions, Positions]:
+    """Find duplicates.
+
+    Args:
+        keys: `(n, 2) uint64`.
+
+    Returns:
+        `first`, `(u,) int64`: rows of first occurrences, ascending; and `source`, `(n,) int64`:
+        for each row, the row of the first occurrence of its key.
+    """
+    count = len(keys)
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: equal keys keep their order
+    ordered = keys[order]
+    starts = np.ones(count, bool)
+    starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    source = np.empty(count, np.int64)
+    source[order] = order[starts][np.cumsum(starts) - 1]
+    return np.sort(order[starts]), source

@@ -1,0 +1,120 @@
+"""The bytes on disk: columns of a space's table, and what its schema metadata says.
+
+A change here that older embcache versions would misread needs a higher `FORMAT_VERSION`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import pyarrow as pa
+
+from embcache.errors import CacheFormatError
+from embcache.identity import Identity
+from embcache.keys import KEY_BYTES
+
+FORMAT_VERSION = 1
+
+_FORMAT = b"embcache:format_version"
+_IDENTITY = b"embcache:identity"
+_WRITER = b"embcache:version"
+_ENGINE = b"embcache:engine_version"
+_MODEL = b"embcache:model"
+
+
+@dataclass(frozen=True)
+class SpaceMetadata:
+    """What a table says about itself.
+
+    Attributes:
+        identity: What all its vectors have in common.
+        model: The model as the first writer named it; for a directory, its path.
+        engine_version: Engine package and version of the first writer.
+        embcache_version: embcache version of the first writer.
+    """
+
+    identity: Identity
+    model: str
+    engine_version: str
+    embcache_version: str
+
+    def to_arrow(self) -> dict[bytes, bytes]:
+        """As Arrow schema metadata."""
+        return {
+            _FORMAT: str(FORMAT_VERSION).encode(),
+            _IDENTITY: self.identity.to_json().encode(),
+            _MODEL: self.model.encode("utf-8", "backslashreplace"),
+            _WRITER: self.embcache_version.encode(),
+            _ENGINE: self.engine_version.encode(),
+        }
+
+
+def embcache_version() -> str:
+    """Version of the running embcache."""
+    try:
+        return version("embcache")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def space_schema(dim: int, metadata: SpaceMetadata, *, store_text: bool) -> pa.Schema:
+    """Columns of a space with vectors of `dim` float32 components."""
+    fields = [
+        pa.field("key", pa.binary(KEY_BYTES), nullable=False),
+        pa.field("vector", pa.list_(pa.float32(), dim), nullable=False),
+        pa.field("checksum", pa.uint64(), nullable=False),
+        pa.field("prompt_type", pa.string()),
+        pa.field("task", pa.string()),
+        pa.field("n_tokens", pa.int32()),
+        pa.field("created_at", pa.timestamp("us", tz="UTC")),
+    ]
+    if store_text:
+        fields[3:3] = [pa.field("text", pa.string()), pa.field("prompt", pa.string())]
+    return pa.schema(fields, metadata=metadata.to_arrow())
+
+
+def vector_dim(schema: pa.Schema) -> int:
+    """Number of components of the schema's vectors."""
+    return int(schema.field("vector").type.list_size)
+
+
+def is_space(schema: pa.Schema) -> bool:
+    """Whether the table calls itself a space of embcache, of whatever format version."""
+    return _FORMAT in (schema.metadata or {})
+
+
+def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:
+    """What a table says about itself.
+
+    Args:
+        schema: The table's schema.
+        where: Names the table in errors.
+
+    Raises:
+        CacheFormatError: The table is of a newer format, or no space of embcache.
+    """
+    raw = schema.metadata or {}
+    if _FORMAT not in raw:
+        raise CacheFormatError(
+            f"{where} is a Lance table but not one that embcache wrote: its schema metadata has no "
+            f"{_FORMAT.decode()}. Use another cache_path, or move the table away."
+        )
+    found = raw[_FORMAT].decode()
+    if not found.isdecimal() or int(found) > FORMAT_VERSION:
+        raise CacheFormatError(
+            f"{where} has format version {found}; this embcache ({embcache_version()}) reads up to "
+            f"{FORMAT_VERSION}. Upgrade with `pip install -U embcache`, or use another cache_path."
+        )
+    try:
+        return SpaceMetadata(
+            identity=Identity.from_json(raw[_IDENTITY].decode()),
+            model=raw[_MODEL].decode(),
+            engine_version=raw[_ENGINE].decode(),
+            embcache_version=raw[_WRITER].decode(),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CacheFormatError(
+            f"{where} has format version {found} but unreadable schema metadata "
+            f"({type(error).__name__}: {error}). Move the table away; its texts are encoded again."
+        ) from error

@@ -1,0 +1,216 @@
+"""One space: the rows of one identity, in one Lance table."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from embcache import keys as key_bytes
+from embcache.errors import CacheError
+from embcache.keys import Keys
+from embcache.store.index import KeyIndex, Positions
+from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
+from embcache.store.reader import Reader
+from embcache.store.rows import Rows
+from embcache.store.schema import SpaceMetadata, read_metadata, space_schema, vector_dim
+
+if TYPE_CHECKING:
+    import lancedb
+
+logger = logging.getLogger(__name__)
+
+_DELETE_KEYS = 500  # keys in one delete statement
+
+
+class Space:
+    """Lookup, read, append and delete in one table, which need not exist yet.
+
+    Reading goes through pylance, which reads at a memory map's speed; creating, appending and
+    deleting through LanceDB, which commits safely beside other processes.
+
+    Args:
+        path: Folder of the table, `<cache>/<name>.lance`.
+        metadata: What a new table says about itself; an existing one must say the same identity.
+        store_text: Whether new rows carry text and prompt.
+    """
+
+    def __init__(self, path: Path, metadata: SpaceMetadata, *, store_text: bool = True) -> None:
+        self.path = path
+        self.metadata = metadata
+        self._store_text = store_text
+        self._dataset: lance.LanceDataset | None = None
+        self._reader: Reader | None = None
+        self._index: list[KeyIndex] = []
+        self._fragments: list[tuple[int, int]] = []
+
+    @property
+    def name(self) -> str:
+        """The table's name."""
+        return self.path.name.removesuffix(".lance")
+
+    @property
+    def dim(self) -> int | None:
+        """Number of components of its vectors; None before the first row."""
+        return None if self._dataset is None else vector_dim(self._dataset.schema)
+
+    def __len__(self) -> int:
+        """Rows seen by the last `refresh`."""
+        return sum(len(index) for index in self._index)
+
+    def refresh(self) -> None:
+        """See what was committed since the last call, by whatever process.
+
+        Raises:
+            CacheFormatError: The table is of a newer format, or no space of embcache.
+            CacheError: It is of another identity, or cannot be read.
+        """
+        if not table_exists(self.path):
+            self._dataset, self._reader, self._index, self._fragments = None, None, [], []
+            return
+        with lance_errors("Opening", self.path, READ_FIX):
+            if self._dataset is not None and self._dataset.latest_version == self._dataset.version:
+                return
+            dataset = lance.dataset(str(self.path))
+        self._check_identity(dataset.schema)
+        with lance_errors("Reading the keys of", self.path, READ_FIX):
+            self._reindex(dataset)
+            self._reader = Reader(dataset, vector_dim(dataset.schema))
+        self._dataset = dataset
+
+    def find(self, keys: Keys) -> Positions:
+        """Where each key's row lies, `(len(keys),) int64`, -1 for a miss; for `read`."""
+        found = np.full(len(keys), -1, np.int64)
+        open_ = np.arange(len(keys))
+        for index in self._index:  # oldest first: what was committed first is what counts
+            found[open_] = index.find(keys[open_])
+            open_ = open_[found[open_] < 0]
+        return found
+
+    def read(
+        self,
+        positions: Positions,
+        keys: Keys,
+        out: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.bool_]:
+        """Copy vectors into `out`, see `Reader.read`; positions are of the last `refresh`.
+
+        Raises:
+            CacheError: Lance cannot read the table (a truncated file, say).
+        """
+        if not len(positions):
+            return np.zeros(0, bool)
+        if self._reader is None:
+            raise CacheError(f"{self.path} has no rows to read; call refresh() first.")
+        with lance_errors("Reading vectors from", self.path, READ_FIX):
+            return self._reader.read(positions, keys, out, rows)
+
+    def append(self, rows: Rows) -> None:
+        """Commit rows in one transaction: after a kill all of them are there, or none.
+
+        Raises:
+            CacheError: The vectors have another dimension than the space, or LanceDB refused.
+        """
+        dim = rows.vectors.shape[1]
+        with lance_errors("Writing to", self.path, WRITE_FIX):
+            table = self._open_or_create(dim)
+            schema = table.schema
+            self._check_identity(schema)
+            if vector_dim(schema) != dim:
+                raise CacheError(
+                    f"{self.path} holds vectors of {vector_dim(schema)} components and the engine "
+                    f"returned {dim}. One identity cannot have two dimensions: the table is not "
+                    "what its metadata says. Move the folder away; its texts are encoded again."
+                )
+            table.add(rows.to_arrow(schema, store_text=self._store_text))
+
+    def delete(self, keys: Keys) -> None:
+        """Delete every row of these keys, in as few transactions as it takes."""
+        with lance_errors("Deleting rows from", self.path, WRITE_FIX):
+            table = self._connect().open_table(self.name)
+            raw = key_bytes.to_bytes(keys)
+            literals = [f"X'{raw[at : at + 16].hex()}'" for at in range(0, len(raw), 16)]
+            for at in range(0, len(literals), _DELETE_KEYS):
+                table.delete(f"key IN ({', '.join(literals[at : at + _DELETE_KEYS])})")
+
+    def _connect(self) -> lancedb.DBConnection:
+        import lancedb  # takes a second, and a warm run writes nothing
+
+        # An interval of zero: always the latest version, whatever other processes do.
+        return lancedb.connect(str(self.path.parent), read_consistency_interval=timedelta(0))
+
+    def _open_or_create(self, dim: int) -> lancedb.table.Table:
+        connection = self._connect()
+        if table_exists(self.path):
+            return connection.open_table(self.name)
+        return connection.create_table(
+            self.name,
+            schema=space_schema(dim, self.metadata, store_text=self._store_text),
+            exist_ok=True,  # another process may be first
+            storage_options={"new_table_enable_stable_row_ids": "true"},
+        )
+
+    def _check_identity(self, schema: pa.Schema) -> None:
+        found = read_metadata(schema, str(self.path)).identity
+        if found != self.metadata.identity:
+            raise CacheError(
+                f"{self.path} holds another identity than its name says.\n"
+                f"  there:  {found.to_json()}\n  wanted: {self.metadata.identity.to_json()}\n"
+                "Was it renamed or copied by hand? Move the folder away."
+            )
+
+    def _reindex(self, dataset: lance.LanceDataset) -> None:
+        """Index new fragments only, where the old ones are all still there, unchanged."""
+        fragments = dataset.get_fragments()
+        shape = [(f.fragment_id, f.metadata.num_rows) for f in fragments]
+        known = len(self._fragments)
+        if self._fragments and shape[:known] == self._fragments:
+            index, fresh = self._index, fragments[known:]
+        else:
+            index, fresh = [], fragments
+        first = sum(len(part) for part in index)
+        keys, row_ids = _scan_keys(dataset, fresh)
+        recent = KeyIndex.build(keys, row_ids, first)
+        if len(index) > 1:  # keep two parts, a large one and a recent one
+            index = [index[0], _merge(index[1], recent)]
+            if len(index[1]) > len(index[0]) // 4:
+                index = [_merge(*index)]
+        else:
+            index = [*index, recent]
+        self._index, self._fragments = index, shape
+
+
+def table_exists(path: Path) -> bool:
+    """Whether a table was ever committed there; a kill during creation leaves less."""
+    return any((path / "_versions").glob("*.manifest"))
+
+
+def _scan_keys(
+    dataset: lance.LanceDataset, fragments: list[lance.LanceFragment]
+) -> tuple[Keys, npt.NDArray[np.uint64]]:
+    """Keys and stable row ids of some fragments, in scan order."""
+    if not fragments:
+        return np.empty((0, 2), np.uint64), np.empty(0, np.uint64)
+    table = dataset.scanner(
+        columns=["key"], with_row_id=True, fragments=fragments, scan_in_order=True
+    ).to_table()
+    raw = b"".join(
+        memoryview(chunk.buffers()[1])[16 * chunk.offset : 16 * (chunk.offset + len(chunk))]
+        for chunk in table["key"].chunks
+    )
+    return key_bytes.from_bytes(raw), table["_rowid"].to_numpy()
+
+
+def _merge(older: KeyIndex, newer: KeyIndex) -> KeyIndex:
+    """One index of two; on equal keys the older row comes first."""
+    keys = np.concatenate((older.keys, newer.keys))
+    positions = np.concatenate((older.positions, newer.positions))
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable
+    return KeyIndex(keys[order], positions[order])
