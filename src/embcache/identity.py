@@ -167,9 +167,9 @@ def normalize_dtype(dtype: object) -> str:
 
 
 def readable_name(model: str) -> str:
-    """A model name, or the path of a directory, as a table name can hold it."""
-    name = model if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) else PurePath(model).name
-    return re.sub(r"[^\w.-]+", "-", name.replace("/", "--"), flags=re.ASCII).strip("-.") or "model"
+    """A hub name, or the last two parts of a directory's path, as a table name can hold it."""
+    parts = [part for part in PurePath(model).parts if part not in ("/", "..")]
+    return re.sub(r"[^\w.-]+", "-", "--".join(parts[-2:]), flags=re.ASCII).strip("-.") or "model"
 
 
 def _canonical(value: Any, name: str) -> Any:

@@ -8,8 +8,11 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import random
 import shutil
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -81,25 +84,32 @@ class VllmEngine:
                 "CPU; a run in which every text is cached needs no vllm."
             )
         _prepare_environment()
-        from vllm import LLM, EngineArgs
-
-        arguments = self._platform_arguments()
-        logger.info("Starting %s for %s, %s", self.version, self._model, arguments)
-        try:
-            engine_args = EngineArgs(
-                model=self._model,
-                revision=self._revision,
-                runner="pooling",
-                convert="embed",
-                **arguments,
-            )
-            self._llm = LLM(**vars(engine_args))
-        except Exception as error:
-            raise EngineError(
-                f"vLLM could not start {self._model!r} with {arguments}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        with _global_random_state_kept():
+            self._llm = self._load()
         atexit.register(self.close)
+
+    def _load(self) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's, about vllm's own code
+            from vllm import LLM, EngineArgs
+
+            arguments = self._platform_arguments()
+            logger.info("Starting %s for %s, %s", self.version, self._model, arguments)
+            try:
+                engine_args = EngineArgs(
+                    model=self._model,
+                    revision=self._revision,
+                    runner="pooling",
+                    convert="embed",
+                    **arguments,
+                )
+                return LLM(**vars(engine_args))
+            except Exception as error:
+                given = {k: v for k, v in arguments.items() if v is not None}
+                raise EngineError(
+                    f"vLLM could not start {self._model!r} with {given}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
 
     def prepare(self, texts: Sequence[str]) -> Prepared:
         """Tokenize in one batch where that is exactly what vLLM would do text by text."""
@@ -174,10 +184,28 @@ class VllmEngine:
         return arguments
 
 
+@contextmanager
+def _global_random_state_kept() -> Iterator[None]:
+    """An engine in this process seeds Python, NumPy and torch; give the caller its state back.
+
+    Otherwise a task that draws from the global generators would score differently in a cold run,
+    which starts an engine, than in a warm one, which does not.
+    """
+    import torch
+
+    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torch_state)
+
+
 def _prepare_environment() -> None:
     """Settings that vLLM reads from the environment, unless the user made them."""
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as mteb
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # else 60 lines before the first text
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else 60 lines before the first text
     # vLLM keeps one core back on CPU: half of a laptop with two.
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 
