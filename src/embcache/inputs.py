@@ -102,10 +102,13 @@ def _walks_in_order(inputs: Any) -> bool:
     from mteb import _create_dataloaders
     from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, default_collate
 
-    if type(inputs) is not DataLoader or type(inputs.sampler) is not SequentialSampler:
+    if type(inputs) is not DataLoader or type(inputs.batch_sampler) is not BatchSampler:
         return False
+    # Not inputs.sampler: that is a SequentialSampler too where a batch_sampler was given.
     batches = inputs.batch_sampler
-    if batches is not None and (type(batches) is not BatchSampler or batches.drop_last):
+    if batches.drop_last or type(batches.sampler) is not SequentialSampler:
+        return False
+    if len(batches.sampler) != len(inputs.dataset):
         return False
     known = (default_collate, getattr(_create_dataloaders, "_custom_collate_fn", None))
     return inputs.collate_fn in known

@@ -30,6 +30,7 @@ def find_model_meta(model: str | ModelMeta, source: ModelSource) -> ModelMeta:
         return model
     from mteb.models import ModelMeta
     from mteb.models.model_implementations import MODEL_REGISTRY
+    from mteb.models.model_meta import ScoringFunction
 
     if not source.is_local and model in MODEL_REGISTRY:
         return MODEL_REGISTRY[model].model_copy(update={"revision": source.revision})
@@ -38,7 +39,9 @@ def find_model_meta(model: str | ModelMeta, source: ModelSource) -> ModelMeta:
         overwrites={
             "name": source.name,
             "revision": source.revision,
-            "similarity_fn_name": config.get("similarity_fn_name") or "cosine",
+            "similarity_fn_name": ScoringFunction.from_str(
+                config.get("similarity_fn_name") or "cosine"
+            ),
         }
     )
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from embcache.errors import ModelNotFoundError
 from embcache.memo import Memo
@@ -67,11 +69,13 @@ def resolve_model(model: str, revision: str | None = None, memo: Memo | None = N
         raise ModelNotFoundError(
             f"model={model!r} is a file. Give the directory that holds the model, or a hub name."
         )
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
+    try:
+        validate_repo_id(model)
+    except HFValidationError as error:
         raise ModelNotFoundError(
             f"model={model!r} is neither a directory here (working directory: {Path.cwd()}) nor a "
             "hub name of the form 'organization/name'."
-        )
+        ) from error
     return ModelSource(model, model, _resolve_commit(model, revision or "main"), False)
 
 

@@ -97,8 +97,8 @@ class Reader:
             first, last = np.searchsorted(local, (start, stop))
             if last > first:
                 vectors, sums = self._columns(batch)
-                if last - first < batch.num_rows:
-                    picked = local[first:last] - start
+                picked = local[first:last] - start
+                if not np.array_equal(picked, np.arange(batch.num_rows)):  # else spare the copy
                     vectors, sums = vectors[picked], sums[picked]
                 yield slice(first, last), vectors, sums
             start = stop

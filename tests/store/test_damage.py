@@ -1,0 +1,125 @@
+"""Break the files on purpose: a wrong vector never comes out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import lance
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from embcache import CacheError
+from embcache.store import Space
+from tests.store.conftest import make_rows, read_all
+
+Open = Callable[..., Space]
+
+
+def data_files(space: Space) -> list[Path]:
+    return sorted((space.path / "data").iterdir())
+
+
+def flip_bit(path: Path, offset: int, bit: int = 0) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[offset] ^= 1 << bit
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_flipped_bits_never_give_a_wrong_vector(open_space: Open, seed: int) -> None:
+    rng = random.Random(seed)
+    writer, rows = open_space(), make_rows([f"text {i}" for i in range(400)], dim=64)
+    writer.append(rows)
+    (path,) = data_files(writer)
+    for _ in range(20):
+        flip_bit(path, rng.randrange(path.stat().st_size), rng.randrange(8))
+    try:
+        space = open_space()
+        found = space.find(rows.keys) >= 0
+        out = np.zeros_like(rows.vectors)
+        there = np.flatnonzero(found)
+        failed = space.read(space.find(rows.keys[there]), rows.keys[there], out, there)
+    except CacheError as error:
+        assert str(space.path if "space" in locals() else writer.path) in str(error)  # noqa: PT017
+        return
+    good = there[~failed]
+    assert (out[good] == rows.vectors[good]).all()
+    assert len(good) < len(rows.keys) or path.stat().st_size > 400 * 64 * 4
+
+
+def test_a_flipped_bit_in_a_vector_is_seen(open_space: Open) -> None:
+    writer, rows = open_space(), make_rows([f"text {i}" for i in range(100)], dim=64)
+    writer.append(rows)
+    (path,) = data_files(writer)
+    at = path.read_bytes().index(rows.vectors[17].tobytes())
+    flip_bit(path, at + 40, 3)
+    vectors, failed = read_all(open_space(), rows)
+    assert np.flatnonzero(failed).tolist() == [17]
+    assert (np.delete(vectors, 17, 0) == np.delete(rows.vectors, 17, 0)).all()
+
+
+def test_swapped_vectors_are_seen(open_space: Open) -> None:
+    """Checksums cover the key: two valid rows under each other's keys both fail."""
+    writer, rows = open_space(), make_rows(["a", "b", "c"], dim=16)
+    writer.append(rows)
+    table = lancedb.connect(str(writer.path.parent)).open_table(writer.name)
+    data = table.to_arrow()
+    order = pa.array([1, 0, 2])
+    swapped = data.set_column(1, data.schema.field(1), data["vector"].take(order))
+    swapped = swapped.set_column(2, data.schema.field(2), data["checksum"].take(order))
+    table.delete("true")
+    table.add(swapped)
+    assert read_all(open_space(), rows)[1].tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_from_elsewhere_is_not_handed_out(open_space: Open, value: float) -> None:
+    rows = make_rows(["a", "b"])
+    space = open_space()
+    space.append(make_rows(["c"]))
+    rows.vectors[1, 3] = value
+    dataset = lance.dataset(str(space.path))  # LanceDB refuses NaN, other tools may not
+    lance.write_dataset(rows.to_arrow(dataset.schema, store_text=True), dataset, mode="append")
+    space.refresh()
+    assert read_all(space, rows)[1].tolist() == [False, True]
+
+
+def test_huge_but_finite_vectors_are_fine(open_space: Open) -> None:
+    rows = make_rows(["a", "b"])
+    rows.vectors[:] = np.finfo(np.float32).max
+    space = open_space()
+    space.append(rows)
+    space.refresh()
+    assert not read_all(space, rows)[1].any()
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.95])
+def test_truncated_data_file_is_an_error(open_space: Open, keep: float) -> None:
+    writer, rows = open_space(), make_rows([f"text {i}" for i in range(400)], dim=64)
+    writer.append(rows)
+    (path,) = data_files(writer)
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(CacheError, match=r"failed: .*move the folder away"):
+        read_all(open_space(), rows)
+
+
+def test_damaged_manifest_is_an_error(open_space: Open) -> None:
+    writer = open_space()
+    writer.append(make_rows(["a"]))
+    for manifest in (writer.path / "_versions").iterdir():
+        manifest.write_bytes(b"\xff" * 100)
+    with pytest.raises(CacheError, match=f"Opening {writer.path} failed"):
+        open_space()
+
+
+def test_creation_that_was_killed_is_no_table(open_space: Open) -> None:
+    space = open_space()
+    (space.path / "_versions").mkdir(parents=True)
+    (space.path / "data").mkdir()
+    space.refresh()
+    space.append(make_rows(["a"]))
+    assert lance.dataset(str(space.path)).count_rows() == 1

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import lance
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from embcache import CacheError, CacheFormatError
+from embcache.identity import Identity
+from embcache.store import Space
+from embcache.store.checksum import row_checksums
+from tests.store.conftest import IDENTITY, make_rows, read_all
+
+Open = Callable[..., Space]
+
+
+def test_nothing_is_made_before_the_first_row(open_space: Open) -> None:
+    space = open_space()
+    assert not space.path.exists() and space.dim is None and len(space) == 0
+    assert (space.find(make_rows(["a"]).keys) == -1).all()
+
+
+def test_what_was_appended_is_read_bit_for_bit(open_space: Open) -> None:
+    rows = make_rows([f"text {i}" for i in range(5000)], dim=16)
+    open_space().append(rows)
+    space = open_space()
+    vectors, failed = read_all(space, rows)
+    assert space.dim == 16 and len(space) == 5000
+    assert not failed.any()
+    assert vectors.tobytes() == rows.vectors.tobytes()
+
+
+@pytest.mark.parametrize("share", [0.002, 0.05, 0.4, 1.0])
+def test_any_share_of_the_rows_in_any_order(open_space: Open, share: float) -> None:
+    """Few rows are taken, many are scanned, per fragment: both ways, and their mixture."""
+    space = open_space()
+    parts = [make_rows([f"{part} {i}" for i in range(3000)], seed=part) for part in range(3)]
+    for part in parts:
+        space.append(part)
+    space.refresh()
+    rng = np.random.default_rng(1)
+    for part in parts:
+        chosen = rng.permutation(3000)[: max(1, int(share * 3000))]
+        some = parts[0].keys[:5]
+        keys = np.concatenate((part.keys[chosen], some))
+        expected = np.concatenate((part.vectors[chosen], parts[0].vectors[:5]))
+        out = np.empty_like(expected)
+        failed = space.read(space.find(keys), keys, out, np.arange(len(keys)))
+        assert not failed.any() and (out == expected).all()
+
+
+def test_rows_land_where_the_caller_wants_them(open_space: Open) -> None:
+    space, rows = open_space(), make_rows(["a", "b", "c"])
+    space.append(rows)
+    space.refresh()
+    out = np.zeros((6, 8), np.float32)
+    space.read(space.find(rows.keys), rows.keys, out, np.array([5, 0, 2]))
+    assert (out[[5, 0, 2]] == rows.vectors).all() and not out[[1, 3, 4]].any()
+
+
+def test_the_row_committed_first_counts(open_space: Open) -> None:
+    first, second = make_rows(["a", "b"], seed=1), make_rows(["b", "c"], seed=2)
+    space = open_space()
+    space.append(first)
+    space.refresh()
+    space.append(second)
+    for each in (space, open_space()):
+        each.refresh()
+        assert (read_all(each, first)[0] == first.vectors).all()
+        assert (read_all(each, second)[0][1] == second.vectors[1]).all()
+
+
+def test_it_still_counts_after_compaction(open_space: Open) -> None:
+    parts = [make_rows(["same", f"other {i}"], seed=i) for i in range(5)]
+    space = open_space()
+    for part in parts:
+        space.append(part)
+    lancedb.connect(str(space.path.parent)).open_table(space.name).optimize()
+    for each in (space, open_space()):
+        each.refresh()
+        assert (read_all(each, parts[0])[0] == parts[0].vectors).all()
+        assert (read_all(each, parts[4])[0][1] == parts[4].vectors[1]).all()
+
+
+def test_refresh_sees_other_writers(open_space: Open) -> None:
+    mine, theirs = open_space(), open_space()
+    for i in range(12):
+        rows = make_rows([f"{i} {j}" for j in range(7)], seed=i)
+        theirs.append(rows)
+        assert (mine.find(rows.keys) == -1).all()
+        mine.refresh()
+        assert (read_all(mine, rows)[0] == rows.vectors).all()
+    assert len(mine) == 84
+
+
+def test_refresh_after_the_cache_was_deleted(open_space: Open) -> None:
+    space, rows = open_space(), make_rows(["a"])
+    space.append(rows)
+    space.refresh()
+    shutil.rmtree(space.path)
+    space.refresh()
+    assert space.dim is None and (space.find(rows.keys) == -1).all()
+
+
+def test_delete(open_space: Open) -> None:
+    space, rows = open_space(), make_rows([f"{i}" for i in range(1200)])
+    space.append(rows)
+    space.delete(rows.keys[:700])
+    space.refresh()
+    found = space.find(rows.keys)
+    assert (found[:700] == -1).all()
+    out = np.empty((500, 8), np.float32)
+    assert not space.read(found[700:], rows.keys[700:], out, np.arange(500)).any()
+    assert (out == rows.vectors[700:]).all()
+
+
+def test_columns_and_metadata_on_disk(open_space: Open) -> None:
+    """Read with Lance alone, as someone without embcache would."""
+    space, rows = open_space(), make_rows(["a", "b"])
+    space.append(rows)
+    table = lance.dataset(str(space.path)).to_table()
+    assert table.schema.names == [
+        "key",
+        "vector",
+        "checksum",
+        "text",
+        "prompt",
+        "prompt_type",
+        "task",
+        "n_tokens",
+        "created_at",
+    ]
+    assert table.schema.field("key").type == pa.binary(16)
+    assert table.schema.field("vector").type == pa.list_(pa.float32(), 8)
+    assert table.schema.field("checksum").type == pa.uint64()
+    assert table["text"].to_pylist() == ["a", "b"]
+    assert table["prompt"].to_pylist() == ["p: ", "p: "]
+    assert table["prompt_type"].to_pylist() == ["query"] * 2
+    assert table["task"].to_pylist() == ["Task"] * 2
+    assert table["n_tokens"].to_pylist() == [0, 1]
+    assert table["checksum"].to_pylist() == row_checksums(rows.keys, rows.vectors).tolist()
+    metadata = table.schema.metadata
+    assert metadata[b"embcache:format_version"] == b"1"
+    assert metadata[b"embcache:identity"].decode() == IDENTITY.to_json()
+    assert metadata[b"embcache:engine_version"] == b"vllm 1.0"
+    assert metadata[b"embcache:version"]
+
+
+def test_without_text(open_space: Open) -> None:
+    space, rows = open_space(store_text=False), make_rows(["secret"])
+    space.append(rows)
+    assert not {"text", "prompt"} & set(lance.dataset(str(space.path)).schema.names)
+    open_space(store_text=True).append(make_rows(["more"]))  # the table's columns count
+
+
+def test_text_switched_off_later_leaves_nulls(open_space: Open) -> None:
+    open_space().append(make_rows(["a"]))
+    space = open_space(store_text=False)
+    space.append(make_rows(["b"]))
+    assert lance.dataset(str(space.path)).to_table()["text"].to_pylist() == ["a", None]
+
+
+def test_another_dimension_is_an_error(open_space: Open) -> None:
+    open_space().append(make_rows(["a"], dim=8))
+    with pytest.raises(CacheError, match="holds vectors of 8 components and the engine returned 9"):
+        open_space().append(make_rows(["b"], dim=9))
+
+
+def test_another_identity_under_this_name(open_space: Open) -> None:
+    space = open_space()
+    other = open_space(Identity("x/y", "r", "float16"))
+    other.append(make_rows(["a"]))
+    other.path.rename(space.path)
+    with pytest.raises(CacheError, match="holds another identity than its name says"):
+        space.refresh()
+
+
+def test_newer_format(open_space: Open) -> None:
+    space = open_space()
+    space.append(make_rows(["a"]))
+    lance.dataset(str(space.path)).update_schema_metadata({"embcache:format_version": "2"})
+    with pytest.raises(CacheFormatError, match=r"format version 2; this embcache .* up to 1"):
+        open_space()
+
+
+def test_a_table_of_someone_else(open_space: Open) -> None:
+    space = open_space()
+    lance.write_dataset(pa.table({"x": [1]}), str(space.path))
+    with pytest.raises(CacheFormatError, match="not one that embcache wrote"):
+        space.refresh()
+
+
+def test_damaged_metadata(open_space: Open) -> None:
+    space = open_space()
+    space.append(make_rows(["a"]))
+    lance.dataset(str(space.path)).update_schema_metadata({"embcache:identity": "{}"})
+    with pytest.raises(CacheFormatError, match="unreadable schema metadata"):
+        open_space()
