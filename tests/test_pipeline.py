@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embcache import (
+    CacheError,
+    EngineError,
+    InputError,
+    MissingTextsError,
+    NonFiniteError,
+    pipeline,
+)
+from embcache.identity import Identity
+from embcache.keys import text_keys
+from embcache.pipeline import Pipeline, Request
+from embcache.store import Database, Space
+from tests.fakes import FakeEngine, fake_vector
+from tests.store.conftest import make_rows
+from tests.store.test_damage import data_files, flip_bit
+
+IDENTITY = Identity("organization/name", "r", "float32")
+Make = Callable[..., Pipeline]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Space:
+    return Database(tmp_path, writable=True).space(IDENTITY, "name", "fake", store_text=True)
+
+
+@pytest.fixture
+def make(engine: FakeEngine, space: Space) -> Make:
+    def make_(**kwargs: Any) -> Pipeline:
+        kwargs = {"engine": engine, "identity": IDENTITY, "space": space, **kwargs}
+        return Pipeline(**kwargs)
+
+    return make_
+
+
+def run(pipeline_: Pipeline, texts: list[str], prompt: str = "") -> np.ndarray:
+    return pipeline_.encode(Request(texts, prompt, show_progress=False))[0]
+
+
+def expected(texts: list[str], prompt: str = "") -> np.ndarray:
+    return np.stack([fake_vector(prompt + text) for text in texts])
+
+
+TEXTS = [f"{'word ' * (i % 17)}{i % 60}" for i in range(100)]  # 60 of them distinct... or more
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_order_and_duplicates_are_the_callers(
+    make: Make, engine: FakeEngine, cached: bool
+) -> None:
+    texts = [*TEXTS, *TEXTS[::-1]]
+    pipeline_ = make() if cached else make(space=None)
+    assert (run(pipeline_, texts) == expected(texts)).all()
+    assert sorted(engine.encoded) == sorted(set(texts))
+    again = run(pipeline_, texts)
+    assert again.tobytes() == expected(texts).tobytes()
+    assert len(engine.encoded) == len(set(texts)) * (1 if cached else 2)
+
+
+def test_stats(make: Make) -> None:
+    pipeline_ = make()
+    _, cold = pipeline_.encode(Request(["a", "b", "a"], show_progress=False))
+    assert (cold.texts, cold.unique, cold.hits, cold.encoded) == (3, 2, 0, 2)
+    _, mixed = pipeline_.encode(Request(["b", "c", "c"], show_progress=False))
+    assert (mixed.texts, mixed.unique, mixed.hits, mixed.encoded) == (3, 2, 1, 1)
+    assert mixed.seconds > 0
+    assert str(cold + mixed).startswith("6 texts, 4 unique, 1 hits, 3 encoded, ")
+
+
+def test_misses_go_longest_first_in_bounded_chunks(make: Make, engine: FakeEngine) -> None:
+    run(make(), TEXTS)
+    lengths = [len(text.split()) for text in engine.encoded]
+    assert lengths == sorted(lengths, reverse=True)
+    sizes = [len(chunk) for chunk in engine.chunks]
+    assert sizes[:3] == [8, 16, 32]  # twice the batch size, growing while chunks are quick
+
+
+def test_slow_chunks_become_smaller(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_CHUNK_SECONDS", (-2.0, -1.0))
+    engine = FakeEngine(batch_size=2)
+    run(make(engine=engine), TEXTS)
+    assert [len(chunk) for chunk in engine.chunks][:3] == [4, 2, 2]
+
+
+def test_windows_bound_what_is_tokenized_at_once(
+    make: Make, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "WINDOW_TEXTS", 10)
+    seen: list[int] = []
+    prepare = engine.prepare
+    monkeypatch.setattr(
+        engine, "prepare", lambda texts: (seen.append(len(texts)), prepare(texts))[1]
+    )
+    assert (run(make(), TEXTS) == expected(TEXTS)).all()
+    assert max(seen) == 10
+
+
+def test_the_engine_starts_at_the_first_miss(make: Make, engine: FakeEngine) -> None:
+    pipeline_ = make()
+    assert run(pipeline_, []).shape == (0, 0) and engine.starts == 0
+    run(pipeline_, ["a"])
+    assert engine.starts == 1
+    fresh = FakeEngine()
+    assert run(make(engine=fresh), ["a"]).shape == (1, 8)
+    assert run(make(engine=fresh), []).shape == (0, 8) and fresh.starts == 0
+
+
+def test_prompts_are_part_of_the_key(make: Make, engine: FakeEngine) -> None:
+    pipeline_ = make()
+    query, document = (run(pipeline_, ["text"], p) for p in ("query: ", "passage: "))
+    assert (query != document).any()
+    assert engine.encoded == ["query: text", "passage: text"]
+    # The same input to the engine by another split of prompt and text is another key.
+    run(pipeline_, ["query: text"])
+    assert engine.encoded[2:] == ["query: text"]
+
+
+def test_on_miss_raise_never_starts_the_engine(make: Make, engine: FakeEngine) -> None:
+    run(make(), ["a", "b"])
+    fresh = FakeEngine()
+    asking = make(engine=fresh, on_miss="raise")
+    assert (run(asking, ["b", "a"]) == expected(["b", "a"])).all()
+    with pytest.raises(MissingTextsError, match=r"2 of 4 texts are not cached .* 'c', 'd'") as e:
+        run(asking, ["a", "c", "d", "c"])
+    assert e.value.missing == 2 and fresh.starts == 0
+    with pytest.raises(MissingTextsError, match=r"there is no cache \(cache_path=None\)"):
+        run(make(space=None, on_miss="raise"), ["a"])
+
+
+def test_without_writing(make: Make, space: Space) -> None:
+    assert (run(make(write=False), TEXTS) == expected(TEXTS)).all()
+    assert not space.path.exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_is_never_written(
+    make: Make, engine: FakeEngine, space: Space, value: float
+) -> None:
+    engine.actual_dtype = "float16"
+    engine.poison = {"bad": value}
+    texts = ["x " * 9 + str(i) for i in range(8)] + ["good", "bad"]  # "bad" is in the second chunk
+    with pytest.raises(
+        NonFiniteError, match=r"1 of 2 texts, the first in row 9: 'bad'\. dtype='float16'.*bfloat16"
+    ):
+        run(make(), texts)
+    space.refresh()
+    assert len(space) == 8
+    assert (run(make(engine=FakeEngine()), texts[:8]) == expected(texts[:8])).all()
+
+
+def test_the_refused_text_is_named_by_the_callers_row(make: Make, engine: FakeEngine) -> None:
+    run(make(), ["cached 1", "cached 2"])
+    engine.refuse = "p: bad"
+    with pytest.raises(InputError, match=r"row 3, 'bad', is refused by the fake\."):
+        run(make(), ["cached 1", "a", "cached 2", "bad"], "p: ")
+
+
+@pytest.mark.parametrize("error", [EngineError("out of memory"), KeyboardInterrupt()])
+def test_what_was_encoded_before_a_failure_is_kept(
+    make: Make, engine: FakeEngine, space: Space, error: BaseException
+) -> None:
+    engine.fail_on_chunk, engine.fail_after = error, 2
+    with pytest.raises(type(error), match=str(error)):
+        run(make(), TEXTS)
+    fresh = FakeEngine()
+    assert (run(make(engine=fresh), TEXTS) == expected(TEXTS)).all()
+    assert len(fresh.encoded) + len(engine.encoded) == len(set(TEXTS))
+
+
+def test_a_failing_write_is_heard_of(
+    make: Make, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(rows: Any) -> None:
+        raise CacheError("No space left on device")
+
+    monkeypatch.setattr(space, "append", full)
+    with pytest.raises(CacheError, match="No space left on device"):
+        run(make(), TEXTS)
+
+
+def test_corrupt_rows_are_dropped_and_encoded_again(
+    make: Make, engine: FakeEngine, space: Space, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make(), TEXTS)
+    for text in (TEXTS[3], TEXTS[40]):
+        damage(space, text)
+    fresh = FakeEngine()
+    with caplog.at_level(logging.WARNING):
+        assert (run(make(engine=fresh), TEXTS) == expected(TEXTS)).all()
+    assert "2 rows of" in caplog.text and "dropped and encoded again" in caplog.text
+    assert sorted(fresh.encoded) == sorted((TEXTS[3], TEXTS[40]))
+    caplog.clear()
+    assert (run(make(engine=FakeEngine(), on_miss="raise"), TEXTS) == expected(TEXTS)).all()
+    assert not caplog.records
+
+
+def test_corrupt_rows_stay_where_nothing_may_be_written(
+    make: Make, space: Space, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make(), ["a", "b"])
+    damage(space, "a")
+    fresh = FakeEngine()
+    assert (run(make(engine=fresh, write=False), ["a", "b"]) == expected(["a", "b"])).all()
+    assert fresh.encoded == ["a"] and "They are left there" in caplog.text
+    with pytest.raises(MissingTextsError, match="1 of 2 texts"):
+        run(make(engine=fresh, write=False, on_miss="raise"), ["a", "b"])
+
+
+def damage(space: Space, text: str) -> None:
+    raw = fake_vector(text).tobytes()
+    for path in data_files(space):
+        if raw in path.read_bytes():
+            flip_bit(path, path.read_bytes().index(raw) + 5)
+            return
+    raise AssertionError(f"{text!r} is in no file")
+
+
+def test_another_process_was_first(
+    make: Make, engine: FakeEngine, space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is returned is what later runs will return: the row that was committed first."""
+    theirs = make_rows(["b"], identity=IDENTITY)
+    theirs = type(theirs)(
+        text_keys(IDENTITY.to_bytes(), "", ["b"]),
+        theirs.vectors, ["b"], "", theirs.n_tokens, None, None,
+    )  # fmt: skip
+    embed = engine.embed
+
+    def embed_meanwhile(prompts: Any) -> Any:
+        Database(tmp_path, writable=True).space(
+            IDENTITY, "name", "fake", store_text=True
+        ).append(theirs)
+        return embed(prompts)
+
+    monkeypatch.setattr(engine, "embed", embed_meanwhile)
+    vectors = run(make(), ["a", "b"])
+    assert (vectors[1] == theirs.vectors[0]).all() and (vectors[0] == fake_vector("a")).all()
+    assert (run(make(engine=FakeEngine(), on_miss="raise"), ["a", "b"]) == vectors).all()
+    assert len(space) == 2
+
+
+def test_another_dimension_than_the_cache(make: Make) -> None:
+    run(make(), ["a"])
+    with pytest.raises(CacheError, match="vectors of 8 components .* returned 9"):
+        run(make(engine=FakeEngine(dim=9)), ["a", "b"])
+
+
+def test_progress_bar_and_summary(
+    make: Make, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make(), ["a"])
+    with caplog.at_level(logging.INFO, logger="embcache"):
+        make().encode(Request(["a", "b", "b"]))
+    bar = capsys.readouterr().err.split("\r")[-1]
+    assert "2/2" in bar and "hits=1" in bar and "text/s" in bar
+    lines = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO]
+    assert len(lines) == 1 and lines[0].startswith("3 texts, 2 unique, 1 hits, 1 encoded, ")
+    run(make(), ["c"])
+    assert capsys.readouterr().err == ""
