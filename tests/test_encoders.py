@@ -435,7 +435,7 @@ class TestAutoDtype:
     ) -> None:
         encoder = make_encoder(dtype="float32")
         encoder._engine.actual_dtype = "float16"  # type: ignore[attr-defined]
-        with pytest.raises(DtypeMismatchError, match="runs in float16, and the space .* float32"):
+        with pytest.raises(DtypeMismatchError, match=r"runs in float16, and the space .* float32"):
             encode(encoder, ["a"])
         assert not list((tmp_path / "cache").glob("*.lance"))
 

@@ -115,7 +115,12 @@ def test_a_function_cannot_be_part_of_a_key() -> None:
 
 @pytest.mark.parametrize(
     ("given_", "name"),
-    [("half", "float16"), ("float", "float32"), ("Float32", "float32"), (torch.bfloat16, "bfloat16")],
+    [
+        ("half", "float16"),
+        ("float", "float32"),
+        ("Float32", "float32"),
+        (torch.bfloat16, "bfloat16"),
+    ],
 )
 def test_dtype_synonyms(given_: object, name: str) -> None:
     assert normalize_dtype(given_) == name

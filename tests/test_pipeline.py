@@ -59,9 +59,7 @@ TEXTS = [f"{'word ' * (i % 17)}{i % 60}" for i in range(100)]  # 60 of them dist
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_order_and_duplicates_are_the_callers(
-    make: Make, engine: FakeEngine, cached: bool
-) -> None:
+def test_order_and_duplicates_are_the_callers(make: Make, engine: FakeEngine, cached: bool) -> None:
     texts = [*TEXTS, *TEXTS[::-1]]
     pipeline_ = make() if cached else make(space=None)
     assert (run(pipeline_, texts) == expected(texts)).all()
@@ -147,9 +145,7 @@ def test_without_writing(make: Make, space: Space) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_nan_is_never_written(
-    make: Make, engine: FakeEngine, space: Space, value: float
-) -> None:
+def test_nan_is_never_written(make: Make, engine: FakeEngine, space: Space, value: float) -> None:
     engine.actual_dtype = "float16"
     engine.poison = {"bad": value}
     texts = ["x " * 9 + str(i) for i in range(8)] + ["good", "bad"]  # "bad" is in the second chunk
@@ -241,9 +237,9 @@ def test_another_process_was_first(
     embed = engine.embed
 
     def embed_meanwhile(prompts: Any) -> Any:
-        Database(tmp_path, writable=True).space(
-            IDENTITY, "name", "fake", store_text=True
-        ).append(theirs)
+        Database(tmp_path, writable=True).space(IDENTITY, "name", "fake", store_text=True).append(
+            theirs
+        )
         return embed(prompts)
 
     monkeypatch.setattr(engine, "embed", embed_meanwhile)
@@ -255,7 +251,7 @@ def test_another_process_was_first(
 
 def test_another_dimension_than_the_cache(make: Make) -> None:
     run(make(), ["a"])
-    with pytest.raises(CacheError, match="vectors of 8 components .* returned 9"):
+    with pytest.raises(CacheError, match=r"vectors of 8 components .* returned 9"):
         run(make(engine=FakeEngine(dim=9)), ["a", "b"])
 
 

@@ -132,9 +132,7 @@ def test_offline_from_the_local_hub_cache(
         raise ConnectionError("no route")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", no_network)
-    monkeypatch.setattr(
-        source, "_commit_in_hub_cache", _with_cache_dir(tmp_path / "hub")
-    )
+    monkeypatch.setattr(source, "_commit_in_hub_cache", _with_cache_dir(tmp_path / "hub"))
     assert resolve_model("organization/name").revision == COMMIT
 
 
@@ -185,7 +183,7 @@ def test_unknown_model_online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["./missing", "/no/such/dir", "a/b/c", "", "with space"])
 def test_a_path_that_is_not_there(name: str) -> None:
-    with pytest.raises(ModelNotFoundError, match="(neither a directory here|without a config)"):
+    with pytest.raises(ModelNotFoundError, match=r"(neither a directory here|without a config)"):
         resolve_model(name)
 
 

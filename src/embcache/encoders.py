@@ -95,7 +95,7 @@ class VllmEncoderWrapper(AbsEncoder):
     model_prompts: dict[str, str] | None
     prompts_dict: dict[str, str] | None
 
-    def __init__(  # noqa: PLR0913 - mteb's signature
+    def __init__(
         self,
         model: str | ModelMeta,
         revision: str | None = None,
@@ -142,9 +142,7 @@ class VllmEncoderWrapper(AbsEncoder):
         }
         changing = vector_arguments(arguments)
         self._write = not read_only and on_miss == "encode"
-        self._database = (
-            None if cache_path is None else Database(cache_path, writable=self._write)
-        )
+        self._database = None if cache_path is None else Database(cache_path, writable=self._write)
         memo = Memo()
         name = model if isinstance(model, str) else str(model.name)
         self._source = resolve_model(

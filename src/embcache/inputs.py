@@ -37,7 +37,7 @@ def read_texts(inputs: Any) -> list[str]:
 
 def _read_column(inputs: Any) -> list[str] | None:
     """The whole column, or None where that might not be what iterating gives."""
-    dataset = getattr(inputs, "dataset", None)
+    dataset: Any = getattr(inputs, "dataset", None)
     if not _is_plain_dataset(dataset) or not _walks_in_order(inputs):
         return None
     _check_columns(dataset.column_names)

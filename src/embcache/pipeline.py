@@ -115,9 +115,7 @@ class Pipeline:
         copies = np.flatnonzero(source != np.arange(len(source)))
         if len(copies):
             matrix.rows[copies] = matrix.rows[source[copies]]
-        stats = EncodeStats(
-            len(keys), len(first), hits, len(missing), time.perf_counter() - began
-        )
+        stats = EncodeStats(len(keys), len(first), hits, len(missing), time.perf_counter() - began)
         logger.info("%s (%s)", stats, self._space.name if self._space else "no cache")
         return matrix.rows, stats
 
@@ -164,7 +162,7 @@ class Pipeline:
         pending: Future[None] | None = None
         with ThreadPoolExecutor(1, "embcache-writer") as writer:
             try:
-                for rows, prepared, prompts in self._chunks(request, missing):
+                for rows, prompts in self._chunks(request, missing):
                     embedded = self._embed(request, rows, prompts)
                     if pending is not None:
                         pending.result()
@@ -178,7 +176,7 @@ class Pipeline:
 
     def _chunks(
         self, request: Request, missing: RowNumbers
-    ) -> Iterator[tuple[RowNumbers, Prepared, list[Any]]]:
+    ) -> Iterator[tuple[RowNumbers, list[Any]]]:
         """Rows and prompts, longest first within windows, in chunks of 5 to 20 seconds."""
         for start in range(0, len(missing), WINDOW_TEXTS):
             window = missing[start : start + WINDOW_TEXTS]
@@ -188,7 +186,7 @@ class Pipeline:
             while at < len(order):
                 chunk = order[at : at + self._chunk_texts]
                 began = time.perf_counter()
-                yield window[chunk], prepared, [prepared.prompts[i] for i in chunk]
+                yield window[chunk], [prepared.prompts[i] for i in chunk]
                 self._adapt_chunk(time.perf_counter() - began)
                 at += len(chunk)
 
@@ -274,9 +272,7 @@ class _Matrix:
             )
 
 
-def _missing_error(
-    request: Request, missing: RowNumbers, space: Space | None
-) -> MissingTextsError:
+def _missing_error(request: Request, missing: RowNumbers, space: Space | None) -> MissingTextsError:
     where = f"in {space.path}" if space else "because there is no cache (cache_path=None)"
     examples = ", ".join(repr(request.texts[row])[:60] for row in missing[:3])
     return MissingTextsError(

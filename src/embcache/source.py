@@ -14,7 +14,7 @@ from pathlib import Path
 
 import xxhash
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in __all__
 
 from embcache.errors import ModelNotFoundError
 from embcache.memo import Memo

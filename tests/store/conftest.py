@@ -14,9 +14,7 @@ from embcache.store import Database, Rows, Space
 IDENTITY = Identity("organization/name", "0" * 40, "float32")
 
 
-def make_rows(
-    texts: list[str], dim: int = 8, seed: int = 0, identity: Identity = IDENTITY
-) -> Rows:
+def make_rows(texts: list[str], dim: int = 8, seed: int = 0, identity: Identity = IDENTITY) -> Rows:
     vectors = np.random.default_rng(seed).standard_normal((len(texts), dim)).astype(np.float32)
     return Rows(
         text_keys(identity.to_bytes(), "p: ", texts),

@@ -44,7 +44,7 @@ def test_flipped_bits_never_give_a_wrong_vector(open_space: Open, seed: int) -> 
         there = np.flatnonzero(found)
         failed = space.read(space.find(rows.keys[there]), rows.keys[there], out, there)
     except CacheError as error:
-        assert str(space.path if "space" in locals() else writer.path) in str(error)  # noqa: PT017
+        assert str(space.path if "space" in locals() else writer.path) in str(error)
         return
     good = there[~failed]
     assert (out[good] == rows.vectors[good]).all()

@@ -37,7 +37,7 @@ def test_read_only_makes_nothing(tmp_path: Path) -> None:
 
 
 def test_urls_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is a URL. Give a directory"):
+    with pytest.raises(ConfigError, match=r"is a URL. Give a directory"):
         Database("s3://bucket/cache", writable=True)
 
 

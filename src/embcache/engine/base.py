@@ -57,12 +57,15 @@ class Engine(Protocol):
     """Turns texts into vectors; expensive to start, so started at the first miss.
 
     Attributes:
-        version: Version of the engine's package, for the record in a space's metadata.
         batch_size: Sequences it works on at once: the unit of a good chunk.
     """
 
-    version: str
     batch_size: int
+
+    @property
+    def version(self) -> str:
+        """Engine package and version, for the record in a space's metadata."""
+        ...
 
     def start(self) -> None:
         """Load the model; a second call does nothing.

@@ -28,6 +28,10 @@ MTEB_GPU_MEMORY_UTILIZATION = float("0.9")
 
 _TRUNCATE = {"truncate_prompt_tokens": -1}  # to the model's own limit, as mteb does
 _CPU_SHARE_OF_FREE_MEMORY = 0.5
+# Engines that run in this process share vLLM's global state, which goes with the first of them
+# that is freed. So models wait here, closed, until the last engine of this process is closed.
+_in_process: set[int] = set()
+_closed_models: list[Any] = []
 
 
 def vllm_version() -> str | None:
@@ -86,6 +90,8 @@ class VllmEngine:
         _prepare_environment()
         with _global_random_state_kept():
             self._llm = self._load()
+        if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
+            _in_process.add(id(self))
         atexit.register(self.close)
 
     def _load(self) -> Any:
@@ -153,7 +159,12 @@ class VllmEngine:
         if self._llm is None:
             return
         atexit.unregister(self.close)
+        _closed_models.append(self._llm)
         self._llm = None
+        _in_process.discard(id(self))
+        if _in_process:
+            return  # other encoders still run on that state
+        _closed_models.clear()
         gc.collect()
         from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -175,7 +186,10 @@ class VllmEngine:
             return arguments
         if share is MTEB_GPU_MEMORY_UTILIZATION:
             arguments["gpu_memory_utilization"] = _cpu_memory_share()
-        if not arguments.get("enforce_eager") and shutil.which(os.environ.get("CXX", "g++")) is None:
+        if (
+            not arguments.get("enforce_eager")
+            and shutil.which(os.environ.get("CXX", "g++")) is None
+        ):
             logger.warning("No C++ compiler found: vLLM runs in eager mode, a little slower.")
             arguments["enforce_eager"] = True
         # The engine in this process starts twice as fast, needs no __main__ guard and was 5 to 10
@@ -232,7 +246,7 @@ def _tokenizes_plainly(renderer: Any) -> bool:
 
 
 def _tokenize(renderer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """vLLM's own steps (`BaseRenderer._tokenize_prompt`), with one call for many texts.
+    """VLLM's own steps (`BaseRenderer._tokenize_prompt`), with one call for many texts.
 
     The parameters (lower-casing from sentence_bert_config.json, length, special tokens) are the
     engine's, so the ids are those that vLLM would make; a test compares vectors bit for bit.
@@ -257,4 +271,3 @@ def _tokenize(renderer: Any, texts: Sequence[str]) -> list[list[int]]:
                 ) from error
         raise
     return ids
-

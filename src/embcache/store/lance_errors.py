@@ -26,7 +26,9 @@ def lance_errors(doing: str, path: Path, fix: str) -> Iterator[None]:
     except EmbcacheError:
         raise
     except Exception as error:
-        raise CacheError(f"{doing} {path} failed: {type(error).__name__}: {error}. {fix}") from error
+        raise CacheError(
+            f"{doing} {path} failed: {type(error).__name__}: {error}. {fix}"
+        ) from error
     except BaseException as error:
         # pyo3's PanicException derives from BaseException and cannot be imported by name.
         if type(error).__name__ != "PanicException":

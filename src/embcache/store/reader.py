@@ -132,9 +132,9 @@ class Reader:
         return flat.reshape(-1, self._dim), batch.column("checksum").to_numpy()
 
 
-def _not_finite(vectors: Vectors) -> npt.NDArray[np.bool_] | bool:
+def _not_finite(vectors: Vectors) -> npt.NDArray[np.bool_]:
     """Rows with NaN or infinity, which embcache never writes but another tool may have."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(vectors.sum()):  # either one would show in the sum, 8 times cheaper
-            return False
-    return ~np.isfinite(vectors).all(axis=1)
+            return np.zeros(len(vectors), bool)
+    return np.asarray(~np.isfinite(vectors).all(axis=1))

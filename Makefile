@@ -1,0 +1,50 @@
+# Every target first makes .venv complete (scripts/setup_env.sh), from nothing if need be; once it is,
+# that costs a fraction of a second and no network.
+#   PYTHON=/path/to/python3.12    the Python to build .venv with
+#   EMBCACHE_DEVICE=cpu|cuda      which vLLM to install              (default: by the GPU found)
+#   ARGS='...'                    passed on to demo, test, bench, lock
+
+PY := .venv/bin/python
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint check format bench lock hooks clean distclean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## .venv with every pinned package (the other targets do this by themselves)
+	@sh scripts/setup_env.sh
+
+demo: setup  ## see it work: a real model, a cold run and a warm one
+	@$(PY) scripts/demo.py $(ARGS)
+
+test: setup  ## the tests; ARGS='-k store' for some of them
+	@$(PY) -m pytest $(ARGS)
+
+lint: setup  ## formatting, ruff, mypy --strict
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+check: lint test  ## what CI runs: lint, then the tests
+
+format: setup  ## reformat, and fix what ruff can fix
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+bench: setup  ## measure this machine
+	@$(PY) benchmarks/first_look.py $(ARGS)
+
+lock: setup  ## resolve requirements/*.txt again; ARGS=--upgrade takes the newest
+	@$(PY) scripts/lock.py $(ARGS)
+
+hooks: setup  ## run lint before each commit (pre-commit)
+	@$(PY) -m pre_commit install
+
+clean:  ## remove what tools leave behind (not .venv, not cache/)
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove .venv
+	@rm -rf .venv

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embcache import EngineError, EngineNotInstalledError
+from embcache.engine import vllm as engine_module
+from embcache.engine.base import RefusedTextError
+from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine
+
+pytestmark = pytest.mark.engine
+
+TEXTS = [
+    "",
+    " ",
+    "A text.",
+    "ALL CAPS and Ünïcödé",
+    "emoji 😀👩‍👩‍👧‍👦 and flags 🇩🇪",
+    "line\nbreaks\tand\x00nulls",
+    "中文和日本語の文章",
+    "word " * 10_000,
+    "x" * 50_000,
+    *(f"sentence number {i} " * (1 + i % 40) for i in range(60)),
+]
+
+
+def plain(engine: VllmEngine, texts: list[str]) -> np.ndarray:
+    """What plain `vllm.LLM.encode` gives for texts, as mteb's wrapper calls it."""
+    outputs = engine._llm.encode(
+        texts,
+        pooling_task="embed",
+        tokenization_kwargs={"truncate_prompt_tokens": -1},
+        use_tqdm=False,
+    )
+    return np.stack([output.outputs.data.numpy() for output in outputs])
+
+
+def embed(engine: VllmEngine, texts: list[str]) -> np.ndarray:
+    return engine.embed(engine.prepare(texts).prompts).vectors
+
+
+def without_st_configuration(folder: Path) -> None:
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "1_Pooling")
+
+
+def lower_case_and_short(folder: Path) -> None:
+    (folder / "sentence_bert_config.json").write_text(
+        json.dumps({"max_seq_length": 24, "do_lower_case": True})
+    )
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False  # so that it is vLLM that has to do it
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+@pytest.fixture(params=[None, without_st_configuration, lower_case_and_short])
+def engine(request: pytest.FixtureRequest, model_path: str, tmp_path: Path) -> Iterator[VllmEngine]:
+    if request.param is None:
+        yield request.getfixturevalue("real_engine")
+        return
+    folder = tmp_path / "variant"
+    shutil.copytree(model_path, folder)
+    request.param(folder)
+    variant = VllmEngine(
+        str(folder),
+        None,
+        {
+            "dtype": "float32",
+            "gpu_memory_utilization": MTEB_GPU_MEMORY_UTILIZATION,
+            "enforce_eager": True,
+        },
+    )
+    variant.start()
+    yield variant
+    variant.close()
+
+
+def test_tokenizing_in_batches_changes_no_bit(engine: VllmEngine) -> None:
+    assert embed(engine, TEXTS).tobytes() == plain(engine, TEXTS).tobytes()
+
+
+def test_order_and_company_change_no_bit(real_engine: VllmEngine) -> None:
+    """Sorting by length is safe: a text's vector does not depend on its neighbours."""
+    order = np.random.default_rng(0).permutation(len(TEXTS))
+    shuffled = embed(real_engine, [TEXTS[i] for i in order])
+    assert shuffled.tobytes() == plain(real_engine, TEXTS)[order].tobytes()
+    alone = np.concatenate([embed(real_engine, [text]) for text in TEXTS[:12]])
+    assert np.abs(alone - plain(real_engine, TEXTS[:12])).max() < 1e-6
+
+
+def test_lengths_are_token_counts_after_truncation(real_engine: VllmEngine) -> None:
+    prepared = real_engine.prepare(["", "one", "word " * 10_000])
+    assert prepared.lengths.tolist() == [2, 3, 256]
+    embedded = real_engine.embed(prepared.prompts)
+    assert embedded.n_tokens.tolist() == [2, 3, 256]
+    assert embedded.vectors.dtype == np.float32 and embedded.vectors.shape == (3, 384)
+
+
+def test_without_batch_tokenization(
+    real_engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the renderer is not the plain one, texts go to vLLM as they are."""
+    monkeypatch.setattr(engine_module, "_tokenizes_plainly", lambda renderer: False)
+    prepared = real_engine.prepare(["b", "longer text"])
+    assert prepared.prompts == ["b", "longer text"]
+    embedded = real_engine.embed(prepared.prompts)
+    assert embedded.n_tokens.tolist() == [3, 4]
+    monkeypatch.undo()
+    assert (embedded.vectors == embed(real_engine, ["b", "longer text"])).all()
+
+
+def test_the_tokenizers_refusal_names_the_text(
+    real_engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RefusedTextError, match="text 1 is refused by the tokenizer") as raised:
+        real_engine.prepare(["fine", "lone \ud800", "fine"])
+    assert raised.value.index == 1
+    monkeypatch.setattr(engine_module, "_tokenize", lambda renderer, texts: [[1], []])
+    with pytest.raises(RefusedTextError, match="text 1 has no tokens"):
+        real_engine.prepare(["a", ""])
+
+
+def test_what_it_says_of_itself(real_engine: VllmEngine) -> None:
+    assert real_engine.dtype == "float32" and real_engine.version.startswith("vllm")
+    assert real_engine.started and real_engine.batch_size == 128
+
+
+def test_a_second_engine_leaves_random_state_and_the_first_engine_alone(
+    model_path: str, real_engine: VllmEngine
+) -> None:
+    before = embed(real_engine, TEXTS[:3])
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    expected = random.random(), np.random.random(), torch.rand(1).item()
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    engine = VllmEngine(
+        model_path, None, {"dtype": "float32", "enforce_eager": True,
+                           "gpu_memory_utilization": MTEB_GPU_MEMORY_UTILIZATION},
+    )  # fmt: skip
+    engine.start()
+    assert (random.random(), np.random.random(), torch.rand(1).item()) == expected
+    engine.close()
+    assert not engine.started
+    engine.close()
+    assert (embed(real_engine, TEXTS[:3]) == before).all()
+
+
+def test_a_model_that_vllm_cannot_load(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
+    with pytest.raises(EngineError, match=r"(?s)vLLM could not start .*no_such_type"):
+        VllmEngine(str(tmp_path), None, {"dtype": "float32"}).start()
+
+
+def test_no_vllm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "vllm_version", lambda: None)
+    engine = VllmEngine("m", None, {})
+    with pytest.raises(EngineNotInstalledError, match=r"pip install 'embcache\[vllm\]'"):
+        engine.start()
+    assert engine.version == "vllm is not installed"
+
+
+class TestPlatformArguments:
+    def arguments(self, **given: Any) -> dict[str, Any]:
+        return VllmEngine("m", None, given)._platform_arguments()
+
+    def test_memory_share_on_cpu(self) -> None:
+        share = self.arguments(gpu_memory_utilization=MTEB_GPU_MEMORY_UTILIZATION)
+        assert 0 < share["gpu_memory_utilization"] <= 0.5
+        given = self.arguments(gpu_memory_utilization=float("0.90"))
+        assert given["gpu_memory_utilization"] == 0.9
+
+    def test_eager_without_a_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert not self.arguments(enforce_eager=False)["enforce_eager"]
+        monkeypatch.setenv("CXX", "no-such-compiler")
+        assert self.arguments(enforce_eager=False)["enforce_eager"]
+
+    def test_pooler_config_from_a_dict(self) -> None:
+        from vllm.config import PoolerConfig
+
+        arguments = self.arguments(pooler_config={"seq_pooling_type": "CLS"})
+        assert isinstance(arguments["pooler_config"], PoolerConfig)
+        assert arguments["pooler_config"].seq_pooling_type == "CLS"
+
+    def test_environment_is_the_users_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
+        monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
+        engine_module._prepare_environment()
+        assert os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "1"
+        assert os.environ["VLLM_LOGGING_LEVEL"] == "ERROR"

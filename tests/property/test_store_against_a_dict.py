@@ -1,0 +1,92 @@
+"""The store does what a dict does, over several openings, deletions, refreshes and compactions."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import lancedb
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from embcache.identity import Identity
+from embcache.keys import text_keys
+from embcache.store import Database, Rows, Space
+
+IDENTITY = Identity("m", "r", "float32")
+DIM = 3
+names = st.integers(0, 30).map(str)
+
+
+class StoreAgainstDict(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.model: dict[str, np.ndarray] = {}
+        self.handles = [self.open(), self.open()]
+        self.counter = 0
+
+    def open(self) -> Space:
+        database = Database(Path(self.folder.name), writable=True)
+        return database.space(IDENTITY, "m", "v", store_text=True)
+
+    @rule(handle=st.integers(0, 1), texts=st.lists(names, min_size=1, max_size=12, unique=True))
+    def append(self, handle: int, texts: list[str]) -> None:
+        self.counter += 1
+        vectors = np.full((len(texts), DIM), self.counter, np.float32)
+        vectors[:, 1] = [int(text) for text in texts]
+        n_tokens = np.zeros(len(texts), np.int32)
+        keys = text_keys(IDENTITY.to_bytes(), "", texts)
+        self.handles[handle].append(Rows(keys, vectors, texts, "", n_tokens, None, None))
+        for text, vector in zip(texts, vectors, strict=True):
+            self.model.setdefault(text, vector)  # committed first counts
+
+    @precondition(lambda self: self.model)
+    @rule(handle=st.integers(0, 1), texts=st.lists(names, min_size=1, max_size=5, unique=True))
+    def delete(self, handle: int, texts: list[str]) -> None:
+        self.handles[handle].delete(text_keys(IDENTITY.to_bytes(), "", texts))
+        for text in texts:
+            self.model.pop(text, None)
+
+    @precondition(lambda self: self.model)
+    @rule()
+    def compact(self) -> None:
+        space = self.handles[0]
+        lancedb.connect(str(space.path.parent)).open_table(space.name).optimize()
+
+    @rule(handle=st.integers(0, 1))
+    def reopen(self, handle: int) -> None:
+        self.handles[handle] = self.open()
+
+    @rule(handle=st.integers(0, 1), wanted=st.lists(names, max_size=20))
+    def look(self, handle: int, wanted: list[str]) -> None:
+        self.check(self.handles[handle], wanted)
+
+    @invariant()
+    def all_is_there(self) -> None:
+        self.check(self.handles[0], sorted(self.model))
+
+    def check(self, space: Space, wanted: list[str]) -> None:
+        space.refresh()
+        keys = text_keys(IDENTITY.to_bytes(), "", wanted)
+        positions = space.find(keys)
+        assert [p >= 0 for p in positions] == [text in self.model for text in wanted]
+        rows = np.flatnonzero(positions >= 0)
+        out = np.zeros((len(wanted), DIM), np.float32)
+        assert not space.read(positions[rows], keys[rows], out, rows).any()
+        for row in rows:
+            assert (out[row] == self.model[wanted[row]]).all()
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+
+TestStoreAgainstDict = StoreAgainstDict.TestCase
+TestStoreAgainstDict.settings = settings(
+    max_examples=25,
+    stateful_step_count=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)

@@ -1,0 +1,55 @@
+"""Whole processes, as users run them: a real model, a real cache, vllm there or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_python
+
+pytestmark = pytest.mark.engine
+
+SCRIPT = """
+import logging, mteb, numpy as np
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from embcache import VllmEncoderWrapper
+
+encoder = VllmEncoderWrapper({model!r}, cache_path={cache!r}, **{arguments!r})
+texts = ["a text", "", "another text", "a text", "emoji \\U0001f600"]
+texts += [f"text {{i}}" for i in range(40)]
+vectors = encoder.encode(
+    DataLoader(Dataset.from_dict({{"text": texts}}), batch_size=8),
+    task_metadata=mteb.get_task("STS13").metadata,
+    hf_split="test", hf_subset="default", show_progress_bar=False,
+)
+print(encoder.stats.hits, encoder.stats.encoded, encoder.identity.dtype, vectors.tobytes().hex())
+print(any(sys.modules.get(name) for name in ("vllm", "lancedb")))
+"""
+
+
+def run(
+    model: str, cache: Path, *, blocked: tuple[str, ...] = (), **arguments: object
+) -> list[str]:
+    code = SCRIPT.format(model=model, cache=str(cache), arguments=arguments)
+    return run_python(code, blocked=blocked).split()[-5:]
+
+
+def test_cold_then_warm_without_vllm(model_path: str, tmp_path: Path) -> None:
+    """float32, engine as users get it (compiled); then a machine that has no vllm."""
+    cold = run(model_path, tmp_path / "cache", dtype="float32")
+    assert cold[:3] == ["0", "44", "float32"] and cold[4] == "True"
+    warm = run(model_path, tmp_path / "cache", dtype="float32")
+    assert warm[:2] == ["44", "0"] and warm[3:] == [cold[3], "False"]
+    without = run(model_path, tmp_path / "cache", dtype="auto", blocked=("vllm",))
+    assert without == ["44", "0", "float32", cold[3], "False"]
+
+
+def test_auto_dtype(model_path: str, tmp_path: Path) -> None:
+    """What the engine really uses; remembered; the same space as when it is named."""
+    cold = run(model_path, tmp_path / "cache", enforce_eager=True, max_model_len=16)
+    assert cold[1:3] == ["44", "float16"]
+    for arguments in ({}, {"dtype": "half"}):
+        warm = run(model_path, tmp_path / "cache", max_model_len=16, **arguments)
+        assert warm == ["44", "0", "float16", cold[3], "False"]
