@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 from collections.abc import Callable
@@ -300,6 +301,7 @@ class TestBadInput:
             ),
             ({"prompt_dict": "query: "}, ConfigError, 'neither a dict nor "registered"'),
             ({"cache_path": "s3://bucket"}, ConfigError, "is a URL"),
+            ({"cache_path": ""}, ConfigError, "cache_path is empty"),
             ({"cache_path": "/proc/cache"}, CacheError, "cannot be written"),
             ({"hf_overrides": print}, ConfigError, "has no canonical form"),
             ({"model": "no/such-model"}, ModelNotFoundError, "model='no/such-model'"),
@@ -404,6 +406,36 @@ class TestModes:
         assert (row["text"], row["prompt"]) == ("a", "query: ")
         assert (row["prompt_type"], row["task"]) == ("query", "STS13")
 
+    def test_another_version_of_the_engine_is_said(
+        self, make_encoder: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encode(make_encoder(), ["a"])
+        monkeypatch.setattr(FakeEngine, "version", "fake 2.0")
+        encode(make_encoder(), ["a"])
+        assert not caplog.records
+        encode(make_encoder(), ["a", "b"])
+        assert "was begun with fake 1.0; new rows come from fake 2.0" in caplog.text
+
+    def test_the_engine_goes_with_the_encoder(
+        self, make_encoder: Make, fake_engines: list[FakeEngine]
+    ) -> None:
+        encoder = make_encoder()
+        encode(encoder, ["a"])
+        assert fake_engines[0].started
+        del encoder
+        gc.collect()
+        assert not fake_engines[0].started
+
+    def test_changing_directory(
+        self, make_encoder: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        encoder = make_encoder(cache_path="relative")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        encode(encoder, ["a"])
+        assert list((tmp_path / "relative").glob("*.lance"))
+
     def test_cleanup_and_on(self, make_encoder: Make, fake_engines: list[FakeEngine]) -> None:
         encoder = make_encoder()
         encode(encoder, ["a"])
@@ -429,6 +461,26 @@ class TestAutoDtype:
         named = make_encoder(dtype="float16")
         encode(named, ["a"])
         assert named.stats.hits == 1
+
+    def test_what_is_cached_in_another_dtype_is_said(
+        self,
+        make_encoder: Make,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A cache from a GPU, on a machine where "auto" means something else."""
+        encoder = make_encoder(dtype="bfloat16")
+        encoder._engine.actual_dtype = "bfloat16"  # type: ignore[attr-defined]
+        encode(encoder, ["a"])
+        here = make_encoder(dtype="auto")
+        monkeypatch.setattr(here._auto, "settle", lambda cached: "float32")
+        encode(here, ["a"])
+        assert here.stats.encoded == 1
+        assert "means float32 here, and the cache holds this model in bfloat16" in caplog.text
+
+    def test_on_miss_raise_counts_where_nothing_is_cached(self, make_encoder: Make) -> None:
+        with pytest.raises(MissingTextsError, match="2 of 2 texts"):
+            encode(make_encoder(dtype="auto", on_miss="raise"), ["a", "b"])
 
     def test_a_mismatch_is_an_error_never_a_mixed_space(
         self, make_encoder: Make, tmp_path: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.types import PromptType
+from tqdm.auto import tqdm
 
 from embcache.dtype import AutoDtype
 from embcache.engine.base import Engine
@@ -172,6 +174,8 @@ class VllmEncoderWrapper(AbsEncoder):
             {**arguments, "dtype": settled},
         )
         self._pipeline: Pipeline | None = None
+        # At exit, or when nobody holds this object any more; atexit alone would hold it forever.
+        weakref.finalize(self, self._engine.close)
 
     def encode(
         self,
@@ -218,7 +222,7 @@ class VllmEncoderWrapper(AbsEncoder):
                 "float vectors. Leave it out."
             )
         if self._pipeline is None:
-            self._pipeline = self._make_pipeline()
+            self._pipeline = self._make_pipeline(request.show_progress)
         vectors, self.stats = self._pipeline.encode(request)
         self.total += self.stats
         return vectors
@@ -240,13 +244,21 @@ class VllmEncoderWrapper(AbsEncoder):
                 prompt = "" if name is None else self.prompts_dict[name]
             elif self.apply_instruction_to_passages or prompt_type != PromptType.document:
                 prompt = self.get_task_instruction(task_metadata, prompt_type)
-        logger.info("Prompt %r for task %s, %s", prompt, task_metadata.name, prompt_type)
         return prompt
 
-    def _make_pipeline(self) -> Pipeline:
+    def _make_pipeline(self, show_progress: bool) -> Pipeline:
         """Settle the identity; this happens at the first `encode`, because "auto" may take 10 s."""
-        if self._identity.dtype == "auto":
-            self._identity = self._identity.with_dtype(self._settle_dtype())
+        if self._identity.dtype == "auto" and self._database is not None:
+            cached = self._database.cached_dtypes(self._identity)
+            dtype = self._settle_dtype(cached, show_progress)
+            if cached and dtype not in cached:
+                logger.warning(
+                    "dtype='auto' means %s here, and the cache holds this model in %s: nothing of "
+                    "it is used. Name that dtype to use it.",
+                    dtype,
+                    ", ".join(cached),
+                )
+            self._identity = self._identity.with_dtype(dtype)
         space = None
         if self._database is not None:
             space = self._database.space(
@@ -264,15 +276,22 @@ class VllmEncoderWrapper(AbsEncoder):
             check_engine=self._check_engine,
         )
 
-    def _settle_dtype(self) -> str:
-        if self._database is None:
-            return "auto"  # no space, nothing to mix up
-        dtype = self._auto.settle(self._database.cached_dtypes(self._identity))
-        if dtype is None and self._on_miss == "encode":
-            self._engine.start()  # everything is a miss, whatever "auto" means
+    def _settle_dtype(self, cached: list[str], show_progress: bool) -> str:
+        if self._on_miss == "raise" and not cached:
+            return "auto"  # everything is missing, whatever it means
+        dtype = self._auto.settle(cached)
+        if dtype is None:
+            # Everything is a miss, so the engine is needed anyway, and knows.
+            with tqdm(
+                desc="starting engine",
+                bar_format="{desc}",
+                leave=False,
+                disable=not show_progress,
+            ):
+                self._engine.start()
             dtype = self._engine.dtype
             self._auto.remember(dtype)
-        return dtype or "auto"
+        return dtype
 
     def _check_engine(self) -> None:
         if self._identity.dtype in ("auto", self._engine.dtype):

@@ -116,7 +116,8 @@ class Pipeline:
         if len(copies):
             matrix.rows[copies] = matrix.rows[source[copies]]
         stats = EncodeStats(len(keys), len(first), hits, len(missing), time.perf_counter() - began)
-        logger.info("%s (%s)", stats, self._space.name if self._space else "no cache")
+        where = self._space.name if self._space else "no cache"
+        logger.info("%s (task %s, prompt %r, %s)", stats, request.task, request.prompt, where)
         return matrix.rows, stats
 
     def _read_hits(self, keys: Keys, first: RowNumbers, matrix: _Matrix) -> RowNumbers:
@@ -157,6 +158,7 @@ class Pipeline:
         bar.set_description("starting engine")
         self._engine.start()
         self._check_engine()
+        self._warn_of_another_version()
         bar.set_description("embed")
         bar.unpause()  # the time to start is no part of texts/s and time left
         pending: Future[None] | None = None
@@ -173,6 +175,18 @@ class Pipeline:
                 # On an error or Ctrl-C too: the last chunk is computed, so it is committed.
                 if pending is not None:
                     pending.result()
+
+    def _warn_of_another_version(self) -> None:
+        """Versions are not part of the identity: upgrading shall not empty the cache."""
+        begun_with = self._space.engine_version if self._space else None
+        if self._write and begun_with not in (None, self._engine.version):
+            logger.warning(
+                "%s was begun with %s; new rows come from %s. They agree closely, not bit for "
+                "bit. Use another cache_path where that matters.",
+                self._space.path if self._space else "",
+                begun_with,
+                self._engine.version,
+            )
 
     def _chunks(
         self, request: Request, missing: RowNumbers

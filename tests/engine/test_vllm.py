@@ -196,3 +196,39 @@ class TestPlatformArguments:
         engine_module._prepare_environment()
         assert os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "1"
         assert os.environ["VLLM_LOGGING_LEVEL"] == "ERROR"
+
+
+def test_ctrl_c_leaves_no_requests_behind(
+    real_engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next call must not get the interrupted one's outputs."""
+    expected = embed(real_engine, TEXTS[2:5])
+    step = real_engine._llm.llm_engine.step
+    calls: list[int] = []
+
+    def interrupted() -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return step()
+
+    monkeypatch.setattr(real_engine._llm.llm_engine, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embed(real_engine, [f"interrupted {i} " * 50 for i in range(600)])
+    assert not real_engine.started
+    assert (embed(real_engine, TEXTS[2:5]) == expected).all()
+
+
+def test_outputs_of_other_texts_are_an_error(
+    real_engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_engine.start()
+    encode = real_engine._llm.encode
+    monkeypatch.setattr(real_engine._llm, "encode", lambda *a, **k: encode(*a, **k)[::-1])
+    with pytest.raises(EngineError, match="output 0 is of another text"):
+        embed(real_engine, ["a", "b"])
+    real_engine.start()
+    encode = real_engine._llm.encode
+    monkeypatch.setattr(real_engine._llm, "encode", lambda *a, **k: encode(*a, **k)[1:])
+    with pytest.raises(EngineError, match="1 outputs came back for 2 texts"):
+        embed(real_engine, ["a", "b"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import importlib.metadata
 import importlib.util
@@ -92,7 +91,6 @@ class VllmEngine:
             self._llm = self._load()
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
             _in_process.add(id(self))
-        atexit.register(self.close)
 
     def _load(self) -> Any:
         with warnings.catch_warnings():
@@ -146,7 +144,12 @@ class VllmEngine:
                 use_tqdm=False,
                 tokenization_kwargs=dict(_TRUNCATE),
             )
-        except Exception as error:
+            _check_outputs(prompts, outputs)
+        except BaseException as error:
+            # Also on Ctrl-C: requests left in the engine would come out among the next call's.
+            self.close()
+            if not isinstance(error, Exception):
+                raise
             raise EngineError(
                 f"vLLM failed on a chunk of {len(prompts)} texts: {type(error).__name__}: {error}"
             ) from error
@@ -158,13 +161,15 @@ class VllmEngine:
         """Free the model and vLLM's distributed state, as mteb's wrapper does."""
         if self._llm is None:
             return
-        atexit.unregister(self.close)
         _closed_models.append(self._llm)
         self._llm = None
         _in_process.discard(id(self))
         if _in_process:
             return  # other encoders still run on that state
-        _closed_models.clear()
+        while _closed_models:
+            # Aloud, not by garbage collection: a traceback that still holds the model would bring
+            # vLLM's global state down later, under an engine started meanwhile.
+            _closed_models.pop().llm_engine.engine_core.shutdown()
         gc.collect()
         from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -235,6 +240,15 @@ def _cpu_memory_share() -> float:
     memory = psutil.virtual_memory()
     share = _CPU_SHARE_OF_FREE_MEMORY * memory.available / memory.total
     return float(np.floor(share * 1000) / 1000)
+
+
+def _check_outputs(prompts: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """A wrong vector is worse than none: every output must be of the prompt in its place."""
+    if len(outputs) != len(prompts):
+        raise RuntimeError(f"{len(outputs)} outputs came back for {len(prompts)} texts")
+    for row, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
+        if isinstance(prompt, dict) and list(output.prompt_token_ids) != prompt["prompt_token_ids"]:
+            raise RuntimeError(f"output {row} is of another text")
 
 
 def _tokenizes_plainly(renderer: Any) -> bool:

@@ -21,6 +21,8 @@ from embcache.store.schema import (
 )
 from embcache.store.space import Space, table_exists
 
+_NAME_CHARACTERS = 120  # of the model's name; file names end at 255
+
 
 @dataclass(frozen=True)
 class SpaceInfo:
@@ -54,7 +56,9 @@ class Database:
                 f"cache_path={os.fspath(path)!r} is a URL. Give a directory of this machine; copy "
                 "the cache to move it."
             )
-        self.path = Path(path).expanduser()
+        if not os.fspath(path):
+            raise ConfigError("cache_path is empty. Give a directory, or None for no cache.")
+        self.path = Path(path).expanduser().absolute()  # whatever the caller changes to later
         if self.path.exists() and not self.path.is_dir():
             raise CacheError(
                 f"cache_path={str(self.path)!r} is a file; a cache is a directory. Give another "
@@ -95,7 +99,7 @@ class Database:
         fingerprint = identity.fingerprint()
         # Found by fingerprint: a directory that was moved keeps its identity, not its name.
         known = sorted(self.path.glob(f"*--{fingerprint}.lance"))
-        name = f"{readable_name(model)}--{identity.dtype}--{fingerprint}"
+        name = f"{readable_name(model)[:_NAME_CHARACTERS]}--{identity.dtype}--{fingerprint}"
         metadata = SpaceMetadata(identity, model, engine_version, embcache_version())
         path = known[0] if known else self.path / f"{name}.lance"
         return Space(path, metadata, store_text=store_text)

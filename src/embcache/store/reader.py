@@ -18,7 +18,6 @@ from embcache.store.index import Positions
 # 29 ms, of a hundredth 5 ms. From a tenth of a fragment on, the fragment is scanned.
 _SCAN_FROM_FRACTION = 0.1
 _BATCH_BYTES = 4 * 2**20
-_TAKE_ROWS = 2048
 _TAKE_THREADS = 2
 _COLUMNS = ["vector", "checksum"]
 
@@ -108,8 +107,8 @@ class Reader:
     ) -> Iterator[tuple[slice, Vectors, npt.NDArray[np.uint64]]]:
         """Take scattered rows, several calls at a time."""
         spans = [
-            slice(start, min(start + _TAKE_ROWS, len(positions)))
-            for start in range(0, len(positions), _TAKE_ROWS)
+            slice(start, min(start + self._batch_rows, len(positions)))
+            for start in range(0, len(positions), self._batch_rows)
         ]
 
         def take(span: slice) -> pa.Table:

@@ -45,6 +45,7 @@ class Space:
         self.path = path
         self.metadata = metadata
         self._store_text = store_text
+        self._engine_version: str | None = None
         self._dataset: lance.LanceDataset | None = None
         self._reader: Reader | None = None
         self._index: list[KeyIndex] = []
@@ -60,6 +61,11 @@ class Space:
         """Number of components of its vectors; None before the first row."""
         return None if self._dataset is None else vector_dim(self._dataset.schema)
 
+    @property
+    def engine_version(self) -> str | None:
+        """Engine package and version of the first writer; None before the first row."""
+        return self._engine_version
+
     def __len__(self) -> int:
         """Rows seen by the last `refresh`."""
         return sum(len(index) for index in self._index)
@@ -73,12 +79,13 @@ class Space:
         """
         if not table_exists(self.path):
             self._dataset, self._reader, self._index, self._fragments = None, None, [], []
+            self._engine_version = None
             return
         with lance_errors("Opening", self.path, READ_FIX):
             if self._dataset is not None and self._dataset.latest_version == self._dataset.version:
                 return
             dataset = lance.dataset(str(self.path))
-        self._check_identity(dataset.schema)
+        self._engine_version = self._check_identity(dataset.schema).engine_version
         with lance_errors("Reading the keys of", self.path, READ_FIX):
             self._reindex(dataset)
             self._reader = Reader(dataset, vector_dim(dataset.schema))
@@ -157,14 +164,16 @@ class Space:
             storage_options={"new_table_enable_stable_row_ids": "true"},
         )
 
-    def _check_identity(self, schema: pa.Schema) -> None:
-        found = read_metadata(schema, str(self.path)).identity
+    def _check_identity(self, schema: pa.Schema) -> SpaceMetadata:
+        metadata = read_metadata(schema, str(self.path))
+        found = metadata.identity
         if found != self.metadata.identity:
             raise CacheError(
                 f"{self.path} holds another identity than its name says.\n"
                 f"  there:  {found.to_json()}\n  wanted: {self.metadata.identity.to_json()}\n"
                 "Was it renamed or copied by hand? Move the folder away."
             )
+        return metadata
 
     def _reindex(self, dataset: lance.LanceDataset) -> None:
         """Index new fragments only, where the old ones are all still there, unchanged."""
