@@ -101,7 +101,7 @@ class AutoDtype:
             f"The cache holds nothing for model {self._source.name!r}, revision "
             f"{self._identity.revision}, with these arguments, and vllm is not installed to encode "
             "anything. Check model, revision and cache_path, or install vllm with "
-            "`pip install 'embcache[vllm]'` (the README has the lines for CPU)."
+            "`pip install vllm` (the README has the lines for CPU)."
         )
 
     def _probe(self) -> str:

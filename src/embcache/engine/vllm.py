@@ -83,8 +83,8 @@ class VllmEngine:
         if vllm_version() is None:
             raise EngineNotInstalledError(
                 "There are texts to encode and vllm is not installed. Install it with "
-                "`pip install 'embcache[vllm]'` (NVIDIA GPU), or follow the README's lines for "
-                "CPU; a run in which every text is cached needs no vllm."
+                "`pip install vllm` (NVIDIA GPU), or with the README's lines for CPU; a run in "
+                "which every text is cached needs no vllm."
             )
         _prepare_environment()
         with _global_random_state_kept():
@@ -95,6 +95,7 @@ class VllmEngine:
     def _load(self) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's, about vllm's own code
+            logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # none on CPU
             from vllm import LLM, EngineArgs
 
             arguments = self._platform_arguments()
