@@ -478,6 +478,17 @@ class TestAutoDtype:
         assert here.stats.encoded == 1
         assert "means float32 here, and the cache holds this model in bfloat16" in caplog.text
 
+    def test_a_wrong_memory_of_auto_is_corrected(
+        self, make_encoder: Make, fake_engines: list[FakeEngine]
+    ) -> None:
+        encoder = make_encoder(dtype="auto")
+        encoder._auto.remember("bfloat16")
+        with pytest.raises(DtypeMismatchError, match="'auto' was taken for bfloat16"):
+            encode(encoder, ["a"])
+        assert encode(encoder, ["a"]).shape == (1, 8)
+        assert encoder.identity.dtype == "float32"
+        assert len(encode(make_encoder(dtype="auto"), ["a"])) == 1 and fake_engines[1].starts == 0
+
     def test_on_miss_raise_counts_where_nothing_is_cached(self, make_encoder: Make) -> None:
         with pytest.raises(MissingTextsError, match="2 of 2 texts"):
             encode(make_encoder(dtype="auto", on_miss="raise"), ["a", "b"])
@@ -487,7 +498,9 @@ class TestAutoDtype:
     ) -> None:
         encoder = make_encoder(dtype="float32")
         encoder._engine.actual_dtype = "float16"  # type: ignore[attr-defined]
-        with pytest.raises(DtypeMismatchError, match=r"runs in float16, and the space .* float32"):
+        with pytest.raises(
+            DtypeMismatchError, match=r"runs in float16, and dtype='float32' was taken"
+        ):
             encode(encoder, ["a"])
         assert not list((tmp_path / "cache").glob("*.lance"))
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from embcache import ModelNotFoundError, source
+from embcache import ModelNotFoundError
 from embcache.memo import Memo
 from embcache.source import hash_directory, pin_tokenizer, resolve_model
+from tests.conftest import run_python
 
 COMMIT = "ffb93f3bd4047442299a41ebb6fa998a38507c52"
 
@@ -108,42 +109,28 @@ def test_a_file_written_a_moment_ago_is_not_remembered(model: Path, memo: Memo) 
 
 
 def test_a_full_commit_is_taken_as_it_is() -> None:
-    assert resolve_model("intfloat/e5-small", COMMIT).revision == COMMIT
+    source = resolve_model("intfloat/e5-small", COMMIT)
+    assert source.revision == COMMIT and source.load_from == ("intfloat/e5-small", COMMIT)
 
 
-def hub_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
-    folder = root / "models--organization--name"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text(COMMIT)
-    (folder / "snapshots" / COMMIT).mkdir(parents=True)
-    (folder / "snapshots" / COMMIT / "config.json").write_text("{}")
-
-
-@pytest.mark.parametrize("offline", [True, False])
-def test_offline_from_the_local_hub_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
-) -> None:
+@pytest.mark.parametrize("offline", ["1", "0"])
+def test_offline_from_the_local_hub_cache(tmp_path: Path, offline: str) -> None:
     """With HF_HUB_OFFLINE, and without it where the hub cannot be reached."""
-    hub_cache(tmp_path / "hub", monkeypatch)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
-
-    def no_network(*args: Any, **kwargs: Any) -> None:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", no_network)
-    monkeypatch.setattr(source, "_commit_in_hub_cache", _with_cache_dir(tmp_path / "hub"))
-    assert resolve_model("organization/name").revision == COMMIT
-
-
-def _with_cache_dir(root: Path) -> Any:
-    from huggingface_hub import try_to_load_from_cache
-
-    def look(model: str, revision: str) -> str | None:
-        path = try_to_load_from_cache(model, "config.json", cache_dir=root, revision=revision)
-        return Path(path).parent.name if isinstance(path, str) else None
-
-    return look
+    folder = tmp_path / "hub" / "models--organization--name"
+    snapshot = folder / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    out = run_python(
+        "from embcache.source import resolve_model\n"
+        "source = resolve_model('organization/name')\n"
+        "print(source.revision, source.identity_name, *source.load_from)",
+        HF_HUB_OFFLINE=offline,
+        HF_HUB_CACHE=str(tmp_path / "hub"),
+        HF_ENDPOINT="http://127.0.0.1:1",  # nobody listens there
+    )
+    assert out.split() == [COMMIT, "organization/name", str(snapshot), "None"]
 
 
 def test_the_hub_resolves_a_branch(monkeypatch: pytest.MonkeyPatch) -> None:

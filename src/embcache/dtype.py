@@ -106,9 +106,10 @@ class AutoDtype:
 
     def _probe(self) -> str:
         logger.info("Asking vLLM what dtype 'auto' means for %s", self._source.name)
+        model, revision = self._source.load_from
         request = {
-            "model": self._source.name,
-            "revision": None if self._source.is_local else self._source.revision,
+            "model": model,
+            "revision": revision,
             "arguments": {
                 name: self._arguments[name]
                 for name in _PROBED_ARGUMENTS

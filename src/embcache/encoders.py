@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -167,12 +168,9 @@ class VllmEncoderWrapper(AbsEncoder):
             settled,
             pin_tokenizer(changing, memo),
         )
+        self._requested = self._identity
         self._auto = AutoDtype(self._identity, self._source, arguments, memo)
-        self._engine: Engine = VllmEngine(
-            name,
-            None if self._source.is_local else self._source.revision,
-            {**arguments, "dtype": settled},
-        )
+        self._engine: Engine = VllmEngine(*self._source.load_from, {**arguments, "dtype": settled})
         self._pipeline: Pipeline | None = None
         # At exit, or when nobody holds this object any more; atexit alone would hold it forever.
         weakref.finalize(self, self._engine.close)
@@ -207,13 +205,16 @@ class VllmEncoderWrapper(AbsEncoder):
             CacheError: The cache cannot be read or written.
             EngineError: vLLM does not start or fails; NonFiniteError where it returns NaN.
         """
+        began = time.perf_counter()
+        prompt_type = None if prompt_type is None else PromptType(prompt_type)
         texts = read_texts(inputs)
         request = Request(
             texts=texts,
             prompt=self._prompt(task_metadata, prompt_type),
-            prompt_type=None if prompt_type is None else PromptType(prompt_type).value,
+            prompt_type=None if prompt_type is None else prompt_type.value,
             task=task_metadata.name,
             show_progress=bool(kwargs.get("show_progress_bar", True)),
+            began=began,
         )
         precision = kwargs.get("precision")
         if precision not in (None, "float32"):
@@ -294,11 +295,15 @@ class VllmEncoderWrapper(AbsEncoder):
         return dtype
 
     def _check_engine(self) -> None:
-        if self._identity.dtype in ("auto", self._engine.dtype):
+        expected, actual = self._identity.dtype, self._engine.dtype
+        if expected in ("auto", actual):
             return
+        # What was remembered of "auto" is no longer so; the next encode knows better.
+        self._auto.remember(actual)
+        self._pipeline, self._identity = None, self._requested
         raise DtypeMismatchError(
-            f"The engine runs in {self._engine.dtype}, and the space it would write to holds "
-            f"{self._identity.dtype}. Name the dtype instead of 'auto', or use another cache_path."
+            f"The engine runs in {actual}, and dtype={self._requested.dtype!r} was taken for "
+            f"{expected}: nothing was written to that space. Run again, or name the dtype."
         )
 
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +44,7 @@ class Request:
         prompt_type: For the record.
         task: For the record.
         show_progress: Whether to draw a progress bar.
+        began: `time.perf_counter()` of the call, for the seconds in its stats.
     """
 
     texts: Sequence[str]
@@ -51,6 +52,7 @@ class Request:
     prompt_type: str | None = None
     task: str | None = None
     show_progress: bool = True
+    began: float = field(default_factory=time.perf_counter)
 
 
 class Pipeline:
@@ -96,7 +98,6 @@ class Pipeline:
             CacheError: The space cannot be read or written.
             EngineError: The engine does not start, fails, or returns NaN or infinity.
         """
-        began = time.perf_counter()
         keys = text_keys(self._identity.to_bytes(), request.prompt, request.texts)
         first, source = unique_keys(keys)
         matrix = _Matrix(len(keys))
@@ -115,7 +116,8 @@ class Pipeline:
         copies = np.flatnonzero(source != np.arange(len(source)))
         if len(copies):
             matrix.rows[copies] = matrix.rows[source[copies]]
-        stats = EncodeStats(len(keys), len(first), hits, len(missing), time.perf_counter() - began)
+        seconds = time.perf_counter() - request.began
+        stats = EncodeStats(len(keys), len(first), hits, len(missing), seconds)
         where = self._space.name if self._space else "no cache"
         logger.info("%s (task %s, prompt %r, %s)", stats, request.task, request.prompt, where)
         return matrix.rows, stats

@@ -38,12 +38,21 @@ class ModelSource:
         identity_name: Hub name, or `local`: a directory's name decides nothing.
         revision: Commit of the hub snapshot, or hash over the directory's files.
         is_local: Whether it is a directory.
+        snapshot: Directory of the hub snapshot to load from, where the hub is out of reach.
     """
 
     name: str
     identity_name: str
     revision: str
     is_local: bool
+    snapshot: str | None = None
+
+    @property
+    def load_from(self) -> tuple[str, str | None]:
+        """Model and revision for the engine: what it need not ask the hub about, if possible."""
+        if self.is_local:
+            return str(Path(self.name).expanduser()), None
+        return (self.snapshot, None) if self.snapshot else (self.name, self.revision)
 
 
 def resolve_model(model: str, revision: str | None = None, memo: Memo | None = None) -> ModelSource:
@@ -76,7 +85,8 @@ def resolve_model(model: str, revision: str | None = None, memo: Memo | None = N
             f"model={model!r} is neither a directory here (working directory: {Path.cwd()}) nor a "
             "hub name of the form 'organization/name'."
         ) from error
-    return ModelSource(model, model, _resolve_commit(model, revision or "main"), False)
+    commit, snapshot = _resolve_commit(model, revision or "main")
+    return ModelSource(model, model, commit, False, snapshot)
 
 
 def hash_directory(path: Path, memo: Memo) -> str:
@@ -123,9 +133,10 @@ def _hash_file(path: Path, memo: Memo) -> str:
     return digest
 
 
-def _resolve_commit(model: str, revision: str) -> str:
+def _resolve_commit(model: str, revision: str) -> tuple[str, str | None]:
+    """The commit, and the snapshot's directory if the hub did not answer."""
     if _COMMIT.fullmatch(revision):
-        return revision
+        return revision, None
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -134,7 +145,7 @@ def _resolve_commit(model: str, revision: str) -> str:
         try:
             info = HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_S)
             if info.sha:
-                return info.sha
+                return info.sha, None
             reason = "the hub named no commit"
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise ModelNotFoundError(
@@ -145,26 +156,25 @@ def _resolve_commit(model: str, revision: str) -> str:
             # Not only OSError: which HTTP library's errors arrive here depends on the
             # huggingface_hub version. None is lost: it is the reason in the error below.
             reason = f"the hub did not answer ({type(error).__name__}: {error})"
-    commit = _commit_in_hub_cache(model, revision)
-    if commit is None:
+    snapshot = _snapshot_in_hub_cache(model, revision)
+    if snapshot is None:
         raise ModelNotFoundError(
             f"model={model!r}, revision={revision!r} is no directory here and is not in the local "
             f"hub cache {constants.HF_HUB_CACHE}, and {reason}. Check the name, download it where "
             f"there is a network (`hf download {model}`), or name the commit of the cached "
             "embeddings with revision='<40 hex digits>'."
         )
-    logger.info("%s: commit %s from the local hub cache, because %s", model, commit, reason)
-    return commit
+    logger.info("%s is taken from the local hub cache, %s, because %s", model, snapshot, reason)
+    return snapshot.name, str(snapshot)  # .../models--organization--name/snapshots/<commit>
 
 
-def _commit_in_hub_cache(model: str, revision: str) -> str | None:
+def _snapshot_in_hub_cache(model: str, revision: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for name in ("config.json", "modules.json", "params.json"):
         path = try_to_load_from_cache(model, name, revision=revision)
         if isinstance(path, str):
-            # .../models--org--name/snapshots/<commit>/config.json
-            return Path(path).parent.name
+            return Path(path).parent
     return None
 
 

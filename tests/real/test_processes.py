@@ -30,10 +30,15 @@ print(any(sys.modules.get(name) for name in ("vllm", "lancedb")))
 
 
 def run(
-    model: str, cache: Path, *, blocked: tuple[str, ...] = (), **arguments: object
+    model: str,
+    cache: Path,
+    *,
+    blocked: tuple[str, ...] = (),
+    env: dict[str, str] | None = None,
+    **arguments: object,
 ) -> list[str]:
     code = SCRIPT.format(model=model, cache=str(cache), arguments=arguments)
-    return run_python(code, blocked=blocked).split()[-5:]
+    return run_python(code, blocked=blocked, **(env or {})).split()[-5:]
 
 
 def test_cold_then_warm_without_vllm(model_path: str, tmp_path: Path) -> None:
@@ -46,10 +51,24 @@ def test_cold_then_warm_without_vllm(model_path: str, tmp_path: Path) -> None:
     assert without == ["44", "0", "float32", cold[3], "False"]
 
 
-def test_auto_dtype(model_path: str, tmp_path: Path) -> None:
+def test_hub_name_and_auto_dtype_with_the_hub_out_of_reach(model_path: str, tmp_path: Path) -> None:
     """What the engine really uses; remembered; the same space as when it is named."""
-    cold = run(model_path, tmp_path / "cache", enforce_eager=True, max_model_len=16)
+    commit = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+    folder = tmp_path / "hub" / "models--sentence-transformers--all-MiniLM-L6-v2"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    (folder / "snapshots").mkdir()
+    (folder / "snapshots" / commit).symlink_to(model_path)
+    env = {
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": "http://127.0.0.1:1",  # nobody listens there
+    }
+    name, cache = "sentence-transformers/all-MiniLM-L6-v2", tmp_path / "cache"
+    cold = run(name, cache, env=env, enforce_eager=True, max_model_len=16)
     assert cold[1:3] == ["44", "float16"]
-    for arguments in ({}, {"dtype": "half"}):
-        warm = run(model_path, tmp_path / "cache", max_model_len=16, **arguments)
+    (space,) = cache.glob("*.lance")
+    assert space.name.startswith("sentence-transformers--all-MiniLM-L6-v2--float16--")
+    for arguments in ({}, {"dtype": "half"}, {"revision": commit}):
+        warm = run(name, cache, env=env, max_model_len=16, **arguments)
         assert warm == ["44", "0", "float16", cold[3], "False"]

@@ -111,9 +111,12 @@ class VllmEngine:
                 return LLM(**vars(engine_args))
             except Exception as error:
                 given = {k: v for k, v in arguments.items() if v is not None}
+                hint = ""
+                if "Connect" in type(error).__name__:
+                    hint = " With HF_HUB_OFFLINE=1 it is loaded from the local hub cache."
                 raise EngineError(
                     f"vLLM could not start {self._model!r} with {given}: "
-                    f"{type(error).__name__}: {error}"
+                    f"{type(error).__name__}: {error}.{hint}"
                 ) from error
 
     def prepare(self, texts: Sequence[str]) -> Prepared:
