@@ -61,6 +61,11 @@ def test_every_parameter_of_mteb_is_here_with_its_default() -> None:
     assert added == {"cache_path", "on_miss", "read_only", "store_text"}
 
 
+def test_a_path_object_is_a_model(make_encoder: Make, tiny_model: Path) -> None:
+    encoder = make_encoder(tiny_model)
+    assert encoder.identity == make_encoder(str(tiny_model)).identity
+
+
 def test_it_is_an_mteb_encoder(make_encoder: Make) -> None:
     from mteb.models import EncoderProtocol
 

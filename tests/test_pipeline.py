@@ -84,14 +84,32 @@ def test_misses_go_longest_first_in_bounded_chunks(make: Make, engine: FakeEngin
     lengths = [len(text.split()) for text in engine.encoded]
     assert lengths == sorted(lengths, reverse=True)
     sizes = [len(chunk) for chunk in engine.chunks]
-    assert sizes[:3] == [8, 16, 32]  # twice the batch size, growing while chunks are quick
+    assert sizes == [33, 67]  # 4 * 256 tokens with what a text costs; growing while quick
 
 
 def test_slow_chunks_become_smaller(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_CHUNK_SECONDS", (-2.0, -1.0))
-    engine = FakeEngine(batch_size=2)
-    run(make(engine=engine), TEXTS)
-    assert [len(chunk) for chunk in engine.chunks][:3] == [4, 2, 2]
+    engine = FakeEngine(batch_size=1)
+    texts = [f"{i}" for i in range(40)]  # a token each
+    run(make(engine=engine), texts)
+    assert [len(chunk) for chunk in engine.chunks][:4] == [15, 7, 3, 1]
+
+
+def test_a_text_longer_than_a_chunk_is_a_chunk(make: Make, engine: FakeEngine) -> None:
+    pipeline_ = make()
+    pipeline_._chunk_tokens = 1
+    texts = [f"{i} " * 50 for i in range(3)]
+    assert (run(pipeline_, texts) == expected(texts)).all()
+    assert len(engine.chunks) >= 2
+
+
+def test_short_texts_do_not_make_the_chunks_of_long_ones_large(make: Make) -> None:
+    engine = FakeEngine(batch_size=1)
+    pipeline_ = make(engine=engine)
+    run(pipeline_, [f"{i}" for i in range(20)])
+    engine.chunks.clear()
+    run(pipeline_, [f"{i} " * 200 for i in range(20)])
+    assert len(engine.chunks[0]) == 2  # 512 tokens
 
 
 def test_windows_bound_what_is_tokenized_at_once(
@@ -149,10 +167,12 @@ def test_nan_is_never_written(make: Make, engine: FakeEngine, space: Space, valu
     engine.actual_dtype = "float16"
     engine.poison = {"bad": value}
     texts = ["x " * 9 + str(i) for i in range(8)] + ["good", "bad"]  # "bad" is in the second chunk
+    pipeline_ = make()
+    pipeline_._chunk_tokens = 8 * (9 + 1 + 16)
     with pytest.raises(
         NonFiniteError, match=r"1 of 2 texts, the first in row 9: 'bad'\. dtype='float16'.*bfloat16"
     ):
-        run(make(), texts)
+        run(pipeline_, texts)
     space.refresh()
     assert len(space) == 8
     assert (run(make(engine=FakeEngine()), texts[:8]) == expected(texts[:8])).all()
@@ -170,8 +190,11 @@ def test_what_was_encoded_before_a_failure_is_kept(
     make: Make, engine: FakeEngine, space: Space, error: BaseException
 ) -> None:
     engine.fail_on_chunk, engine.fail_after = error, 2
+    pipeline_ = make()
+    pipeline_._chunk_tokens = 300
     with pytest.raises(type(error), match=str(error)):
-        run(make(), TEXTS)
+        run(pipeline_, TEXTS)
+    assert engine.encoded
     fresh = FakeEngine()
     assert (run(make(engine=fresh), TEXTS) == expected(TEXTS)).all()
     assert len(fresh.encoded) + len(engine.encoded) == len(set(TEXTS))

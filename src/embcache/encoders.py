@@ -100,7 +100,7 @@ class VllmEncoderWrapper(AbsEncoder):
 
     def __init__(
         self,
-        model: str | ModelMeta,
+        model: str | os.PathLike[str] | ModelMeta,
         revision: str | None = None,
         *,
         trust_remote_code: bool = True,
@@ -147,10 +147,11 @@ class VllmEncoderWrapper(AbsEncoder):
         self._write = not read_only and on_miss == "encode"
         self._database = None if cache_path is None else Database(cache_path, writable=self._write)
         memo = Memo()
-        name = model if isinstance(model, str) else str(model.name)
-        self._source = resolve_model(
-            name, revision if isinstance(model, str) else model.revision, memo
-        )
+        if isinstance(model, (str, os.PathLike)):
+            name = model = os.fspath(model)
+        else:
+            name, revision = str(model.name), model.revision
+        self._source = resolve_model(name, revision, memo)
         self.mteb_model_meta = find_model_meta(model, self._source)
         prompts = resolve_prompts(prompt_dict, registered_prompts(self.mteb_model_meta), name)
         # mteb looks static prompts up in the one and instructions in the other.

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import os
 import random
 import shutil
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +151,7 @@ def test_a_second_engine_leaves_random_state_and_the_first_engine_alone(
     )  # fmt: skip
     engine.start()
     assert (random.random(), np.random.random(), torch.rand(1).item()) == expected
+    assert "LD_PRELOAD" not in os.environ
     engine.close()
     assert not engine.started
     engine.close()
@@ -158,6 +162,14 @@ def test_a_model_that_vllm_cannot_load(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
     with pytest.raises(EngineError, match=r"(?s)vLLM could not start .*no_such_type"):
         VllmEngine(str(tmp_path), None, {"dtype": "float32"}).start()
+
+
+def test_a_vllm_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = types.ModuleType("vllm")  # has no LLM
+    broken.__spec__ = importlib.machinery.ModuleSpec("vllm", None)
+    monkeypatch.setitem(sys.modules, "vllm", broken)
+    with pytest.raises(EngineError, match="is installed and cannot be imported: ImportError"):
+        VllmEngine("m", None, {}).start()
 
 
 def test_no_vllm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +194,14 @@ class TestPlatformArguments:
         assert not self.arguments(enforce_eager=False)["enforce_eager"]
         monkeypatch.setenv("CXX", "no-such-compiler")
         assert self.arguments(enforce_eager=False)["enforce_eager"]
+
+    def test_eager_in_a_path_with_spaces(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """torch hands its include folders to the compiler unquoted."""
+        monkeypatch.setattr(torch, "__file__", "/home/me/my venv/torch/__init__.py")
+        assert self.arguments(enforce_eager=False)["enforce_eager"]
+        assert "in a path with spaces" in caplog.text
 
     def test_pooler_config_from_a_dict(self) -> None:
         from vllm.config import PoolerConfig

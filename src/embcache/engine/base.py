@@ -77,6 +77,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def started(self) -> bool:
+        """Whether the model is loaded."""
+        ...
+
+    @property
     def dtype(self) -> str:
         """What it really computes in, known once started: float32, float16 or bfloat16."""
         ...

