@@ -66,7 +66,8 @@ def print_result(cold: Run, warm: Run, seconds: tuple[float, float], cache: Path
     ratio = seconds[0] / seconds[1]
     print()
     console.print(make_table(cold, warm))
-    say("cold / warm    the first cold task includes the start of vLLM")
+    say("Seconds        the first cold task includes the start of vLLM")
+    say("Hits, Engine   cold / warm: texts found in the cache, and whether vLLM was started")
     say(f"Scores         all {count} are equal to the last digit")
     say(f"Shared corpus  {cold.tasks[1].hits:,} texts of the second task came from the first")
     say(
@@ -79,9 +80,9 @@ def print_result(cold: Run, warm: Run, seconds: tuple[float, float], cache: Path
 def make_table(cold: Run, warm: Run) -> Table:
     """A row a task; where there are two figures, the cold run's and the warm run's."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("Task")
-    for title in ("nDCG@10", "Cold s", "Warm s", "Texts", "Hits", "vLLM started"):
-        table.add_column(title, justify="right")
+    table.add_column("Task", no_wrap=True)
+    for title in ("nDCG@10", "Cold s", "Warm s", "Texts", "Hits", "Engine"):
+        table.add_column(title, justify="right", no_wrap=True)
     for before, after in zip(cold.tasks, warm.tasks, strict=True):
         table.add_row(
             before.name,
