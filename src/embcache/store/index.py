@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,11 @@ class KeyIndex:
     keys: Keys
     positions: Positions
 
+    @cached_property
+    def heads(self) -> npt.NDArray[np.uint64]:
+        """The keys' first eight bytes, contiguous: searchsorted would copy a strided column."""
+        return np.ascontiguousarray(self.keys[:, 0])
+
     @classmethod
     def build(cls, keys: Keys, row_ids: npt.NDArray[np.uint64], first: int = 0) -> KeyIndex:
         """Index rows that lie at scan positions `first`, `first + 1`, ...
@@ -36,7 +42,7 @@ class KeyIndex:
                 survive compaction, so the lowest is the row that was committed first.
             first: Scan position of the first row.
         """
-        order = np.lexsort((row_ids, keys[:, 1], keys[:, 0]))
+        order = sorting_order(keys, row_ids)
         return cls(keys[order], order.astype(np.int64) + first)
 
     def __len__(self) -> int:
@@ -47,14 +53,17 @@ class KeyIndex:
         found = np.full(len(wanted), -1, np.int64)
         if not len(self) or not len(wanted):
             return found
-        spot = np.searchsorted(self.keys[:, 0], wanted[:, 0])
+        # In sorted order the search walks the index once instead of jumping about in it.
+        order = np.argsort(wanted[:, 0])
+        spot = np.empty(len(wanted), np.int64)
+        spot[order] = np.searchsorted(self.heads, wanted[order, 0])
         open_ = np.arange(len(wanted))
         # Nearly always one round: more only where two keys share their first eight bytes.
         while len(open_):
             at = spot[open_]
             inside = at < len(self)
             open_, at = open_[inside], at[inside]
-            same_head = self.keys[at, 0] == wanted[open_, 0]
+            same_head = self.heads[at] == wanted[open_, 0]
             open_, at = open_[same_head], at[same_head]
             same = self.keys[at, 1] == wanted[open_, 1]
             found[open_[same]] = self.positions[at[same]]
@@ -74,10 +83,32 @@ def unique_keys(keys: Keys) -> tuple[Positions, Positions]:
         for each row, the row of the first occurrence of its key.
     """
     count = len(keys)
-    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: equal keys keep their order
+    heads = np.sort(keys[:, 0])
+    if (heads[1:] != heads[:-1]).all():  # the usual case, and 8 times faster
+        everything = np.arange(count)
+        return everything, everything
+    order = sorting_order(keys, np.arange(count))
     ordered = keys[order]
     starts = np.ones(count, bool)
     starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
     source = np.empty(count, np.int64)
     source[order] = order[starts][np.cumsum(starts) - 1]
     return np.sort(order[starts]), source
+
+
+def sorting_order(keys: Keys, rank: npt.NDArray[np.uint64] | Positions) -> Positions:
+    """Order that sorts by key, then rank.
+
+    Only the first eight bytes are sorted, which NumPy does several times faster than a lexsort,
+    and then, properly, the few rows that share them: duplicates.
+    """
+    order = np.argsort(keys[:, 0])
+    heads = keys[order, 0]
+    same = heads[1:] == heads[:-1]
+    if same.any():
+        tied = np.zeros(len(keys), bool)
+        tied[1:] = same
+        tied[:-1] |= same
+        rows = order[tied]
+        order[tied] = rows[np.lexsort((rank[rows], keys[rows, 1], keys[rows, 0]))]
+    return order

@@ -89,6 +89,8 @@ class Reader:
             batch_size=self._batch_rows,
             fragments=[self._fragments[i] for i in chosen],
             scan_in_order=True,
+            batch_readahead=2,  # memory that is used again faults no pages in
+            fragment_readahead=1,
         )
         start = 0
         for batch in scanner.to_batches():
