@@ -269,6 +269,7 @@ class TestPrompts:
         encode(encoder, ["text"], task_metadata=metadata, prompt_type=prompt_type)
         assert fake_engines[0].encoded == [expected + "text"]
 
+    @pytest.mark.filterwarnings("ignore:Prompt type")
     def test_the_same_prompts_as_mtebs_wrapper_with_instructions(
         self, make_encoder: Make, fake_engines: list[FakeEngine]
     ) -> None:

@@ -185,7 +185,7 @@ def test_the_refused_text_is_named_by_the_callers_row(make: Make, engine: FakeEn
         run(make(), ["cached 1", "a", "cached 2", "bad"], "p: ")
 
 
-@pytest.mark.parametrize("error", [EngineError("out of memory"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [EngineError("out of memory"), KeyboardInterrupt("stop")])
 def test_what_was_encoded_before_a_failure_is_kept(
     make: Make, engine: FakeEngine, space: Space, error: BaseException
 ) -> None:
