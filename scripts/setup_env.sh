@@ -205,5 +205,15 @@ step "embcache itself (editable)"
     pip_failed $? "embcache itself could not be installed from this folder."
 ok
 
+# Whether it works at all, and the bytecode of what is used: a shell may have PYTHONDONTWRITEBYTECODE
+# set, and then every process would compile mteb, torch and vllm again, for 4 s and more.
+step "first import"
+env -u PYTHONDONTWRITEBYTECODE "$python" -W ignore -c '
+import embcache, lance, lancedb, mteb, pytest, sentence_transformers
+from vllm import LLM' >"$log" 2>&1 ||
+    fail "what was installed cannot be imported:" "$(tail -n 4 "$log" | cut -c 1-250)" \
+        "Once what it names is mended, call make again; or begin anew: make distclean"
+ok
+
 printf '%s\n' "$place" "$lock_line" "$project_line" >"$stamp"
 say "  done in $(($(date +%s) - began)) s: $venv, $(du -sh "$venv" 2>/dev/null | cut -f1)"
