@@ -145,14 +145,21 @@ def test_prompts_are_part_of_the_key(make: Make, engine: FakeEngine) -> None:
     assert engine.encoded[2:] == ["query: text"]
 
 
-def test_on_miss_raise_never_starts_the_engine(make: Make, engine: FakeEngine) -> None:
+def test_on_miss_raise_never_starts_the_engine(
+    make: Make, engine: FakeEngine, tmp_path: Path
+) -> None:
     run(make(), ["a", "b"])
+    elsewhere = Database(tmp_path / "empty", writable=False).space(
+        IDENTITY, "name", "fake", store_text=True
+    )
     fresh = FakeEngine()
     asking = make(engine=fresh, on_miss="raise")
     assert (run(asking, ["b", "a"]) == expected(["b", "a"])).all()
     with pytest.raises(MissingTextsError, match=r"2 of 4 texts are not cached .* 'c', 'd'") as e:
         run(asking, ["a", "c", "d", "c"])
     assert e.value.missing == 2 and fresh.starts == 0
+    with pytest.raises(MissingTextsError, match=r"1 of 1 texts are not cached in /"):
+        run(make(space=elsewhere, on_miss="raise"), ["a"])
     with pytest.raises(MissingTextsError, match=r"there is no cache \(cache_path=None\)"):
         run(make(space=None, on_miss="raise"), ["a"])
 

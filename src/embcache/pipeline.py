@@ -101,8 +101,12 @@ class Pipeline:
             CacheError: The space cannot be read or written.
             EngineError: The engine does not start, fails, or returns NaN or infinity.
         """
-        keys = text_keys(self._identity.to_bytes(), request.prompt, request.texts)
-        first, source = unique_keys(keys)
+        with ThreadPoolExecutor(1, "embcache-opener") as opener:  # while the keys are computed
+            opened = None if self._space is None else opener.submit(self._space.refresh)
+            keys = text_keys(self._identity.to_bytes(), request.prompt, request.texts)
+            first, source = unique_keys(keys)
+        if opened is not None:
+            opened.result()
         matrix = _Matrix(len(keys))
         missing = self._read_hits(keys, first, matrix)
         hits = len(first) - len(missing)
@@ -121,7 +125,7 @@ class Pipeline:
             matrix.rows[copies] = matrix.rows[source[copies]]
         seconds = time.perf_counter() - request.began
         stats = EncodeStats(len(keys), len(first), hits, len(missing), seconds)
-        where = self._space.name if self._space else "no cache"
+        where = "no cache" if self._space is None else self._space.name
         logger.info("%s (task %s, prompt %r, %s)", stats, request.task, request.prompt, where)
         return matrix.rows, stats
 
@@ -129,7 +133,6 @@ class Pipeline:
         """Fill in what the space has; the rows that it has not, or not intact, are returned."""
         if self._space is None:
             return first
-        self._space.refresh()
         if self._space.dim is not None:
             matrix.allocate(self._space.dim)
         positions = self._space.find(keys[first])
@@ -184,12 +187,12 @@ class Pipeline:
 
     def _warn_of_another_version(self) -> None:
         """Versions are not part of the identity: upgrading shall not empty the cache."""
-        begun_with = self._space.engine_version if self._space else None
+        begun_with = None if self._space is None else self._space.engine_version
         if self._write and begun_with not in (None, self._engine.version):
             logger.warning(
                 "%s was begun with %s; new rows come from %s. They agree closely, not bit for "
                 "bit. Use another cache_path where that matters.",
-                self._space.path if self._space else "",
+                "" if self._space is None else self._space.path,
                 begun_with,
                 self._engine.version,
             )
@@ -299,7 +302,10 @@ class _Matrix:
 
 
 def _missing_error(request: Request, missing: RowNumbers, space: Space | None) -> MissingTextsError:
-    where = f"in {space.path}" if space else "because there is no cache (cache_path=None)"
+    # Not `if space`: an empty space is false.
+    where = "because there is no cache (cache_path=None)"
+    if space is not None:
+        where = f"in {space.path}"
     examples = ", ".join(repr(request.texts[row])[:60] for row in missing[:3])
     return MissingTextsError(
         f"{len(missing)} of {len(request.texts)} texts are not cached {where} (prompt "
