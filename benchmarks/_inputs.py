@@ -91,7 +91,7 @@ def fill(folder: Path, texts: list[str], *, for_mteb: bool) -> None:
 
 def _fill_embcache(path: Path, texts: list[str], vectors: Vectors) -> None:
     from embcache import VllmEncoderWrapper
-    from embcache.engine.vllm import vllm_version
+    from embcache.engine.vllm_process import vllm_version
     from embcache.keys import text_keys
     from embcache.store import Database, Rows
 
@@ -106,7 +106,8 @@ def _fill_embcache(path: Path, texts: list[str], vectors: Vectors) -> None:
     for start in range(0, len(texts), CHUNK_TEXTS):
         rows = longest_first[start : start + CHUNK_TEXTS]
         chunk = [texts[row] for row in rows]
-        space.append(Rows(keys[rows], vectors[rows], chunk, "", lengths[rows], None, "NFCorpus"))
+        columns = {"text": chunk, "prompt": "", "task": "NFCorpus"}
+        space.append(Rows(keys[rows], vectors[rows], columns, lengths[rows]))
 
 
 def _fill_mteb(folder: Path, vectors: Vectors) -> None:

@@ -67,7 +67,7 @@ def fake_engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
     """Every encoder made in this test gets a fake engine; they are listed here."""
     made: list[FakeEngine] = []
 
-    def make(model: str, revision: str | None, arguments: dict[str, Any]) -> FakeEngine:
+    def make(model: str, revision: str | None, arguments: dict[str, Any], *_: Any) -> FakeEngine:
         made.append(FakeEngine(arguments=arguments))
         return made[-1]
 

@@ -60,7 +60,12 @@ def test_asked_once_and_remembered(tmp_path: Path, probes: list[Any]) -> None:
     assert auto(tmp_path, trust_remote_code=True).settle(["float16"]) == "bfloat16"
     assert auto(tmp_path, trust_remote_code=True).settle(["float16"]) == "bfloat16"
     assert probes == [
-        {"model": SOURCE.name, "revision": "r", "arguments": {"trust_remote_code": True}}
+        {
+            "model": SOURCE.name,
+            "revision": "r",
+            "convert": "embed",
+            "arguments": {"trust_remote_code": True},
+        }
     ]
 
 

@@ -18,7 +18,8 @@ from embcache import (
 )
 from embcache.identity import Identity
 from embcache.keys import text_keys
-from embcache.pipeline import Pipeline, Request
+from embcache.pipeline import Pipeline
+from embcache.request import TextRequest
 from embcache.store import Database, Space
 from tests.fakes import FakeEngine, fake_vector
 from tests.store.conftest import make_rows
@@ -48,7 +49,7 @@ def make(engine: FakeEngine, space: Space) -> Make:
 
 
 def run(pipeline_: Pipeline, texts: list[str], prompt: str = "") -> np.ndarray:
-    return pipeline_.encode(Request(texts, prompt, show_progress=False))[0]
+    return pipeline_.encode(TextRequest(texts=texts, prompt=prompt, show_progress=False))[0]
 
 
 def expected(texts: list[str], prompt: str = "") -> np.ndarray:
@@ -71,9 +72,9 @@ def test_order_and_duplicates_are_the_callers(make: Make, engine: FakeEngine, ca
 
 def test_stats(make: Make) -> None:
     pipeline_ = make()
-    _, cold = pipeline_.encode(Request(["a", "b", "a"], show_progress=False))
+    _, cold = pipeline_.encode(TextRequest(texts=["a", "b", "a"], show_progress=False))
     assert (cold.texts, cold.unique, cold.hits, cold.encoded) == (3, 2, 0, 2)
-    _, mixed = pipeline_.encode(Request(["b", "c", "c"], show_progress=False))
+    _, mixed = pipeline_.encode(TextRequest(texts=["b", "c", "c"], show_progress=False))
     assert (mixed.texts, mixed.unique, mixed.hits, mixed.encoded) == (3, 2, 1, 1)
     assert mixed.seconds > 0
     assert str(cold + mixed).startswith("6 texts, 4 unique, 1 hits, 3 encoded, ")
@@ -262,8 +263,9 @@ def test_another_process_was_first(
     theirs = make_rows(["b"], identity=IDENTITY)
     theirs = type(theirs)(
         text_keys(IDENTITY.to_bytes(), "", ["b"]),
-        theirs.vectors, ["b"], "", theirs.n_tokens, None, None,
-    )  # fmt: skip
+        theirs.values,
+        {"text": ["b"], "prompt": ""},
+    )
     embed = engine.embed
 
     def embed_meanwhile(prompts: Any) -> Any:
@@ -274,7 +276,7 @@ def test_another_process_was_first(
 
     monkeypatch.setattr(engine, "embed", embed_meanwhile)
     vectors = run(make(), ["a", "b"])
-    assert (vectors[1] == theirs.vectors[0]).all() and (vectors[0] == fake_vector("a")).all()
+    assert (vectors[1] == theirs.values[0]).all() and (vectors[0] == fake_vector("a")).all()
     assert (run(make(engine=FakeEngine(), on_miss="raise"), ["a", "b"]) == vectors).all()
     assert len(space) == 2
 
@@ -290,7 +292,7 @@ def test_progress_bar_and_summary(
 ) -> None:
     run(make(), ["a"])
     with caplog.at_level(logging.INFO, logger="embcache"):
-        make().encode(Request(["a", "b", "b"]))
+        make().encode(TextRequest(texts=["a", "b", "b"]))
     bar = capsys.readouterr().err.split("\r")[-1]
     assert "2/2" in bar and "hits=1" in bar and "text/s" in bar
     lines = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO]

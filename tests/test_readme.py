@@ -14,7 +14,7 @@ import mteb
 import pytest
 from mteb.mocks.mock_tasks import MockSTSTask
 
-from embcache import encoders
+from embcache import encoders, vllm_base
 from embcache.engine.vllm import VllmEngine
 from tests.conftest import ROOT
 
@@ -34,16 +34,16 @@ def test_python_blocks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With the model that is here in E5's place, since tests have no hub; the rest as printed."""
-    real = encoders.resolve_model
+    real = vllm_base.resolve_model
     monkeypatch.setattr(
-        encoders,
+        vllm_base,
         "resolve_model",
         lambda name, *_: replace(real(model_path), name=name, is_local=False),
     )
     monkeypatch.setattr(encoders, "VllmEngine", lambda *args: real_engine)
     monkeypatch.setattr(real_engine, "close", lambda: None)
     monkeypatch.setattr(
-        encoders.AutoDtype, "settle", lambda self, cached: "float32"
+        vllm_base.AutoDtype, "settle", lambda self, cached: "float32"
     )  # what the shared engine runs in
     monkeypatch.setattr(mteb, "get_task", lambda name: MockSTSTask())
     # Without mteb's own results, which would answer a second run of this test.

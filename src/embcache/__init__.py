@@ -4,6 +4,7 @@ Drop-ins for mteb's vLLM wrappers that look every text up in a LanceDB/Arrow cac
 the misses to vLLM.
 """
 
+from embcache.cross_encoder import VllmCrossEncoderWrapper
 from embcache.encoders import VllmEncoderWrapper
 from embcache.errors import (
     CacheError,
@@ -33,5 +34,6 @@ __all__ = [
     "MissingTextsError",
     "ModelNotFoundError",
     "NonFiniteError",
+    "VllmCrossEncoderWrapper",
     "VllmEncoderWrapper",
 ]

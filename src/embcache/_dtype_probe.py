@@ -1,7 +1,7 @@
 """Run as a module in a process of its own: print what vLLM makes of dtype "auto".
 
-Reads JSON `{"model", "revision", "arguments"}` on standard input. A process of its own, because
-the question costs vllm's import (about 10 s) and the asking process shall not import vllm.
+Reads JSON `{"model", "revision", "convert", "arguments"}` on standard input. A process of its own,
+because the question costs vllm's import (about 10 s) and the asking process shall not import vllm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
         model=request["model"],
         revision=request["revision"],
         runner="pooling",
-        convert="embed",
+        convert=request["convert"],
         dtype="auto",
         **request["arguments"],
     ).create_model_config()

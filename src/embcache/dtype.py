@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from embcache import _dtype_probe
-from embcache.engine.vllm import vllm_version
+from embcache.engine.vllm_process import vllm_version
 from embcache.errors import ConfigError, EngineError, EngineNotInstalledError
 from embcache.identity import Identity
 from embcache.memo import Memo
@@ -39,11 +39,18 @@ class AutoDtype:
         source: The model.
         arguments: The engine's arguments.
         memo: Where the answer is remembered.
+        convert: vLLM's `convert`: "embed", or "classify" for cross-encoders.
     """
 
     def __init__(
-        self, identity: Identity, source: ModelSource, arguments: Mapping[str, Any], memo: Memo
+        self,
+        identity: Identity,
+        source: ModelSource,
+        arguments: Mapping[str, Any],
+        memo: Memo,
+        convert: str = "embed",
     ) -> None:
+        self._convert = convert
         self._identity = identity
         self._source = source
         self._arguments = arguments
@@ -110,6 +117,7 @@ class AutoDtype:
         request = {
             "model": model,
             "revision": revision,
+            "convert": self._convert,
             "arguments": {
                 name: self._arguments[name]
                 for name in _PROBED_ARGUMENTS

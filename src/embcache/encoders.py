@@ -1,11 +1,9 @@
-"""Drop-ins for mteb's vLLM wrappers."""
+"""A drop-in for mteb's vLLM encoder."""
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,21 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.types import PromptType
-from tqdm.auto import tqdm
 
-from embcache.dtype import AutoDtype
 from embcache.engine.base import Engine
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine
-from embcache.errors import ConfigError, DtypeMismatchError
-from embcache.identity import Identity, normalize_dtype, vector_arguments
+from embcache.errors import ConfigError
 from embcache.inputs import read_texts
-from embcache.memo import Memo
-from embcache.model_meta import find_model_meta
-from embcache.pipeline import OnMiss, Pipeline, Request
+from embcache.matryoshka import Truncation, truncated_meta, warn_if_untrained
+from embcache.model_meta import model_config
+from embcache.pipeline import OnMiss
 from embcache.prompts import registered_prompts, resolve_prompts
-from embcache.source import pin_tokenizer, resolve_model
-from embcache.stats import EncodeStats
-from embcache.store import Database
+from embcache.request import TextRequest
+from embcache.vllm_base import Dtype, VllmWrapperBase
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -36,12 +30,8 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
     from vllm.config import PoolerConfig
 
-logger = logging.getLogger(__name__)
 
-Dtype = Literal["half", "float16", "float", "float32", "bfloat16", "auto"]
-
-
-class VllmEncoderWrapper(AbsEncoder):
+class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
     """mteb's `VllmEncoderWrapper`, with a cache in front of the engine.
 
     Constructing it imports no vllm and loads no weights. The engine starts at the first text that
@@ -81,8 +71,12 @@ class VllmEncoderWrapper(AbsEncoder):
         on_miss: "encode", or "raise": never start an engine, raise MissingTextsError.
         read_only: Use the cache, write nothing to it.
         store_text: Whether a new space keeps text and prompt beside each vector.
-        **kwargs: Further arguments of `vllm.EngineArgs`. Those that embcache does not know count
-            as changing the vectors.
+        truncate_dim: Return the first so many components of each vector (Matryoshka), normalised
+            again where the model normalises. The cache holds the full vectors, so this costs no
+            encoding and no second space.
+        **kwargs: `lora_request`, a LoRA adapter that is applied to every text: its directory, hub
+            name, or vLLM's LoRARequest. And any further argument of `vllm.EngineArgs`; those that
+            embcache does not know count as changing the vectors.
 
     Attributes:
         mteb_model_meta: What mteb records about the model.
@@ -95,6 +89,7 @@ class VllmEncoderWrapper(AbsEncoder):
         CacheError: The cache path is a file or cannot be written.
     """
 
+    convert = "embed"
     model_prompts: dict[str, str] | None
     prompts_dict: dict[str, str] | None
 
@@ -124,57 +119,47 @@ class VllmEncoderWrapper(AbsEncoder):
         on_miss: OnMiss = "encode",
         read_only: bool = False,
         store_text: bool = True,
+        truncate_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_choice("on_miss", on_miss, ("encode", "raise"))
         _check_template(use_instructions, instruction_template)
-        settled = normalize_dtype(dtype)
-        arguments: dict[str, Any] = {
-            "trust_remote_code": trust_remote_code,
-            "max_model_len": max_model_len,
-            "max_num_batched_tokens": max_num_batched_tokens,
-            "max_num_seqs": max_num_seqs,
-            "renderer_num_workers": renderer_num_workers,
-            "tensor_parallel_size": tensor_parallel_size,
-            "enable_prefix_caching": enable_prefix_caching,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "hf_overrides": _merge_head_dtype(hf_overrides, head_dtype),
-            "pooler_config": pooler_config,
-            "enforce_eager": enforce_eager,
-            **kwargs,
-        }
-        changing = vector_arguments(arguments)
-        self._write = not read_only and on_miss == "encode"
-        self._database = None if cache_path is None else Database(cache_path, writable=self._write)
-        memo = Memo()
-        if isinstance(model, (str, os.PathLike)):
-            name = model = os.fspath(model)
-        else:
-            name, revision = str(model.name), model.revision
-        self._source = resolve_model(name, revision, memo)
-        self.mteb_model_meta = find_model_meta(model, self._source)
-        prompts = resolve_prompts(prompt_dict, registered_prompts(self.mteb_model_meta), name)
+        narrow = None if truncate_dim is None else Truncation(truncate_dim)
+        super().__init__(
+            model,
+            revision,
+            {
+                "trust_remote_code": trust_remote_code,
+                "max_model_len": max_model_len,
+                "max_num_batched_tokens": max_num_batched_tokens,
+                "max_num_seqs": max_num_seqs,
+                "renderer_num_workers": renderer_num_workers,
+                "tensor_parallel_size": tensor_parallel_size,
+                "enable_prefix_caching": enable_prefix_caching,
+                "gpu_memory_utilization": gpu_memory_utilization,
+                "hf_overrides": hf_overrides,
+                "pooler_config": pooler_config,
+                "enforce_eager": enforce_eager,
+                **kwargs,
+            },
+            dtype=dtype,
+            head_dtype=head_dtype,
+            cache_path=cache_path,
+            on_miss=on_miss,
+            read_only=read_only,
+            store_text=store_text,
+            narrow=narrow,
+        )
+        registered = registered_prompts(self.mteb_model_meta)
+        prompts = resolve_prompts(prompt_dict, registered, self._source.name)
         # mteb looks static prompts up in the one and instructions in the other.
         self.model_prompts = self.prompts_dict = prompts
         self.use_instructions = use_instructions
         self.instruction_template = instruction_template
         self.apply_instruction_to_passages = apply_instruction_to_documents
-        self.stats = EncodeStats()
-        self.total = EncodeStats()
-        self._on_miss: OnMiss = on_miss
-        self._store_text = store_text
-        self._identity = Identity(
-            self._source.identity_name,
-            self._source.revision,
-            settled,
-            pin_tokenizer(changing, memo),
-        )
-        self._requested = self._identity
-        self._auto = AutoDtype(self._identity, self._source, arguments, memo)
-        self._engine: Engine = VllmEngine(*self._source.load_from, {**arguments, "dtype": settled})
-        self._pipeline: Pipeline | None = None
-        # At exit, or when nobody holds this object any more; atexit alone would hold it forever.
-        weakref.finalize(self, self._engine.close)
+        if truncate_dim is not None and self.mteb_model_meta is not None:
+            config = model_config(self._source) | (hf_overrides or {})
+            warn_if_untrained(truncate_dim, self.mteb_model_meta, config)
+            self.mteb_model_meta = truncated_meta(self.mteb_model_meta, truncate_dim)
 
     def encode(
         self,
@@ -198,7 +183,7 @@ class VllmEncoderWrapper(AbsEncoder):
                 `batch_size` has no meaning here, the engine batches by tokens.
 
         Returns:
-            `(n, dim) float32`, row i = i-th text of the inputs.
+            `(n, dim) float32`, row i = i-th text of the inputs; `dim` is `truncate_dim`, if given.
 
         Raises:
             InputError: There is no text in the inputs, or one cannot be encoded.
@@ -209,7 +194,7 @@ class VllmEncoderWrapper(AbsEncoder):
         began = time.perf_counter()
         prompt_type = None if prompt_type is None else PromptType(prompt_type)
         texts = read_texts(inputs)
-        request = Request(
+        request = TextRequest(
             texts=texts,
             prompt=self._prompt(task_metadata, prompt_type),
             prompt_type=None if prompt_type is None else prompt_type.value,
@@ -223,20 +208,12 @@ class VllmEncoderWrapper(AbsEncoder):
                 f"precision={precision!r} is an option of Sentence Transformers; vLLM returns "
                 "float vectors. Leave it out."
             )
-        if self._pipeline is None:
-            self._pipeline = self._make_pipeline(request.show_progress)
-        vectors, self.stats = self._pipeline.encode(request)
-        self.total += self.stats
-        return vectors
+        return self._run(request)
 
-    def cleanup(self) -> None:
-        """Free the engine, if it was started. Encoding goes on to work; it starts a new one."""
-        self._engine.close()
-
-    @property
-    def identity(self) -> Identity:
-        """What all vectors of this encoder have in common; dtype may still be "auto"."""
-        return self._identity
+    def _make_engine(
+        self, model: str, revision: str | None, arguments: dict[str, Any], adapter: str | None
+    ) -> Engine:
+        return VllmEngine(model, revision, arguments, adapter)
 
     def _prompt(self, task_metadata: TaskMetadata, prompt_type: PromptType | None) -> str:
         prompt = ""
@@ -247,79 +224,6 @@ class VllmEncoderWrapper(AbsEncoder):
             elif self.apply_instruction_to_passages or prompt_type != PromptType.document:
                 prompt = self.get_task_instruction(task_metadata, prompt_type)
         return prompt
-
-    def _make_pipeline(self, show_progress: bool) -> Pipeline:
-        """Settle the identity; this happens at the first `encode`, because "auto" may take 10 s."""
-        if self._identity.dtype == "auto" and self._database is not None:
-            cached = self._database.cached_dtypes(self._identity)
-            dtype = self._settle_dtype(cached, show_progress)
-            if cached and dtype not in cached:
-                logger.warning(
-                    "dtype='auto' means %s here, and the cache holds this model in %s: nothing of "
-                    "it is used. Name that dtype to use it.",
-                    dtype,
-                    ", ".join(cached),
-                )
-            self._identity = self._identity.with_dtype(dtype)
-        space = None
-        if self._database is not None:
-            space = self._database.space(
-                self._identity,
-                self._source.name,
-                self._engine.version,
-                store_text=self._store_text,
-            )
-        return Pipeline(
-            self._engine,
-            self._identity,
-            space,
-            on_miss=self._on_miss,
-            write=self._write,
-            check_engine=self._check_engine,
-        )
-
-    def _settle_dtype(self, cached: list[str], show_progress: bool) -> str:
-        if self._on_miss == "raise" and not cached:
-            return "auto"  # everything is missing, whatever it means
-        dtype = self._auto.settle(cached)
-        if dtype is None:
-            # Everything is a miss, so the engine is needed anyway, and knows.
-            with tqdm(
-                desc="starting engine",
-                bar_format="{desc}",
-                leave=False,
-                disable=not show_progress,
-            ):
-                self._engine.start()
-            dtype = self._engine.dtype
-            self._auto.remember(dtype)
-        return dtype
-
-    def _check_engine(self) -> None:
-        expected, actual = self._identity.dtype, self._engine.dtype
-        if expected in ("auto", actual):
-            return
-        # What was remembered of "auto" is no longer so; the next encode knows better.
-        self._auto.remember(actual)
-        self._pipeline, self._identity = None, self._requested
-        raise DtypeMismatchError(
-            f"The engine runs in {actual}, and dtype={self._requested.dtype!r} was taken for "
-            f"{expected}: nothing was written to that space. Run again, or name the dtype."
-        )
-
-
-def _merge_head_dtype(
-    hf_overrides: dict[str, Any] | None, head_dtype: str | None
-) -> dict[str, Any] | None:
-    """As mteb does it, but in a copy of the caller's dict."""
-    if head_dtype is None:
-        return hf_overrides
-    return {**(hf_overrides or {}), "head_dtype": head_dtype}
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name}={value!r} is unknown. Use one of {', '.join(choices)}.")
 
 
 def _check_template(use_instructions: bool, template: object) -> None:

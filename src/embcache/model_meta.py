@@ -34,7 +34,7 @@ def find_model_meta(model: str | ModelMeta, source: ModelSource) -> ModelMeta:
 
     if not source.is_local and model in MODEL_REGISTRY:
         return MODEL_REGISTRY[model].model_copy(update={"revision": source.revision})
-    config = _sentence_transformers_config(source)
+    config = model_config(source, "config_sentence_transformers.json")
     return ModelMeta.create_empty(
         overwrites={
             "name": source.name,
@@ -46,8 +46,8 @@ def find_model_meta(model: str | ModelMeta, source: ModelSource) -> ModelMeta:
     )
 
 
-def _sentence_transformers_config(source: ModelSource) -> dict[str, Any]:
-    name = "config_sentence_transformers.json"
+def model_config(source: ModelSource, name: str = "config.json") -> dict[str, Any]:
+    """One of the model's JSON files, without the network; empty where it is not here."""
     path: str | Path | None = Path(source.name).expanduser() / name
     if not source.is_local:
         from huggingface_hub import try_to_load_from_cache

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +14,10 @@ from tqdm.auto import tqdm
 
 from embcache.engine.base import Embedded, Engine, Prepared, RefusedTextError
 from embcache.errors import CacheError, InputError, MissingTextsError, NonFiniteError
-from embcache.identity import Identity
-from embcache.keys import Keys, text_keys
+from embcache.identity import DTYPES, Identity
+from embcache.keys import Keys
+from embcache.matryoshka import Truncation
+from embcache.request import Request
 from embcache.stats import EncodeStats
 from embcache.store import Rows, Space
 from embcache.store.index import unique_keys
@@ -37,37 +38,20 @@ _CHUNK_TOKENS_A_SEQUENCE = 256
 _TEXT_OVERHEAD_TOKENS = 16
 
 
-@dataclass(frozen=True)
-class Request:
-    """One call of `encode`.
-
-    Attributes:
-        texts: `n` texts, without the prompt.
-        prompt: Put in front of each text.
-        prompt_type: For the record.
-        task: For the record.
-        show_progress: Whether to draw a progress bar.
-        began: `time.perf_counter()` of the call, for the seconds in its stats.
-    """
-
-    texts: Sequence[str]
-    prompt: str = ""
-    prompt_type: str | None = None
-    task: str | None = None
-    show_progress: bool = True
-    began: float = field(default_factory=time.perf_counter)
-
-
 class Pipeline:
-    """Serves texts from a space and sends only what is missing to the engine.
+    """Serves a request's items from a space and sends only what is missing to the engine.
+
+    An item is a text, or a pair of texts; its value a vector, or a score, which is a vector of one
+    component here.
 
     Args:
-        engine: Computes vectors; started at the first miss.
-        identity: Identity of the vectors, with a settled dtype.
+        engine: Computes values; started at the first miss.
+        identity: Identity of the values, with a settled dtype.
         space: Where they are kept; None for no cache.
         on_miss: `"raise"` never starts the engine.
         write: Whether results are written back.
-        check_engine: Called when the engine has started, before its first vector is used.
+        check_engine: Called when the engine has started, before its first value is used.
+        narrow: Cuts vectors on their way to the caller; the space holds the full ones.
     """
 
     def __init__(
@@ -79,6 +63,7 @@ class Pipeline:
         on_miss: OnMiss = "encode",
         write: bool = True,
         check_engine: Callable[[], None] = lambda: None,
+        narrow: Truncation | None = None,
     ) -> None:
         self._engine = engine
         self._identity = identity
@@ -86,13 +71,14 @@ class Pipeline:
         self._on_miss = on_miss
         self._write = write and space is not None
         self._check_engine = check_engine
+        self._narrow = narrow
         self._chunk_tokens = engine.batch_size * _CHUNK_TOKENS_A_SEQUENCE
 
     def encode(self, request: Request) -> tuple[Vectors, EncodeStats]:
-        """Vectors of all texts.
+        """Values of all items.
 
         Returns:
-            `(n, dim) float32`, row i = texts[i], and what it took. For no texts `dim` is that of
+            `(n, dim) float32`, row i = item i, and what it took. For no items `dim` is that of
             the space, or 0 where it has no rows yet.
 
         Raises:
@@ -103,17 +89,17 @@ class Pipeline:
         """
         with ThreadPoolExecutor(1, "embcache-opener") as opener:  # while the keys are computed
             opened = None if self._space is None else opener.submit(self._space.refresh)
-            keys = text_keys(self._identity.to_bytes(), request.prompt, request.texts)
+            keys = request.keys(self._identity.to_bytes())
             first, source = unique_keys(keys)
         if opened is not None:
             opened.result()
-        matrix = _Matrix(len(keys))
+        matrix = _Matrix(len(keys), self._narrow)
         missing = self._read_hits(keys, first, matrix)
         hits = len(first) - len(missing)
         with tqdm(
             total=len(first),
             initial=hits,  # texts/s and time left are about what is encoded
-            unit="text",
+            unit=request.unit,
             desc="embed",
             postfix={"hits": hits},
             disable=not request.show_progress or not len(first),
@@ -126,7 +112,7 @@ class Pipeline:
         seconds = time.perf_counter() - request.began
         stats = EncodeStats(len(keys), len(first), hits, len(missing), seconds)
         where = "no cache" if self._space is None else self._space.name
-        logger.info("%s (task %s, prompt %r, %s)", stats, request.task, request.prompt, where)
+        logger.info("%s (task %s, %s, %s)", stats, request.task, request.prompts, where)
         return matrix.rows, stats
 
     def _read_hits(self, keys: Keys, first: RowNumbers, matrix: _Matrix) -> RowNumbers:
@@ -138,7 +124,9 @@ class Pipeline:
         positions = self._space.find(keys[first])
         found = positions >= 0
         hits = first[found]
-        corrupt = hits[self._space.read(positions[found], keys[hits], matrix.rows, hits)]
+        corrupt = hits[
+            self._space.read(positions[found], keys[hits], matrix.rows, hits, self._narrow)
+        ]
         if len(corrupt):
             self._report_corrupt(corrupt, keys)
         return np.sort(np.concatenate((first[~found], corrupt)))
@@ -229,10 +217,10 @@ class Pipeline:
 
     def _prepare(self, request: Request, window: RowNumbers) -> Prepared:
         try:
-            return self._engine.prepare([request.prompt + request.texts[row] for row in window])
+            return self._engine.prepare(request.inputs(window.tolist()))
         except RefusedTextError as error:
             row = int(window[error.index])
-            raise InputError(f"row {row}, {request.texts[row]!r:.80}, {error.reason}.") from error
+            raise InputError(f"row {row}, {request.show(row)}, {error.reason}.") from error
 
     def _embed(self, request: Request, rows: RowNumbers, prompts: list[Any]) -> Embedded:
         embedded = self._engine.embed(prompts)
@@ -242,10 +230,9 @@ class Pipeline:
             dtype = self._engine.dtype
             raise NonFiniteError(
                 f"The engine returned NaN or infinity for {int((~finite).sum())} of {len(rows)} "
-                f"texts, the first in row {row}: {request.texts[row]!r:.80}. dtype={dtype!r} "
-                "cannot hold this model's activations, most likely. Use "
-                + " or ".join(f"dtype={d!r}" for d in ("bfloat16", "float32") if d != dtype)
-                + ". Nothing of this chunk was written; chunks before it are kept."
+                f"{request.unit}s, the first in row {row}: {request.show(row)}. "
+                + _way_out_of_nan(dtype)
+                + " Nothing of this chunk was written; chunks before it are kept."
             )
         return embedded
 
@@ -257,7 +244,8 @@ class Pipeline:
         Where another process was first with a text, its row counts, here and in every later run.
         """
         if not self._write:
-            matrix.rows[rows] = embedded.vectors
+            vectors = embedded.vectors
+            matrix.rows[rows] = vectors if self._narrow is None else self._narrow(vectors)
             return
         space = self._space
         assert space is not None
@@ -268,15 +256,13 @@ class Pipeline:
                 Rows(
                     keys[rows[new]],
                     embedded.vectors[new],
-                    [request.texts[row] for row in rows[new]],
-                    request.prompt,
-                    embedded.n_tokens[new],
-                    request.prompt_type,
-                    request.task,
+                    request.columns(rows[new].tolist()),
+                    None if embedded.n_tokens is None else embedded.n_tokens[new],
                 )
             )
             space.refresh()
-        if space.read(space.find(keys[rows]), keys[rows], matrix.rows, rows).any():
+        found = space.find(keys[rows])
+        if space.read(found, keys[rows], matrix.rows, rows, self._narrow).any():
             raise CacheError(
                 f"{space.path}: rows written a moment ago fail their checksum. The disk or its "
                 "memory is failing; use another cache_path."
@@ -286,19 +272,31 @@ class Pipeline:
 class _Matrix:
     """The caller's result, allocated once, when its width is known, and filled in place."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, narrow: Truncation | None) -> None:
         self._count = count
+        self._narrow = narrow
+        self._full: int | None = None
         self.rows: Vectors = np.empty((count, 0), np.float32)
 
     def allocate(self, dim: int) -> None:
-        if self.rows.shape[1] == 0:
-            self.rows = np.empty((self._count, dim), np.float32)
-        elif self.rows.shape[1] != dim:
+        """Make room, or check that there is; `dim` is that of the full vectors."""
+        if self._full is None:
+            self._full = dim
+            width = dim if self._narrow is None else self._narrow.width(dim)
+            self.rows = np.empty((self._count, width), np.float32)
+        elif self._full != dim:
             raise CacheError(
-                f"The cache holds vectors of {self.rows.shape[1]} components for this model and "
+                f"The cache holds vectors of {self._full} components for this model and "
                 f"the engine returned {dim}. Move the space's folder away, or use another "
                 "cache_path."
             )
+
+
+def _way_out_of_nan(dtype: str) -> str:
+    if dtype not in DTYPES:  # an engine that does not say what it computes in
+        return "Look for what is special about this text, or whether the model overflows float16."
+    others = " or ".join(f"dtype={d!r}" for d in ("bfloat16", "float32") if d != dtype)
+    return f"dtype={dtype!r} cannot hold this model's activations, most likely. Use {others}."
 
 
 def _missing_error(request: Request, missing: RowNumbers, space: Space | None) -> MissingTextsError:
@@ -306,10 +304,10 @@ def _missing_error(request: Request, missing: RowNumbers, space: Space | None) -
     where = "because there is no cache (cache_path=None)"
     if space is not None:
         where = f"in {space.path}"
-    examples = ", ".join(repr(request.texts[row])[:60] for row in missing[:3])
+    examples = ", ".join(request.show(row) for row in missing[:3].tolist())
     return MissingTextsError(
-        f"{len(missing)} of {len(request.texts)} texts are not cached {where} (prompt "
-        f'{request.prompt!r}), and on_miss="raise". The first: {examples}. Encode them with '
+        f"{len(missing)} of {len(request)} {request.unit}s are not cached {where} "
+        f'({request.prompts}), and on_miss="raise". The first: {examples}. Encode them with '
         'on_miss="encode", or check model, revision, dtype and prompts against the cache.',
         missing=len(missing),
     )

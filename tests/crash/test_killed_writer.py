@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from embcache.pipeline import Pipeline, Request
+from embcache.pipeline import Pipeline
+from embcache.request import TextRequest
 from embcache.store import Database
 from tests.conftest import ROOT
 from tests.crash import writer
 from tests.fakes import FakeEngine, fake_vector
 
-TEXTS = 4000
+TEXTS = 20_000  # more than a fast machine commits before the kills
 
 
 def start(path: Path, count: int = TEXTS, first: int = 0) -> subprocess.Popen[str]:
@@ -37,7 +38,7 @@ def finish(path: Path, texts: list[str]) -> tuple[np.ndarray, FakeEngine]:
     engine = FakeEngine(batch_size=500)
     space = Database(path, writable=True).space(writer.IDENTITY, "m", "v", store_text=True)
     vectors, _ = Pipeline(engine, writer.IDENTITY, space).encode(
-        Request(texts, show_progress=False)
+        TextRequest(texts=texts, show_progress=False)
     )
     return vectors, engine
 

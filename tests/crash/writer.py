@@ -12,7 +12,8 @@ import lancedb  # noqa: F401 - takes a second; kills shall fall into writing
 import numpy as np
 
 from embcache.identity import Identity
-from embcache.pipeline import Pipeline, Request
+from embcache.pipeline import Pipeline
+from embcache.request import TextRequest
 from embcache.store import Database, Rows, Space
 from tests.fakes import FakeEngine
 
@@ -33,7 +34,7 @@ class TellingSpace(Space):
 
     def append(self, rows: Rows) -> None:
         super().append(rows)
-        print(len(rows.texts), flush=True)
+        print(len(rows.keys), flush=True)
 
 
 def texts(count: int, first: int = 0) -> list[str]:
@@ -52,6 +53,6 @@ def make(path: str) -> Pipeline:
 if __name__ == "__main__":
     folder, count, first = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     print("ready", flush=True)
-    vectors, _ = make(folder).encode(Request(texts(count, first), show_progress=False))
+    vectors, _ = make(folder).encode(TextRequest(texts=texts(count, first), show_progress=False))
     assert np.isfinite(vectors).all()
     print("done", flush=True)

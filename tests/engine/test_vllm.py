@@ -19,6 +19,7 @@ from embcache import EngineError, EngineNotInstalledError
 from embcache.engine import vllm as engine_module
 from embcache.engine.base import RefusedTextError
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine
+from embcache.engine.vllm_process import prepare_environment
 
 pytestmark = pytest.mark.engine
 
@@ -213,7 +214,7 @@ class TestPlatformArguments:
     def test_environment_is_the_users_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
         monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
-        engine_module._prepare_environment()
+        prepare_environment()
         assert os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "1"
         assert os.environ["VLLM_LOGGING_LEVEL"] == "ERROR"
 

@@ -39,7 +39,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
         vectors[:, 1] = [int(text) for text in texts]
         n_tokens = np.zeros(len(texts), np.int32)
         keys = text_keys(IDENTITY.to_bytes(), "", texts)
-        self.handles[handle].append(Rows(keys, vectors, texts, "", n_tokens, None, None))
+        self.handles[handle].append(Rows(keys, vectors, {"text": texts, "prompt": ""}, n_tokens))
         for text, vector in zip(texts, vectors, strict=True):
             self.model.setdefault(text, vector)  # committed first counts
 

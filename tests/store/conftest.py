@@ -19,17 +19,14 @@ def make_rows(texts: list[str], dim: int = 8, seed: int = 0, identity: Identity 
     return Rows(
         text_keys(identity.to_bytes(), "p: ", texts),
         vectors,
-        texts,
-        "p: ",
+        {"text": texts, "prompt": "p: ", "prompt_type": "query", "task": "Task"},
         np.arange(len(texts), dtype=np.int32),
-        "query",
-        "Task",
     )
 
 
 def read_all(space: Space, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Vectors by key, and which rows failed."""
-    out = np.full(rows.vectors.shape, np.nan, np.float32)
+    out = np.full(rows.values.shape, np.nan, np.float32)
     failed = space.read(space.find(rows.keys), rows.keys, out, np.arange(len(out)))
     return out, failed
 

@@ -40,14 +40,14 @@ def test_flipped_bits_never_give_a_wrong_vector(open_space: Open, seed: int) -> 
     try:
         space = open_space()
         found = space.find(rows.keys) >= 0
-        out = np.zeros_like(rows.vectors)
+        out = np.zeros_like(rows.values)
         there = np.flatnonzero(found)
         failed = space.read(space.find(rows.keys[there]), rows.keys[there], out, there)
     except CacheError as error:
         assert str(space.path if "space" in locals() else writer.path) in str(error)
         return
     good = there[~failed]
-    assert (out[good] == rows.vectors[good]).all()
+    assert (out[good] == rows.values[good]).all()
     assert len(good) < len(rows.keys) or path.stat().st_size > 400 * 64 * 4
 
 
@@ -55,11 +55,11 @@ def test_a_flipped_bit_in_a_vector_is_seen(open_space: Open) -> None:
     writer, rows = open_space(), make_rows([f"text {i}" for i in range(100)], dim=64)
     writer.append(rows)
     (path,) = data_files(writer)
-    at = path.read_bytes().index(rows.vectors[17].tobytes())
+    at = path.read_bytes().index(rows.values[17].tobytes())
     flip_bit(path, at + 40, 3)
     vectors, failed = read_all(open_space(), rows)
     assert np.flatnonzero(failed).tolist() == [17]
-    assert (np.delete(vectors, 17, 0) == np.delete(rows.vectors, 17, 0)).all()
+    assert (np.delete(vectors, 17, 0) == np.delete(rows.values, 17, 0)).all()
 
 
 def test_swapped_vectors_are_seen(open_space: Open) -> None:
@@ -81,7 +81,7 @@ def test_nan_from_elsewhere_is_not_handed_out(open_space: Open, value: float) ->
     rows = make_rows(["a", "b"])
     space = open_space()
     space.append(make_rows(["c"]))
-    rows.vectors[1, 3] = value
+    rows.values[1, 3] = value
     dataset = lance.dataset(str(space.path))  # LanceDB refuses NaN, other tools may not
     lance.write_dataset(rows.to_arrow(dataset.schema, store_text=True), dataset, mode="append")
     space.refresh()
@@ -90,7 +90,7 @@ def test_nan_from_elsewhere_is_not_handed_out(open_space: Open, value: float) ->
 
 def test_huge_but_finite_vectors_are_fine(open_space: Open) -> None:
     rows = make_rows(["a", "b"])
-    rows.vectors[:] = np.finfo(np.float32).max
+    rows.values[:] = np.finfo(np.float32).max
     space = open_space()
     space.append(rows)
     space.refresh()

@@ -31,7 +31,7 @@ def test_what_was_appended_is_read_bit_for_bit(open_space: Open) -> None:
     vectors, failed = read_all(space, rows)
     assert space.dim == 16 and len(space) == 5000
     assert not failed.any()
-    assert vectors.tobytes() == rows.vectors.tobytes()
+    assert vectors.tobytes() == rows.values.tobytes()
 
 
 @pytest.mark.parametrize("share", [0.002, 0.05, 0.4, 1.0])
@@ -47,7 +47,7 @@ def test_any_share_of_the_rows_in_any_order(open_space: Open, share: float) -> N
         chosen = rng.permutation(3000)[: max(1, int(share * 3000))]
         some = parts[0].keys[:5]
         keys = np.concatenate((part.keys[chosen], some))
-        expected = np.concatenate((part.vectors[chosen], parts[0].vectors[:5]))
+        expected = np.concatenate((part.values[chosen], parts[0].values[:5]))
         out = np.empty_like(expected)
         failed = space.read(space.find(keys), keys, out, np.arange(len(keys)))
         assert not failed.any() and (out == expected).all()
@@ -59,7 +59,7 @@ def test_rows_land_where_the_caller_wants_them(open_space: Open) -> None:
     space.refresh()
     out = np.zeros((6, 8), np.float32)
     space.read(space.find(rows.keys), rows.keys, out, np.array([5, 0, 2]))
-    assert (out[[5, 0, 2]] == rows.vectors).all() and not out[[1, 3, 4]].any()
+    assert (out[[5, 0, 2]] == rows.values).all() and not out[[1, 3, 4]].any()
 
 
 def test_the_row_committed_first_counts(open_space: Open) -> None:
@@ -70,8 +70,8 @@ def test_the_row_committed_first_counts(open_space: Open) -> None:
     space.append(second)
     for each in (space, open_space()):
         each.refresh()
-        assert (read_all(each, first)[0] == first.vectors).all()
-        assert (read_all(each, second)[0][1] == second.vectors[1]).all()
+        assert (read_all(each, first)[0] == first.values).all()
+        assert (read_all(each, second)[0][1] == second.values[1]).all()
 
 
 def test_it_still_counts_after_compaction(open_space: Open) -> None:
@@ -82,8 +82,8 @@ def test_it_still_counts_after_compaction(open_space: Open) -> None:
     lancedb.connect(str(space.path.parent)).open_table(space.name).optimize()
     for each in (space, open_space()):
         each.refresh()
-        assert (read_all(each, parts[0])[0] == parts[0].vectors).all()
-        assert (read_all(each, parts[4])[0][1] == parts[4].vectors[1]).all()
+        assert (read_all(each, parts[0])[0] == parts[0].values).all()
+        assert (read_all(each, parts[4])[0][1] == parts[4].values[1]).all()
 
 
 def test_refresh_sees_other_writers(open_space: Open) -> None:
@@ -93,7 +93,7 @@ def test_refresh_sees_other_writers(open_space: Open) -> None:
         theirs.append(rows)
         assert (mine.find(rows.keys) == -1).all()
         mine.refresh()
-        assert (read_all(mine, rows)[0] == rows.vectors).all()
+        assert (read_all(mine, rows)[0] == rows.values).all()
     assert len(mine) == 84
 
 
@@ -115,7 +115,7 @@ def test_delete(open_space: Open) -> None:
     assert (found[:700] == -1).all()
     out = np.empty((500, 8), np.float32)
     assert not space.read(found[700:], rows.keys[700:], out, np.arange(500)).any()
-    assert (out == rows.vectors[700:]).all()
+    assert (out == rows.values[700:]).all()
 
 
 def test_columns_and_metadata_on_disk(open_space: Open) -> None:
@@ -142,7 +142,7 @@ def test_columns_and_metadata_on_disk(open_space: Open) -> None:
     assert table["prompt_type"].to_pylist() == ["query"] * 2
     assert table["task"].to_pylist() == ["Task"] * 2
     assert table["n_tokens"].to_pylist() == [0, 1]
-    assert table["checksum"].to_pylist() == row_checksums(rows.keys, rows.vectors).tolist()
+    assert table["checksum"].to_pylist() == row_checksums(rows.keys, rows.values).tolist()
     metadata = table.schema.metadata
     assert metadata[b"embcache:format_version"] == b"1"
     assert metadata[b"embcache:identity"].decode() == IDENTITY.to_json()

@@ -2,5 +2,6 @@
 
 from embcache.engine.base import Embedded, Engine, Prepared
 from embcache.engine.vllm import VllmEngine
+from embcache.engine.vllm_scoring import VllmScoringEngine
 
-__all__ = ["Embedded", "Engine", "Prepared", "VllmEngine"]
+__all__ = ["Embedded", "Engine", "Prepared", "VllmEngine", "VllmScoringEngine"]

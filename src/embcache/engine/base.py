@@ -16,7 +16,7 @@ class RefusedTextError(EmbcacheError):
     """The tokenizer refuses a text; the pipeline says which of the caller's rows that is.
 
     Attributes:
-        index: Which of the texts handed to `prepare`.
+        index: Which of the inputs handed to `prepare`.
         reason: Why, to be put behind "row n ".
     """
 
@@ -28,10 +28,10 @@ class RefusedTextError(EmbcacheError):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Texts in the form in which the engine takes them.
+    """Items in the form in which the engine takes them.
 
     Attributes:
-        prompts: `n` engine inputs, prompts[i] belongs to texts[i].
+        prompts: `n` engine inputs, prompts[i] belongs to inputs[i].
         lengths: `(n,) int64`, what to sort by: token counts after truncation, or an estimate
             that grows with them.
     """
@@ -42,19 +42,22 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Vectors of one chunk.
+    """Vectors, or scores, of one chunk.
 
     Attributes:
-        vectors: `(n, dim) float32`, row i = prompts[i].
-        n_tokens: `(n,) int32`, tokens that the model saw, special tokens included.
+        vectors: `(n, dim) float32`, row i = prompts[i]; `dim` is 1 for scores.
+        n_tokens: `(n,) int32`, tokens that the model saw, special tokens included; None where
+            the engine does not say.
     """
 
     vectors: npt.NDArray[np.float32]
-    n_tokens: npt.NDArray[np.int32]
+    n_tokens: npt.NDArray[np.int32] | None = None
 
 
 class Engine(Protocol):
-    """Turns texts into vectors; expensive to start, so started at the first miss.
+    """Turns texts into vectors, or pairs of texts into scores.
+
+    Expensive to start, so started at the first miss.
 
     Attributes:
         batch_size: Sequences it works on at once: the unit of a good chunk.
@@ -83,11 +86,15 @@ class Engine(Protocol):
 
     @property
     def dtype(self) -> str:
-        """What it really computes in, known once started: float32, float16 or bfloat16."""
+        """What it really computes in, known once started: float32, float16, bfloat16, unknown."""
         ...
 
-    def prepare(self, texts: Sequence[str]) -> Prepared:
+    def prepare(self, inputs: Sequence[Any]) -> Prepared:
         """Tokenize, or estimate lengths; starts the engine.
+
+        Args:
+            inputs: As `Request.inputs` gives them: prompt + text, `(query, document)`, ...
+
 
         Raises:
             RefusedTextError: The tokenizer refuses a text.

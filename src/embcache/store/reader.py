@@ -1,8 +1,8 @@
-"""Reading vectors out of one version of a table, by position, with every row checked."""
+"""Reading vectors or scores out of one version of a table, by position, with every row checked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import lance
@@ -13,15 +13,16 @@ import pyarrow as pa
 from embcache.keys import Keys
 from embcache.store.checksum import row_checksums
 from embcache.store.index import Positions
+from embcache.store.schema import schema_layout, value_dim
 
 # Measured on 50,000 rows of 384 components: a scan of everything takes 12 ms, takes of a tenth
 # 29 ms, of a hundredth 5 ms. From a tenth of a fragment on, the fragment is scanned.
 _SCAN_FROM_FRACTION = 0.1
 _BATCH_BYTES = 4 * 2**20
 _TAKE_THREADS = 2
-_COLUMNS = ["vector", "checksum"]
 
 Vectors = npt.NDArray[np.float32]
+Narrow = Callable[[Vectors], Vectors]
 
 
 class Reader:
@@ -31,18 +32,24 @@ class Reader:
     not taken on trust: the checksum covers the key that was asked for.
     """
 
-    def __init__(self, dataset: lance.LanceDataset, dim: int) -> None:
+    def __init__(self, dataset: lance.LanceDataset) -> None:
         self._dataset = dataset
+        self._value = schema_layout(dataset.schema).value
+        self._dim = dim = value_dim(dataset.schema)
         self._fragments = dataset.get_fragments()
         sizes = [fragment.metadata.num_rows for fragment in self._fragments]
         self._starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-        self._dim = dim
         self._batch_rows = max(1, min(4096, _BATCH_BYTES // (4 * dim)))
 
     def read(
-        self, positions: Positions, keys: Keys, out: Vectors, rows: npt.NDArray[np.int64]
+        self,
+        positions: Positions,
+        keys: Keys,
+        out: Vectors,
+        rows: npt.NDArray[np.int64],
+        narrow: Narrow | None = None,
     ) -> npt.NDArray[np.bool_]:
-        """Copy vectors into the caller's matrix.
+        """Copy vectors (scores, as vectors of one component) into the caller's matrix.
 
         Args:
             positions: `(n,) int64`, where the rows lie.
@@ -50,6 +57,7 @@ class Reader:
             out: `(m, dim) float32`, filled in place: row `rows[i]` gets the vector at
                 `positions[i]`. Rows that fail are left undefined.
             rows: `(n,) int64`.
+            narrow: Makes what goes into `out` of a batch of full vectors.
 
         Returns:
             `(n,) bool`, True where checksum or finiteness failed.
@@ -66,7 +74,7 @@ class Reader:
         ):
             for span, vectors, sums in source(positions[select], scanned):
                 at = select[span]
-                out[rows[at]] = vectors
+                out[rows[at]] = vectors if narrow is None else narrow(vectors)
                 failed[at] = (row_checksums(keys[at], vectors) != sums) | _not_finite(vectors)
         result = np.empty(len(order), bool)
         result[order] = failed
@@ -85,7 +93,7 @@ class Reader:
         owner = np.searchsorted(self._starts, positions, side="right") - 1
         local = positions - skipped[owner]
         scanner = self._dataset.scanner(
-            columns=_COLUMNS,
+            columns=[self._value, "checksum"],
             batch_size=self._batch_rows,
             fragments=[self._fragments[i] for i in chosen],
             scan_in_order=True,
@@ -114,7 +122,7 @@ class Reader:
         ]
 
         def take(span: slice) -> pa.Table:
-            return self._dataset.take(positions[span], columns=_COLUMNS)
+            return self._dataset.take(positions[span], columns=[self._value, "checksum"])
 
         with ThreadPoolExecutor(_TAKE_THREADS) as pool:
             # A few calls ahead of the consumer, not all of them: memory stays bounded.
@@ -129,8 +137,11 @@ class Reader:
                     yield span, *self._columns(batch)
 
     def _columns(self, batch: pa.RecordBatch) -> tuple[Vectors, npt.NDArray[np.uint64]]:
-        flat = batch.column("vector").flatten().to_numpy(zero_copy_only=True)
-        return flat.reshape(-1, self._dim), batch.column("checksum").to_numpy()
+        column = batch.column(self._value)
+        flat = column if self._value == "score" else column.flatten()
+        return flat.to_numpy(zero_copy_only=True).reshape(-1, self._dim), batch.column(
+            "checksum"
+        ).to_numpy()
 
 
 def _not_finite(vectors: Vectors) -> npt.NDArray[np.bool_]:

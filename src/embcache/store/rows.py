@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -12,6 +13,10 @@ import pyarrow as pa
 from embcache import keys as key_bytes
 from embcache.keys import KEY_BYTES, Keys
 from embcache.store.checksum import row_checksums
+from embcache.store.schema import schema_layout
+
+Column = Sequence[str | None] | str | None
+"""A string a row, or one for all rows; None is null."""
 
 
 @dataclass(frozen=True)
@@ -20,41 +25,49 @@ class Rows:
 
     Attributes:
         keys: `(n, 2) uint64`.
-        vectors: `(n, dim) float32`, finite, row i belongs to keys[i].
-        texts: `n` texts, without the prompt.
-        prompt: What the engine saw in front of each text.
-        n_tokens: `(n,) int32`.
-        prompt_type: query, document or None: of this first write, not part of the key.
-        task: Name of the task of this first write, not part of the key.
+        values: `(n, dim) float32`, finite, row i belongs to keys[i]: vectors, or scores with
+            `dim` 1.
+        columns: The string columns by name, see `store.schema.Layout`; what is not there is null.
+        n_tokens: `(n,) int32`; None where the engine does not say.
     """
 
     keys: Keys
-    vectors: npt.NDArray[np.float32]
-    texts: list[str]
-    prompt: str
-    n_tokens: npt.NDArray[np.int32]
-    prompt_type: str | None
-    task: str | None
+    values: npt.NDArray[np.float32]
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    n_tokens: npt.NDArray[np.int32] | None = None
 
     def to_arrow(self, schema: pa.Schema, *, store_text: bool) -> pa.Table:
         """In the columns of a space's schema; texts are null where it has them and they are off."""
-        count, dim = self.vectors.shape
-        constants = {"prompt_type": self.prompt_type, "task": self.task}
+        layout = schema_layout(schema)
+        count = len(self.keys)
+        hidden = () if store_text else layout.texts
         columns = {
             "key": pa.FixedSizeBinaryArray.from_buffers(
                 pa.binary(KEY_BYTES), count, [None, pa.py_buffer(key_bytes.to_bytes(self.keys))]
             ),
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.reshape(-1)), dim),
-            "checksum": pa.array(row_checksums(self.keys, self.vectors)),
-            "n_tokens": pa.array(self.n_tokens, pa.int32()),
+            layout.value: self._values(schema.field(layout.value).type),
+            "checksum": pa.array(row_checksums(self.keys, self.values)),
+            "n_tokens": pa.nulls(count, pa.int32())
+            if self.n_tokens is None
+            else pa.array(self.n_tokens, pa.int32()),
             "created_at": pa.repeat(
                 pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC")), count
             ),
-            "text": pa.array(self.texts if store_text else [None] * count, pa.string()),
-            "prompt": pa.repeat(pa.scalar(self.prompt if store_text else None, pa.string()), count),
             **{
-                name: pa.repeat(pa.scalar(value, pa.string()), count)
-                for name, value in constants.items()
+                name: _strings(None if name in hidden else self.columns.get(name), count)
+                for name in layout.texts + layout.notes
             },
         }
         return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+    def _values(self, kind: pa.DataType) -> pa.Array:
+        flat = pa.array(self.values.reshape(-1))
+        if not pa.types.is_fixed_size_list(kind):
+            return flat
+        return pa.FixedSizeListArray.from_arrays(flat, self.values.shape[1])
+
+
+def _strings(column: Column, count: int) -> pa.Array:
+    if column is None or isinstance(column, str):
+        return pa.repeat(pa.scalar(column, pa.string()), count)
+    return pa.array(column, pa.string())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
 
 import pyarrow as pa
 
@@ -21,6 +22,25 @@ _IDENTITY = b"embcache:identity"
 _WRITER = b"embcache:version"
 _ENGINE = b"embcache:engine_version"
 _MODEL = b"embcache:model"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns a space has, beside key, checksum, n_tokens and created_at.
+
+    Attributes:
+        value: Column of what the engine computed.
+        texts: Columns of what it was computed from; `store_text=False` leaves them out.
+        notes: What else is recorded of a row's first write; not part of the key.
+    """
+
+    value: Literal["vector", "score"]
+    texts: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+VECTORS = Layout("vector", ("text", "prompt"), ("prompt_type", "task"))
+SCORES = Layout("score", ("query", "document", "query_prefix", "document_prefix"), ("task",))
 
 
 @dataclass(frozen=True)
@@ -58,25 +78,32 @@ def embcache_version() -> str:
         return "unknown"
 
 
-def space_schema(dim: int, metadata: SpaceMetadata, *, store_text: bool) -> pa.Schema:
-    """Columns of a space with vectors of `dim` float32 components."""
+def space_schema(
+    layout: Layout, dim: int, metadata: SpaceMetadata, *, store_text: bool
+) -> pa.Schema:
+    """Columns of a space with vectors of `dim` float32 components, or with scores."""
+    value = pa.float32() if layout.value == "score" else pa.list_(pa.float32(), dim)
+    strings = (layout.texts if store_text else ()) + layout.notes
     fields = [
         pa.field("key", pa.binary(KEY_BYTES), nullable=False),
-        pa.field("vector", pa.list_(pa.float32(), dim), nullable=False),
+        pa.field(layout.value, value, nullable=False),
         pa.field("checksum", pa.uint64(), nullable=False),
-        pa.field("prompt_type", pa.string()),
-        pa.field("task", pa.string()),
+        *(pa.field(name, pa.string()) for name in strings),
         pa.field("n_tokens", pa.int32()),
         pa.field("created_at", pa.timestamp("us", tz="UTC")),
     ]
-    if store_text:
-        fields[3:3] = [pa.field("text", pa.string()), pa.field("prompt", pa.string())]
     return pa.schema(fields, metadata=metadata.to_arrow())
 
 
-def vector_dim(schema: pa.Schema) -> int:
-    """Number of components of the schema's vectors."""
-    return int(schema.field("vector").type.list_size)
+def schema_layout(schema: pa.Schema) -> Layout:
+    """Whether a space holds vectors or scores."""
+    return SCORES if SCORES.value in schema.names else VECTORS
+
+
+def value_dim(schema: pa.Schema) -> int:
+    """Number of components of the schema's vectors; 1 for scores."""
+    layout = schema_layout(schema)
+    return 1 if layout is SCORES else int(schema.field(layout.value).type.list_size)
 
 
 def is_space(schema: pa.Schema) -> bool:

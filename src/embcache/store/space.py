@@ -17,9 +17,16 @@ from embcache.errors import CacheError
 from embcache.keys import Keys
 from embcache.store.index import KeyIndex, Positions
 from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
-from embcache.store.reader import Reader
+from embcache.store.reader import Narrow, Reader
 from embcache.store.rows import Rows
-from embcache.store.schema import SpaceMetadata, read_metadata, space_schema, vector_dim
+from embcache.store.schema import (
+    VECTORS,
+    Layout,
+    SpaceMetadata,
+    read_metadata,
+    space_schema,
+    value_dim,
+)
 
 if TYPE_CHECKING:
     import lancedb
@@ -38,12 +45,21 @@ class Space:
     Args:
         path: Folder of the table, `<cache>/<name>.lance`.
         metadata: What a new table says about itself; an existing one must say the same identity.
-        store_text: Whether new rows carry text and prompt.
+        layout: Whether a new table holds vectors or scores.
+        store_text: Whether new rows carry their texts.
     """
 
-    def __init__(self, path: Path, metadata: SpaceMetadata, *, store_text: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        metadata: SpaceMetadata,
+        *,
+        layout: Layout = VECTORS,
+        store_text: bool = True,
+    ) -> None:
         self.path = path
         self.metadata = metadata
+        self._layout = layout
         self._store_text = store_text
         self._engine_version: str | None = None
         self._dataset: lance.LanceDataset | None = None
@@ -58,8 +74,8 @@ class Space:
 
     @property
     def dim(self) -> int | None:
-        """Number of components of its vectors; None before the first row."""
-        return None if self._dataset is None else vector_dim(self._dataset.schema)
+        """Number of components of its vectors (1 for scores); None before the first row."""
+        return None if self._dataset is None else value_dim(self._dataset.schema)
 
     @property
     def engine_version(self) -> str | None:
@@ -88,7 +104,7 @@ class Space:
         self._engine_version = self._check_identity(dataset.schema).engine_version
         with lance_errors("Reading the keys of", self.path, READ_FIX):
             self._reindex(dataset)
-            self._reader = Reader(dataset, vector_dim(dataset.schema))
+            self._reader = Reader(dataset)
         self._dataset = dataset
 
     def find(self, keys: Keys) -> Positions:
@@ -106,6 +122,7 @@ class Space:
         keys: Keys,
         out: npt.NDArray[np.float32],
         rows: npt.NDArray[np.int64],
+        narrow: Narrow | None = None,
     ) -> npt.NDArray[np.bool_]:
         """Copy vectors into `out`, see `Reader.read`; positions are of the last `refresh`.
 
@@ -117,7 +134,7 @@ class Space:
         if self._reader is None:
             raise CacheError(f"{self.path} has no rows to read; call refresh() first.")
         with lance_errors("Reading vectors from", self.path, READ_FIX):
-            return self._reader.read(positions, keys, out, rows)
+            return self._reader.read(positions, keys, out, rows, narrow)
 
     def append(self, rows: Rows) -> None:
         """Commit rows in one transaction: after a kill all of them are there, or none.
@@ -125,14 +142,14 @@ class Space:
         Raises:
             CacheError: The vectors have another dimension than the space, or LanceDB refused.
         """
-        dim = rows.vectors.shape[1]
+        dim = rows.values.shape[1]
         with lance_errors("Writing to", self.path, WRITE_FIX):
             table = self._open_or_create(dim)
             schema = table.schema
             self._check_identity(schema)
-            if vector_dim(schema) != dim:
+            if value_dim(schema) != dim:
                 raise CacheError(
-                    f"{self.path} holds vectors of {vector_dim(schema)} components and the engine "
+                    f"{self.path} holds vectors of {value_dim(schema)} components and the engine "
                     f"returned {dim}. One identity cannot have two dimensions: the table is not "
                     "what its metadata says. Move the folder away; its texts are encoded again."
                 )
@@ -159,7 +176,7 @@ class Space:
             return connection.open_table(self.name)
         return connection.create_table(
             self.name,
-            schema=space_schema(dim, self.metadata, store_text=self._store_text),
+            schema=space_schema(self._layout, dim, self.metadata, store_text=self._store_text),
             exist_ok=True,  # another process may be first
             storage_options={"new_table_enable_stable_row_ids": "true"},
         )

