@@ -4,6 +4,7 @@ Drop-ins for mteb's vLLM wrappers that look every text up in a LanceDB/Arrow cac
 the misses to vLLM.
 """
 
+from embcache.cached_encoder import CachedEncoder
 from embcache.cross_encoder import VllmCrossEncoderWrapper
 from embcache.encoders import VllmEncoderWrapper
 from embcache.errors import (
@@ -24,6 +25,7 @@ from embcache.stats import EncodeStats
 __all__ = [
     "CacheError",
     "CacheFormatError",
+    "CachedEncoder",
     "ConfigError",
     "DtypeMismatchError",
     "EmbcacheError",

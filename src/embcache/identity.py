@@ -124,6 +124,10 @@ class Identity:
         """The same identity in another dtype."""
         return dataclasses.replace(self, dtype=dtype)
 
+    def with_arguments(self, arguments: Mapping[str, Any]) -> Identity:
+        """The same identity with other arguments."""
+        return dataclasses.replace(self, arguments=arguments)
+
 
 def vector_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The engine arguments that belong in the identity, in canonical form.
@@ -148,14 +152,14 @@ def vector_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     head_dtype = kept.pop("head_dtype", None)
     if head_dtype is not None:
         kept["hf_overrides"] = {**(kept.get("hf_overrides") or {}), "head_dtype": head_dtype}
-    canonical = {name: _canonical(value, name) for name, value in kept.items()}
-    if isinstance(pooler := canonical.get("pooler_config"), dict):
+    settled = {name: canonical(value, name) for name, value in kept.items()}
+    if isinstance(pooler := settled.get("pooler_config"), dict):
         # A dict says the same as a PoolerConfig, whose unset fields are None.
-        canonical["pooler_config"] = {k: v for k, v in pooler.items() if v is not None}
+        settled["pooler_config"] = {k: v for k, v in pooler.items() if v is not None}
     for name in ("hf_overrides", "pooler_config"):
-        if not canonical.get(name, True):
-            del canonical[name]
-    return canonical
+        if not settled.get(name, True):
+            del settled[name]
+    return settled
 
 
 def normalize_dtype(dtype: object) -> str:
@@ -176,20 +180,24 @@ def readable_name(model: str) -> str:
     return re.sub(r"[^\w.-]+", "-", "--".join(parts[-2:]), flags=re.ASCII).strip("-.") or "model"
 
 
-def _canonical(value: Any, name: str) -> Any:
-    """JSON-ready form of an argument's value, the same for equal values."""
+def canonical(value: Any, name: str) -> Any:
+    """JSON-ready form of an argument's value, the same for equal values.
+
+    Raises:
+        ConfigError: There is none (a function, say).
+    """
     if isinstance(value, enum.Enum):
-        return _canonical(value.value, name)
+        return canonical(value.value, name)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(k): _canonical(v, f"{name}[{k!r}]") for k, v in sorted(value.items())}
+        return {str(k): canonical(v, f"{name}[{k!r}]") for k, v in sorted(value.items())}
     if isinstance(value, (list, tuple)):
-        return [_canonical(v, name) for v in value]
+        return [canonical(v, name) for v in value]
     if isinstance(value, (set, frozenset)):
-        return sorted((_canonical(v, name) for v in value), key=repr)
+        return sorted((canonical(v, name) for v in value), key=repr)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _canonical_dataclass(value, name)
     if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
@@ -210,7 +218,7 @@ def _canonical_dataclass(value: Any, name: str) -> dict[str, Any]:
     fresh = None if required else type(value)()
     fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     return {
-        key: _canonical(item, f"{name}.{key}")
+        key: canonical(item, f"{name}.{key}")
         for key, item in sorted(fields.items())
         if fresh is None or item != getattr(fresh, key, None)
     }

@@ -1,13 +1,60 @@
-"""From mteb's DataLoader to a list of texts."""
+"""From mteb's DataLoader to texts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from embcache.errors import InputError
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 OTHER_MODALITIES = ("image", "audio", "video")
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """All of a DataLoader, for a model that may read more than its texts.
+
+    Attributes:
+        texts: Row i = i-th text of the DataLoader.
+        dataset: All columns, row i belongs to texts[i].
+        collate_fn: The DataLoader's, if it has one.
+    """
+
+    texts: list[str]
+    dataset: Dataset
+    collate_fn: Callable[[list[Any]], Any] | None
+
+
+def read_items(inputs: Any) -> Items | None:
+    """Collect texts and other columns of a DataLoader, in its order.
+
+    Returns:
+        The items; None where there are images, audio or video among them, or no text.
+
+    Raises:
+        InputError: Not a DataLoader, or a text is None.
+    """
+    from datasets import Dataset
+
+    _check_iterable(inputs)
+    dataset: Any = getattr(inputs, "dataset", None)
+    if isinstance(dataset, Dataset) and _walks_in_order(inputs):
+        if not _text_only(dataset.column_names):
+            return None
+        texts = _read_column(inputs)
+        return Items(_read_batches(inputs) if texts is None else texts, dataset, inputs.collate_fn)
+    if hasattr(dataset, "column_names") and not _text_only(dataset.column_names):
+        return None
+    batches = list(inputs)
+    if not all(isinstance(batch, Mapping) and _text_only(batch) for batch in batches):
+        return None
+    columns = list(dict.fromkeys(name for batch in batches for name in batch))
+    rows = {name: [row for batch in batches for row in batch[name]] for name in columns}
+    return Items(_read_batches(batches), Dataset.from_dict(rows or {"text": []}), None)
 
 
 def read_texts(inputs: Any) -> list[str]:
@@ -25,14 +72,23 @@ def read_texts(inputs: Any) -> list[str]:
     Raises:
         InputError: A batch has no text, or images, audio or video beside it.
     """
+    _check_iterable(inputs)
+    texts = _read_column(inputs)
+    return _read_batches(inputs) if texts is None else texts
+
+
+def _check_iterable(inputs: Any) -> None:
     if isinstance(inputs, (str, bytes)) or not hasattr(inputs, "__iter__"):
         raise InputError(
             f"inputs must be a DataLoader whose batches have a 'text' list, not "
             f"{type(inputs).__name__}. mteb makes one; by hand: "
             "DataLoader(datasets.Dataset.from_dict({'text': texts}), batch_size=32)."
         )
-    texts = _read_column(inputs)
-    return _read_batches(inputs) if texts is None else texts
+
+
+def _text_only(columns: Any) -> bool:
+    names = list(columns)
+    return "text" in names and not any(name in names for name in OTHER_MODALITIES)
 
 
 def _read_column(inputs: Any) -> list[str] | None:

@@ -6,14 +6,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from embcache.engine.base import Embedded, Engine, Prepared, RefusedTextError
-from embcache.errors import CacheError, InputError, MissingTextsError, NonFiniteError
+from embcache.errors import CacheError, ConfigError, InputError, MissingTextsError, NonFiniteError
 from embcache.identity import DTYPES, Identity
 from embcache.keys import Keys
 from embcache.matryoshka import Truncation
@@ -267,6 +267,18 @@ class Pipeline:
                 f"{space.path}: rows written a moment ago fail their checksum. The disk or its "
                 "memory is failing; use another cache_path."
             )
+
+
+def check_on_miss(value: object) -> None:
+    """Refuse what is no `OnMiss`.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if value not in get_args(OnMiss):
+        raise ConfigError(
+            f"on_miss={value!r} is unknown. Use one of {', '.join(get_args(OnMiss))}."
+        )
 
 
 class _Matrix:

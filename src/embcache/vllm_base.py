@@ -12,12 +12,12 @@ from tqdm.auto import tqdm
 from embcache.adapter import pin_adapter
 from embcache.dtype import AutoDtype
 from embcache.engine.base import Engine
-from embcache.errors import ConfigError, DtypeMismatchError
+from embcache.errors import DtypeMismatchError
 from embcache.identity import Identity, normalize_dtype, vector_arguments
 from embcache.matryoshka import Truncation
 from embcache.memo import Memo
 from embcache.model_meta import find_model_meta
-from embcache.pipeline import OnMiss, Pipeline
+from embcache.pipeline import OnMiss, Pipeline, check_on_miss
 from embcache.request import Request
 from embcache.source import pin_tokenizer, resolve_model
 from embcache.stats import EncodeStats
@@ -68,7 +68,7 @@ class VllmWrapperBase:
         store_text: bool,
         narrow: Truncation | None = None,
     ) -> None:
-        check_choice("on_miss", on_miss, ("encode", "raise"))
+        check_on_miss(on_miss)
         settled = normalize_dtype(dtype)
         adapter = arguments.pop("lora_request", None)
         arguments["hf_overrides"] = _merge_head_dtype(arguments.get("hf_overrides"), head_dtype)
@@ -190,16 +190,6 @@ class VllmWrapperBase:
             f"The engine runs in {actual}, and dtype={self._requested.dtype!r} was taken for "
             f"{expected}: nothing was written to that space. Run again, or name the dtype."
         )
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse a value that is none of the choices.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    if value not in choices:
-        raise ConfigError(f"{name}={value!r} is unknown. Use one of {', '.join(choices)}.")
 
 
 def _merge_head_dtype(

@@ -1,0 +1,144 @@
+"""A loaded mteb encoder as an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from embcache.engine.base import Embedded, Prepared
+from embcache.errors import EngineError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_BATCH_SIZE = 32  # mteb's default
+_CHARACTERS_A_TOKEN = 4  # of English text; only chunk sizes depend on it
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCall:
+    """One `encode` of the wrapped model, of which only some rows will be asked.
+
+    Attributes:
+        dataset: All rows, with all columns that the caller's DataLoader has.
+        collate_fn: The caller's.
+        arguments: Keyword arguments of the model's `encode`.
+    """
+
+    dataset: Dataset
+    collate_fn: Callable[[list[Any]], Any] | None
+    arguments: Mapping[str, Any]
+
+
+class Item(NamedTuple):
+    """One row of a call, as `prepare` takes it."""
+
+    call: ModelCall
+    row: int
+    text: str
+
+
+class ModelEngine:
+    """Any mteb encoder.
+
+    Args:
+        model: The encoder, loaded by the user: it needs no start, and is not closed here.
+        dtype: What it computes in, or "unknown".
+    """
+
+    batch_size = _BATCH_SIZE
+    started = True
+
+    def __init__(self, model: Any, dtype: str) -> None:
+        self._model = model
+        self.dtype = dtype
+
+    @property
+    def version(self) -> str:
+        """Packages and versions, `mteb 2.26.0, sentence-transformers 6.2.0`, say."""
+        packages = ["mteb"]
+        if type(getattr(self._model, "model", None)).__module__.startswith("sentence_transformers"):
+            packages.append("sentence-transformers")
+        return ", ".join(f"{package} {_version(package)}" for package in packages)
+
+    def start(self) -> None:
+        """Nothing to do."""
+
+    def prepare(self, inputs: Sequence[Any]) -> Prepared:
+        """Estimate lengths; tokenizing is the model's."""
+        lengths = np.fromiter((len(item.text) for item in inputs), np.int64, len(inputs))
+        return Prepared(list(inputs), lengths // _CHARACTERS_A_TOKEN)
+
+    def embed(self, prompts: Sequence[Any]) -> Embedded:
+        """Call the model's `encode` with a DataLoader over these rows.
+
+        Raises:
+            EngineError: What it returned is not one vector for each text. What the model itself
+                raises is passed on.
+        """
+        from torch.utils.data import DataLoader
+
+        call: ModelCall = prompts[0].call
+        loader: Any = DataLoader(
+            call.dataset.select([item.row for item in prompts]),
+            batch_size=call.arguments.get("batch_size", _BATCH_SIZE),
+            collate_fn=call.collate_fn,
+        )
+        result = self._model.encode(loader, **call.arguments)
+        return Embedded(_vectors(result, len(prompts), type(self._model).__name__))
+
+    def close(self) -> None:
+        """Nothing to do: the model is the user's."""
+
+
+def _vectors(result: Any, count: int, name: str) -> npt.NDArray[np.float32]:
+    """`(n, dim) float32` of whatever array an encoder returned."""
+    if isinstance(result, (list, tuple)) and len({np.shape(row) for row in result}) == 1:
+        result = np.stack([_array(row) for row in result])
+    array = _array(result)
+    if array.ndim != 2 or len(array) != count or array.dtype.kind not in "fiub":
+        raise EngineError(
+            f"{name}.encode returned {_describe(result)} for {count} texts. embcache keeps one "
+            f"vector a text and needs an array of shape ({count}, dim): sparse and multi-vector "
+            "(late-interaction) encoders cannot be wrapped."
+        )
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _array(result: Any) -> npt.NDArray[Any]:
+    if hasattr(result, "detach"):  # a torch tensor
+        if result.layout is not _strided():
+            return np.empty(0)
+        result = result.detach().cpu()
+        if result.is_floating_point() and result.element_size() < 4:
+            result = result.float()  # NumPy has no bfloat16
+        return np.asarray(result.numpy())
+    if isinstance(result, np.ndarray):
+        return result
+    return np.empty(0)
+
+
+def _strided() -> Any:
+    import torch
+
+    return torch.strided
+
+
+def _describe(result: Any) -> str:
+    shape = getattr(result, "shape", None)
+    if shape is None:
+        length = f" of {len(result)}" if hasattr(result, "__len__") else ""
+        return f"{type(result).__name__}{length}"
+    return f"{type(result).__name__} of shape {tuple(shape)}, {getattr(result, 'dtype', '')}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
