@@ -5,6 +5,7 @@ the misses to vLLM.
 """
 
 from embcache.cached_encoder import CachedEncoder
+from embcache.compare import Moved, SpaceComparison, compare_spaces
 from embcache.cross_encoder import VllmCrossEncoderWrapper
 from embcache.encoders import VllmEncoderWrapper
 from embcache.errors import (
@@ -20,6 +21,7 @@ from embcache.errors import (
     ModelNotFoundError,
     NonFiniteError,
 )
+from embcache.lance_cache import LanceCache
 from embcache.stats import EncodeStats
 
 __all__ = [
@@ -33,9 +35,13 @@ __all__ = [
     "EngineError",
     "EngineNotInstalledError",
     "InputError",
+    "LanceCache",
     "MissingTextsError",
     "ModelNotFoundError",
+    "Moved",
     "NonFiniteError",
+    "SpaceComparison",
     "VllmCrossEncoderWrapper",
     "VllmEncoderWrapper",
+    "compare_spaces",
 ]

@@ -8,10 +8,10 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embcache.applied_prompt import AppliedPrompt, Call, PromptRule, find_rule
+from embcache.applied_prompt import AppliedPrompt, Call, find_rule
+from embcache.encoder_identity import as_mteb_encoder, base_identity, display_name
 from embcache.engine.mteb_model import Item, ModelCall, ModelEngine
 from embcache.errors import ConfigError
 from embcache.identity import Identity, canonical
@@ -19,10 +19,8 @@ from embcache.inputs import Items, read_items
 from embcache.keys import Keys, text_keys
 from embcache.live_model import LiveModel, hugging_face_config, sentence_transformer
 from embcache.matryoshka import Truncation, truncated_meta, warn_if_untrained
-from embcache.memo import Memo
 from embcache.pipeline import OnMiss, Pipeline, check_on_miss
 from embcache.request import Rows, TextRequest
-from embcache.source import hash_directory
 from embcache.stats import EncodeStats
 from embcache.store import Column, Database
 
@@ -41,8 +39,6 @@ _SPEED_KWARGS = frozenset(
 )
 # Columns beside `text` that mteb's loaders make of a text and that an encoder may read.
 _TEXT_PARTS = ("title", "body", "query", "instruction", "conversation")
-_NO_NAME = (None, "", "no_model_name/available")
-_NO_REVISION = (None, "", "no_revision_available")
 
 
 class CachedEncoder:
@@ -91,7 +87,9 @@ class CachedEncoder:
         from mteb.models import ModelMeta
 
         check_on_miss(on_miss)
-        self._model = _mteb_encoder(model)
+        if isinstance(model, CachedEncoder):
+            raise ConfigError("CachedEncoder has a cache already. Use it as it is.")
+        self._model = as_mteb_encoder(model)
         self._narrow = None if truncate_dim is None else Truncation(truncate_dim)
         self._write = not read_only and on_miss == "encode"
         self._on_miss: OnMiss = on_miss
@@ -100,8 +98,8 @@ class CachedEncoder:
         self.mteb_model_meta = meta
         self._live = LiveModel(self._model)
         self._rule = find_rule(self._model, applied_prompt)
-        self._base = _base_identity(self._model, meta, self._live, self._rule, identity)
-        self._name = _display_name(self._model, meta)
+        self._base = base_identity(self._model, meta, self._live, self._rule, identity)
+        self._name = display_name(self._model, meta)
         self._database = None if cache_path is None else Database(cache_path, writable=self._write)
         self._pipelines: dict[str, Pipeline] = {}
         self._warned = False
@@ -279,81 +277,6 @@ class _ModelRequest(TextRequest):
         """What stands for the prompt."""
         text = self.applied.text
         return f"prompt {text!r}" if text is not None else f"circumstances {self.applied.key}"
-
-
-def _mteb_encoder(model: Any) -> Any:
-    """The model as mteb would wrap it; refuses what cannot be cached by text."""
-    from mteb.models import CompressionWrapper, SentenceTransformerEncoderWrapper
-    from sentence_transformers import SentenceTransformer
-
-    from embcache.vllm_base import VllmWrapperBase
-
-    kind = type(model).__name__
-    if isinstance(model, str):
-        raise ConfigError(
-            f"model={model!r} is a name. CachedEncoder wraps a loaded encoder: "
-            f"CachedEncoder(mteb.get_model({model!r})); for vLLM, VllmEncoderWrapper({model!r})."
-        )
-    if isinstance(model, (CachedEncoder, VllmWrapperBase)):
-        raise ConfigError(f"{kind} has a cache already. Use it as it is.")
-    if isinstance(model, CompressionWrapper):
-        raise ConfigError(
-            "CompressionWrapper's vectors depend on the other texts of a call, so they cannot be "
-            "cached by text. Wrap the other way round: CompressionWrapper(CachedEncoder(model))."
-        )
-    if isinstance(model, SentenceTransformer):
-        return SentenceTransformerEncoderWrapper(model)
-    if not callable(getattr(model, "encode", None)):
-        hint = ""
-        if hasattr(model, "predict"):
-            hint = " For cross-encoders on vLLM there is VllmCrossEncoderWrapper."
-        raise ConfigError(f"{kind} is no mteb encoder: it has no encode().{hint}")
-    return model
-
-
-def _base_identity(
-    model: Any, meta: Any, live: LiveModel, rule: PromptRule, extra: Mapping[str, Any] | None
-) -> Identity:
-    """What is known of the identity before the first call."""
-    name = None if meta.name in _NO_NAME else str(meta.name)
-    revision = None if meta.revision in _NO_REVISION else str(meta.revision)
-    if name is None and revision is None and not extra:
-        raise ConfigError(
-            f"{type(model).__name__} has neither name nor revision in its mteb_model_meta, so its "
-            "vectors could not be told from another model's. Say what it is, and change that when "
-            'it changes: CachedEncoder(model, identity={"model": "mine", "version": 1}).'
-        )
-    if name is not None and Path(name).is_dir():  # its path decides nothing, its files do
-        name, revision = "local", hash_directory(Path(name), Memo())
-    if revision is None and live.weights() is None and not extra:
-        logger.warning(
-            "%s has no revision: if other weights are served under that name one day, the cache "
-            'will not notice. CachedEncoder(model, identity={"revision": ...}) makes it.',
-            name,
-        )
-    if not rule.known:
-        logger.info(
-            "How %s applies prompts is not known: its texts are cached for each task, subset, "
-            "split and prompt type. applied_prompt=... shares them.",
-            type(model).__name__,
-        )
-    arguments = {
-        "experiment_kwargs": canonical(dict(meta.experiment_kwargs or {}), "experiment_kwargs"),
-        "identity": canonical(dict(extra or {}), "identity"),
-    }
-    return Identity(
-        name or "",
-        revision or "",
-        live.dtype(),
-        {key: value for key, value in arguments.items() if value},
-        engine=f"mteb {type(model).__qualname__}",
-        prompt_handling=rule.handling,
-        truncation="the model's own",
-    )
-
-
-def _display_name(model: Any, meta: Any) -> str:
-    return type(model).__name__ if meta.name in _NO_NAME else str(meta.name)
 
 
 def _text_parts(items: Items) -> dict[str, Sequence[Any]]:

@@ -56,6 +56,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
 
     convert = "classify"
     _layout = SCORES
+    _model_type = "cross-encoder"
     _prompt_handling = "score(query_prefix + query, document_prefix + document)"
 
     def __init__(

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def find_model_meta(model: str | ModelMeta, source: ModelSource) -> ModelMeta:
+def find_model_meta(
+    model: str | ModelMeta, source: ModelSource, model_type: str = "dense"
+) -> ModelMeta:
     """The ModelMeta of a model.
 
     The one that was given; or that of mteb's registry; or an empty one with name, revision, and
@@ -25,6 +27,7 @@ def find_model_meta(model: str | ModelMeta, source: ModelSource) -> ModelMeta:
     Args:
         model: As the user gave it.
         source: What it was resolved to.
+        model_type: "dense" or "cross-encoder", for an empty ModelMeta.
     """
     if not isinstance(model, str):
         return model
@@ -39,6 +42,7 @@ def find_model_meta(model: str | ModelMeta, source: ModelSource) -> ModelMeta:
         overwrites={
             "name": source.name,
             "revision": source.revision,
+            "model_type": [model_type],
             "similarity_fn_name": ScoringFunction.from_str(
                 config.get("similarity_fn_name") or "cosine"
             ),

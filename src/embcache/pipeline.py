@@ -18,6 +18,7 @@ from embcache.identity import DTYPES, Identity
 from embcache.keys import Keys
 from embcache.matryoshka import Truncation
 from embcache.request import Request
+from embcache.result import Matrix
 from embcache.stats import EncodeStats
 from embcache.store import Rows, Space
 from embcache.store.index import unique_keys
@@ -93,7 +94,7 @@ class Pipeline:
             first, source = unique_keys(keys)
         if opened is not None:
             opened.result()
-        matrix = _Matrix(len(keys), self._narrow)
+        matrix = Matrix(len(keys), self._narrow)
         missing = self._read_hits(keys, first, matrix)
         hits = len(first) - len(missing)
         with tqdm(
@@ -115,7 +116,7 @@ class Pipeline:
         logger.info("%s (task %s, %s, %s)", stats, request.task, request.prompts, where)
         return matrix.rows, stats
 
-    def _read_hits(self, keys: Keys, first: RowNumbers, matrix: _Matrix) -> RowNumbers:
+    def _read_hits(self, keys: Keys, first: RowNumbers, matrix: Matrix) -> RowNumbers:
         """Fill in what the space has; the rows that it has not, or not intact, are returned."""
         if self._space is None:
             return first
@@ -146,7 +147,7 @@ class Pipeline:
             self._space.refresh()
 
     def _encode_missing(
-        self, request: Request, keys: Keys, missing: RowNumbers, matrix: _Matrix, bar: tqdm[Any]
+        self, request: Request, keys: Keys, missing: RowNumbers, matrix: Matrix, bar: tqdm[Any]
     ) -> None:
         """Encode chunk by chunk; each is written while the next one is computed."""
         if self._on_miss == "raise":
@@ -188,11 +189,13 @@ class Pipeline:
     def _chunks(
         self, request: Request, missing: RowNumbers
     ) -> Iterator[tuple[RowNumbers, list[Any]]]:
-        """Rows and prompts, longest first within windows, in chunks of 5 to 20 seconds."""
+        """Rows and prompts in chunks of 5 to 20 seconds, longest first within windows."""
         for start in range(0, len(missing), WINDOW_TEXTS):
             window = missing[start : start + WINDOW_TEXTS]
             prepared = self._prepare(request, window)
-            order = np.argsort(-prepared.lengths, kind="stable")
+            order = np.arange(len(window))
+            if not prepared.in_order:
+                order = np.argsort(-prepared.lengths, kind="stable")
             costs = np.cumsum(prepared.lengths[order] + _TEXT_OVERHEAD_TOKENS)
             at, spent = 0, 0
             while at < len(order):
@@ -237,7 +240,7 @@ class Pipeline:
         return embedded
 
     def _keep(
-        self, request: Request, keys: Keys, rows: RowNumbers, embedded: Embedded, matrix: _Matrix
+        self, request: Request, keys: Keys, rows: RowNumbers, embedded: Embedded, matrix: Matrix
     ) -> None:
         """Write a chunk and hand out what a warm run would: the rows as the space has them.
 
@@ -279,29 +282,6 @@ def check_on_miss(value: object) -> None:
         raise ConfigError(
             f"on_miss={value!r} is unknown. Use one of {', '.join(get_args(OnMiss))}."
         )
-
-
-class _Matrix:
-    """The caller's result, allocated once, when its width is known, and filled in place."""
-
-    def __init__(self, count: int, narrow: Truncation | None) -> None:
-        self._count = count
-        self._narrow = narrow
-        self._full: int | None = None
-        self.rows: Vectors = np.empty((count, 0), np.float32)
-
-    def allocate(self, dim: int) -> None:
-        """Make room, or check that there is; `dim` is that of the full vectors."""
-        if self._full is None:
-            self._full = dim
-            width = dim if self._narrow is None else self._narrow.width(dim)
-            self.rows = np.empty((self._count, width), np.float32)
-        elif self._full != dim:
-            raise CacheError(
-                f"The cache holds vectors of {self._full} components for this model and "
-                f"the engine returned {dim}. Move the space's folder away, or use another "
-                "cache_path."
-            )
 
 
 def _way_out_of_nan(dtype: str) -> str:

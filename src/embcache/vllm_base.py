@@ -52,6 +52,7 @@ class VllmWrapperBase:
     convert: ClassVar[Literal["embed", "classify"]]
     mteb_model_meta: ModelMeta | None
     _layout: ClassVar[Layout] = VECTORS
+    _model_type: ClassVar[str] = "dense"
     _prompt_handling: ClassVar[str] = "prompt + text"
 
     def __init__(
@@ -86,7 +87,7 @@ class VllmWrapperBase:
         if adapter is not None:
             directory, changing["lora_request"] = pin_adapter(adapter, memo)
         self._source = resolve_model(name, revision, memo)
-        self.mteb_model_meta = find_model_meta(model, self._source)
+        self.mteb_model_meta = find_model_meta(model, self._source, self._model_type)
         self.stats = EncodeStats()
         self.total = EncodeStats()
         self._on_miss: OnMiss = on_miss

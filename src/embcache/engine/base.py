@@ -34,10 +34,12 @@ class Prepared:
         prompts: `n` engine inputs, prompts[i] belongs to inputs[i].
         lengths: `(n,) int64`, what to sort by: token counts after truncation, or an estimate
             that grows with them.
+        in_order: Whether they are better computed in the caller's order than by length.
     """
 
     prompts: list[Any]
     lengths: npt.NDArray[np.int64]
+    in_order: bool = False
 
 
 @dataclass(frozen=True)

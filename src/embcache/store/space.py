@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lance
 import numpy as np
@@ -24,6 +25,7 @@ from embcache.store.schema import (
     Layout,
     SpaceMetadata,
     read_metadata,
+    schema_layout,
     space_schema,
     value_dim,
 )
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SCAN_ROWS = 4096
 _DELETE_KEYS = 500  # keys in one delete statement
 
 
@@ -106,6 +109,48 @@ class Space:
             self._reindex(dataset)
             self._reader = Reader(dataset)
         self._dataset = dataset
+
+    @property
+    def layout(self) -> Layout:
+        """Whether it holds vectors or scores."""
+        return self._layout if self._dataset is None else schema_layout(self._dataset.schema)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the table's columns; none before the first row."""
+        return [] if self._dataset is None else list(self._dataset.schema.names)
+
+    def keys(self) -> Keys:
+        """All keys in scan order, `(len(self), 2) uint64`: row i lies at position i."""
+        ordered = np.empty((len(self), 2), np.uint64)
+        for index in self._index:
+            ordered[index.positions] = index.keys
+        return ordered
+
+    def rows_at(self, positions: Positions, columns: list[str]) -> list[dict[str, Any]]:
+        """Some columns of a few rows, in the order of the positions; rows are not checked.
+
+        Raises:
+            CacheError: Lance cannot read the table.
+        """
+        if self._dataset is None or not len(positions):
+            return []
+        with lance_errors("Reading rows of", self.path, READ_FIX):
+            rows: list[dict[str, Any]] = self._dataset.take(positions, columns=columns).to_pylist()
+            return rows
+
+    def scan(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows, in scan order, batch by batch; rows are not checked.
+
+        Raises:
+            CacheError: Lance cannot read the table.
+        """
+        if self._dataset is None:
+            return
+        with lance_errors("Scanning", self.path, READ_FIX):
+            yield from self._dataset.scanner(
+                columns=columns, batch_size=_SCAN_ROWS, scan_in_order=True
+            ).to_batches()
 
     def find(self, keys: Keys) -> Positions:
         """Where each key's row lies, `(len(keys),) int64`, -1 for a miss; for `read`."""
