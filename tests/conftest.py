@@ -18,9 +18,11 @@ import pytest
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from embcache import VllmEncoderWrapper, encoders
+from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper, cross_encoder, encoders
 from embcache.engine.vllm import VllmEngine
-from tests.fakes import FakeEngine
+from embcache.engine.vllm_scoring import VllmScoringEngine
+from tests.fakes import FakeEngine, FakeScoringEngine
+from tests.models import save_cross_encoder
 
 ROOT = Path(__file__).parent.parent
 
@@ -113,6 +115,61 @@ def real_encoder(
     return make
 
 
+@pytest.fixture
+def make_cross_encoder(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., VllmCrossEncoderWrapper]:
+    """Cross-encoders over one cache, with fake engines."""
+
+    def engine(model: str, revision: str | None, arguments: dict[str, Any], *_: Any) -> Any:
+        return FakeScoringEngine(arguments=arguments)
+
+    monkeypatch.setattr(cross_encoder, "VllmScoringEngine", engine)
+
+    def make(model: Any = None, **kwargs: Any) -> VllmCrossEncoderWrapper:
+        kwargs = {"cache_path": tmp_path / "cache", "dtype": "float32", **kwargs}
+        return VllmCrossEncoderWrapper(model or str(tiny_model), **kwargs)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cross_encoder_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of a small sequence classification model with one label."""
+    path = tmp_path_factory.mktemp("models") / "cross-encoder"
+    save_cross_encoder(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def real_scoring_engine(cross_encoder_path: str) -> Iterator[VllmScoringEngine]:
+    """The one vLLM engine that slow tests of cross-encoders share."""
+    arguments = {
+        "dtype": "float32",
+        "gpu_memory_utilization": encoders.MTEB_GPU_MEMORY_UTILIZATION,
+        "enforce_eager": True,
+    }
+    engine = VllmScoringEngine(cross_encoder_path, None, arguments)
+    engine.start()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def real_cross_encoder(
+    real_scoring_engine: VllmScoringEngine, cross_encoder_path: str, tmp_path: Path
+) -> Callable[..., VllmCrossEncoderWrapper]:
+    """Cross-encoders over one cache, with the shared real engine."""
+
+    def make(**kwargs: Any) -> VllmCrossEncoderWrapper:
+        kwargs = {"cache_path": tmp_path / "cache", "dtype": "float32", **kwargs}
+        encoder = VllmCrossEncoderWrapper(cross_encoder_path, **kwargs)
+        encoder._engine = real_scoring_engine
+        return encoder
+
+    return make
+
+
 def loader(texts: list[str], batch_size: int = 32, **columns: list[Any]) -> DataLoader[Any]:
     """Inputs as mteb makes them."""
     return DataLoader(Dataset.from_dict({"text": texts, **columns}), batch_size=batch_size)
@@ -126,6 +183,17 @@ def encode(
     kwargs.setdefault("task_metadata", mteb.get_task("STS13").metadata)
     inputs = loader(texts) if isinstance(texts, list) else texts
     return encoder.encode(inputs, hf_split="test", hf_subset="default", **kwargs)
+
+
+def predict(
+    encoder: VllmCrossEncoderWrapper, queries: list[str], documents: list[str], **kwargs: Any
+) -> np.ndarray:
+    """`encoder.predict` with the arguments that do not matter filled in."""
+    kwargs = {"show_progress_bar": False, **kwargs}
+    kwargs.setdefault("task_metadata", mteb.get_task("STS13").metadata)
+    return encoder.predict(
+        loader(queries), loader(documents), hf_split="test", hf_subset="default", **kwargs
+    )
 
 
 def run_python(code: str, *, blocked: tuple[str, ...] = (), **env: str) -> str:

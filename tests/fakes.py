@@ -1,4 +1,4 @@
-"""A fast engine that counts what it is asked: for counting calls, never for quality."""
+"""Fast engines and a model that count what they are asked: never for quality."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
 
 from embcache.engine.base import Embedded, Prepared, RefusedTextError
 
@@ -81,3 +83,51 @@ class FakeEngine:
 
     def close(self) -> None:
         self.started = False
+
+
+class FakeScoringEngine(FakeEngine):
+    """Scores by hash of query and document."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(dim=1, **kwargs)
+
+    def prepare(self, inputs: Sequence[Any]) -> Prepared:
+        prepared = super().prepare([f"{query}\0{document}" for query, document in inputs])
+        return Prepared(prepared.prompts, prepared.lengths, in_order=True)
+
+
+class FakeModel(AbsEncoder):
+    """An mteb encoder that counts what it is asked; its prompts depend on the prompt type.
+
+    Attributes:
+        calls: The texts of each `encode`, in order.
+    """
+
+    def __init__(
+        self, name: str | None = "org/fake", revision: str | None = "1", dim: int = 8, **meta: Any
+    ) -> None:
+        overwrites = {"name": name, "revision": revision, **meta}
+        self.mteb_model_meta = ModelMeta.create_empty(overwrites=overwrites)
+        self.dim = dim
+        self.calls: list[list[str]] = []
+        self.kwargs: list[dict[str, Any]] = []
+
+    @property
+    def encoded(self) -> list[str]:
+        """All texts that were embedded."""
+        return [text for call in self.calls for text in call]
+
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        texts = [text for batch in inputs for text in batch["text"]]
+        self.calls.append(texts)
+        self.kwargs.append({"hf_split": hf_split, "hf_subset": hf_subset, **kwargs})
+        return np.stack([fake_vector(f"{prompt_type}|{text}", self.dim) for text in texts])

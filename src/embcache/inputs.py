@@ -21,12 +21,12 @@ class Items:
     Attributes:
         texts: Row i = i-th text of the DataLoader.
         dataset: All columns, row i belongs to texts[i].
-        collate_fn: The DataLoader's, if it has one.
+        collate_fn: The DataLoader's; lists of values, if it has none.
     """
 
     texts: list[str]
     dataset: Dataset
-    collate_fn: Callable[[list[Any]], Any] | None
+    collate_fn: Callable[[list[Any]], Any]
 
 
 def read_items(inputs: Any) -> Items | None:
@@ -54,7 +54,7 @@ def read_items(inputs: Any) -> Items | None:
         return None
     columns = list(dict.fromkeys(name for batch in batches for name in batch))
     rows = {name: [row for batch in batches for row in batch[name]] for name in columns}
-    return Items(_read_batches(batches), Dataset.from_dict(rows or {"text": []}), None)
+    return Items(_read_batches(batches), Dataset.from_dict(rows or {"text": []}), _collate)
 
 
 def read_texts(inputs: Any) -> list[str]:
@@ -75,6 +75,11 @@ def read_texts(inputs: Any) -> list[str]:
     _check_iterable(inputs)
     texts = _read_column(inputs)
     return _read_batches(inputs) if texts is None else texts
+
+
+def _collate(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows to a batch of lists, whatever is in them."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _check_iterable(inputs: Any) -> None:

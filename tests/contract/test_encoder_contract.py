@@ -1,101 +1,181 @@
-"""What every encoder with a cache keeps, whatever is behind it."""
+"""What every encoder with a cache keeps, whatever is behind it: one suite for all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mteb.models import SentenceTransformerEncoderWrapper
 from mteb.types import PromptType
 
-from embcache import VllmEncoderWrapper
-from tests.conftest import encode
+from embcache import CachedEncoder, MissingTextsError
+from tests.conftest import encode, predict
+from tests.fakes import FakeModel
 
-Make = Callable[..., VllmEncoderWrapper]
 PROMPTS = {"query": "query: ", "document": "passage: "}
+QUERY = "the query of every pair"
+
+
+@dataclass
+class Subject:
+    """One way to have a cache.
+
+    Attributes:
+        make: An encoder over the test's one cache.
+        run: Its values for texts, `(n, dim)`.
+        as_query_document_and_bare: Values of the same texts in three roles.
+        slow: Whether it computes for real.
+    """
+
+    make: Callable[..., Any]
+    run: Callable[..., np.ndarray]
+    as_query_document_and_bare: Callable[[list[str]], list[np.ndarray]]
+    slow: bool
+
+
+def vllm_encoder(make: Callable[..., Any], slow: bool) -> Subject:
+    def roles(texts: list[str]) -> list[np.ndarray]:
+        encoder = make(prompt_dict=PROMPTS)
+        kinds = (PromptType.query, PromptType.document, None)
+        return [encode(encoder, texts, prompt_type=kind) for kind in kinds]
+
+    return Subject(make, encode, roles, slow)
+
+
+def vllm_cross_encoder(make: Callable[..., Any], slow: bool) -> Subject:
+    def run(encoder: Any, texts: list[str]) -> np.ndarray:
+        scores = predict(encoder, [QUERY] * len(texts), texts)
+        assert scores.shape == (len(texts),) and scores.dtype == np.float32
+        return scores[:, None]
+
+    def roles(texts: list[str]) -> list[np.ndarray]:
+        prefixes = ({"query_prefix": "query: "}, {"document_prefix": "query: "}, {})
+        return [run(make(**kwargs), texts) for kwargs in prefixes]
+
+    return Subject(make, run, roles, slow)
+
+
+def cached_encoder(model: Any, cache: Path, slow: bool) -> Subject:
+    def make(**kwargs: Any) -> CachedEncoder:
+        return CachedEncoder(model, **{"cache_path": cache, **kwargs})
+
+    def roles(texts: list[str]) -> list[np.ndarray]:
+        kinds = (PromptType.query, PromptType.document, None)
+        return [encode(make(), texts, prompt_type=kind) for kind in kinds]
+
+    return Subject(make, encode, roles, slow)
+
+
+ENGINE = pytest.mark.engine
 
 
 @pytest.fixture(
-    params=["make_encoder", pytest.param("real_encoder", marks=pytest.mark.engine)],
-    ids=["fake engine", "vLLM"],
+    params=[
+        "VllmEncoderWrapper, fake",
+        "VllmCrossEncoderWrapper, fake",
+        "CachedEncoder, fake",
+        "CachedEncoder, Sentence Transformers",
+        pytest.param("VllmEncoderWrapper, vLLM", marks=ENGINE),
+        pytest.param("VllmCrossEncoderWrapper, vLLM", marks=ENGINE),
+    ]
 )
-def make(request: pytest.FixtureRequest) -> Make:
-    factory: Make = request.getfixturevalue(request.param)
-    return factory
+def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Subject:
+    kind, engine = request.param.split(", ")
+    fixture = request.getfixturevalue
+    if kind == "VllmEncoderWrapper":
+        slow = engine == "vLLM"
+        return vllm_encoder(fixture("real_encoder" if slow else "make_encoder"), slow)
+    if kind == "VllmCrossEncoderWrapper":
+        slow = engine == "vLLM"
+        make = fixture("real_cross_encoder" if slow else "make_cross_encoder")
+        return vllm_cross_encoder(make, slow)
+    if engine == "fake":
+        return cached_encoder(FakeModel(), tmp_path / "cache", slow=False)
+    model = SentenceTransformerEncoderWrapper(
+        fixture("model_path"), device="cpu", model_prompts=PROMPTS
+    )
+    return cached_encoder(model, tmp_path / "cache", slow=True)
 
 
-def test_order_and_duplicates(make: Make) -> None:
+def test_order_and_duplicates(subject: Subject) -> None:
     texts = ["b", "a", "c", "a", "a much longer text than the others", "b"]
-    vectors = encode(make(), texts)
-    assert vectors.shape[0] == 6 and vectors.dtype == np.float32
-    assert (vectors[0] == vectors[5]).all() and (vectors[1] == vectors[3]).all()
-    assert len({row.tobytes() for row in vectors}) == 4
-    turned = encode(make(), texts[::-1])
-    assert turned[::-1].tobytes() == vectors.tobytes()
+    values = subject.run(subject.make(), texts)
+    assert values.shape[0] == 6 and values.dtype == np.float32
+    assert (values[0] == values[5]).all() and (values[1] == values[3]).all()
+    assert len({row.tobytes() for row in values}) == 4
+    turned = subject.run(subject.make(), texts[::-1])
+    assert turned[::-1].tobytes() == values.tobytes()
 
 
-def test_empty_input(make: Make) -> None:
-    encoder = make()
-    assert encode(encoder, []).shape[0] == 0
-    dim = encode(encoder, ["a"]).shape[1]
-    assert encode(encoder, []).shape == (0, dim)
+def test_empty_input(subject: Subject) -> None:
+    encoder = subject.make()
+    assert subject.run(encoder, []).shape[0] == 0
+    dim = subject.run(encoder, ["a"]).shape[1]
+    assert subject.run(encoder, []).shape == (0, dim)
 
 
-def test_one_text(make: Make) -> None:
-    assert encode(make(), ["a"]).shape[0] == 1
+def test_one_text(subject: Subject) -> None:
+    assert subject.run(subject.make(), ["a"]).shape[0] == 1
 
 
-def test_warm_is_bit_identical_and_encodes_nothing(make: Make) -> None:
+def test_warm_is_bit_identical_and_encodes_nothing(subject: Subject) -> None:
     texts = [f"text {i} " * (1 + i % 9) for i in range(50)] + ["", " ", "😀", "ß" * 300]
-    cold = encode(make(), texts)
+    cold = subject.run(subject.make(), texts)
     for kwargs in ({}, {"on_miss": "raise"}, {"read_only": True}):
-        warm_encoder = make(**kwargs)
-        warm = encode(warm_encoder, texts)
+        warm_encoder = subject.make(**kwargs)
+        warm = subject.run(warm_encoder, texts)
         assert warm.tobytes() == cold.tobytes()
         assert warm_encoder.stats.encoded == 0 and warm_encoder.stats.hits == 54
 
 
-def test_part_cached_part_not(make: Make) -> None:
-    one = encode(make(), ["a", "b", "c"])
-    encoder = make()
-    both = encode(encoder, ["d", "c", "a", "e"])
+def test_part_cached_part_not(subject: Subject) -> None:
+    one = subject.run(subject.make(), ["a", "b", "c"])
+    encoder = subject.make()
+    both = subject.run(encoder, ["d", "c", "a", "e"])
     assert (both[1] == one[2]).all() and (both[2] == one[0]).all()
     assert encoder.stats.hits == 2 and encoder.stats.encoded == 2
 
 
-def test_query_and_document_prompts_are_kept_apart(make: Make) -> None:
-    encoder = make(prompt_dict=PROMPTS)
-    query, document, none = (
-        encode(encoder, ["the same text"], prompt_type=kind)
-        for kind in (PromptType.query, PromptType.document, None)
-    )
-    assert (query != document).any() and (query != none).any() and (document != none).any()
-    assert encoder.total.encoded == 3
+def test_what_is_missing_is_counted(subject: Subject) -> None:
+    subject.run(subject.make(), ["a"])
+    with pytest.raises(MissingTextsError, match=r"2 of 3 (texts|pairs) are not cached"):
+        subject.run(subject.make(on_miss="raise"), ["a", "b", "c"])
 
 
-def test_ten_thousand_texts(make: Make, request: pytest.FixtureRequest) -> None:
-    if "vLLM" in request.node.name:
-        texts = [f"{i % 500}" for i in range(10_000)]
-    else:
-        texts = [f"{i}" for i in range(10_000)]
-    cold = encode(make(), texts)
-    warm = encode(make(on_miss="raise"), texts)
+def test_query_and_document_prompts_are_kept_apart(subject: Subject) -> None:
+    cold = subject.as_query_document_and_bare(["the same text", "another"])
+    query, document, bare = cold
+    assert (query != document).any() and (query != bare).any() and (document != bare).any()
+    warm = subject.as_query_document_and_bare(["the same text", "another"])
+    assert [x.tobytes() for x in warm] == [x.tobytes() for x in cold]
+
+
+def test_ten_thousand_texts(subject: Subject) -> None:
+    distinct = 500 if subject.slow else 10_000
+    texts = [f"{i % distinct}" for i in range(10_000)]
+    cold = subject.run(subject.make(), texts)
+    encoder = subject.make(on_miss="raise")
+    warm = subject.run(encoder, texts)
     assert cold.shape[0] == 10_000 and cold.tobytes() == warm.tobytes()
+    assert encoder.stats.unique == distinct
 
 
-def test_results_are_the_callers_own(make: Make) -> None:
+def test_results_are_the_callers_own(subject: Subject) -> None:
     """Writing into a result changes neither the cache nor a later result."""
-    encoder = make()
-    first = encode(encoder, ["a"])
+    encoder = subject.make()
+    first = subject.run(encoder, ["a"])
     kept = first.copy()
     first[:] = 0
-    assert (encode(encoder, ["a"]) == kept).all()
+    assert (subject.run(encoder, ["a"]) == kept).all()
 
 
-def test_a_warm_encoder_never_starts_its_engine(make: Make) -> None:
-    encode(make(), ["a"])
-    encoder = make()
+def test_a_warm_encoder_never_asks_its_engine(subject: Subject) -> None:
+    subject.run(subject.make(), ["a"])
+    encoder = subject.make()
 
     class Forbidden:
         version = "none"
@@ -104,5 +184,26 @@ def test_a_warm_encoder_never_starts_its_engine(make: Make) -> None:
         def __getattr__(self, name: str) -> Any:
             raise AssertionError(f"the engine was asked for {name}")
 
-    encoder._engine = Forbidden()  # type: ignore[assignment]
-    assert encode(encoder, ["a"]).shape[0] == 1
+    if isinstance(encoder, CachedEncoder):
+        encoder._model.encode = _forbidden
+    else:
+        encoder._engine = Forbidden()
+    assert subject.run(encoder, ["a"]).shape[0] == 1
+
+
+def _forbidden(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("the model was asked to encode")
+
+
+def test_without_a_cache(subject: Subject) -> None:
+    encoder = subject.make(cache_path=None)
+    first, second = (subject.run(encoder, ["a", "b", "a"]) for _ in range(2))
+    assert first.tobytes() == second.tobytes() and encoder.stats.encoded == 2
+
+
+def test_totals_add_up(subject: Subject) -> None:
+    encoder = subject.make()
+    subject.run(encoder, ["a", "b", "a"])
+    subject.run(encoder, ["b", "c"])
+    total = encoder.total
+    assert (total.texts, total.unique, total.hits, total.encoded) == (5, 4, 1, 3)

@@ -31,7 +31,7 @@ class ModelCall:
     """
 
     dataset: Dataset
-    collate_fn: Callable[[list[Any]], Any] | None
+    collate_fn: Callable[[list[Any]], Any]
     arguments: Mapping[str, Any]
 
 
