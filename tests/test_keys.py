@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import xxhash
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embcache import InputError
-from embcache.keys import from_bytes, text_keys, to_bytes
+from embcache.keys import from_bytes, pair_keys, text_keys, to_bytes
 
 text = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 
@@ -65,3 +67,31 @@ def test_lone_surrogate_names_the_row(bad: str) -> None:
 def test_what_is_no_text_names_the_row_and_type(bad: object) -> None:
     with pytest.raises(InputError, match=f"row 1 is no text but {type(bad).__name__}"):
         text_keys(b"i", "", ["a", bad])  # type: ignore[list-item]
+
+
+def test_pairs_are_hashed_as_documented() -> None:
+    parts = [b"identity", b"q: ", b"d: ", "ä".encode(), b"doc"]
+    raw = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    [key] = pair_keys(b"identity", ("q: ", "d: "), ["ä"], ["doc"])
+    assert to_bytes(key[None]) == xxhash.xxh3_128_digest(raw)
+
+
+def test_no_two_pairs_share_a_key() -> None:
+    pairs = [("a", "b"), ("b", "a"), ("ab", ""), ("", "ab"), ("a", "bc"), ("ab", "c")]
+    prefixes = [("", ""), ("a", ""), ("", "a")]
+    keys = [pair_keys(b"i", p, *zip(*pairs, strict=True)).tobytes() for p in prefixes]
+    distinct = {raw[at : at + 16] for raw in keys for at in range(0, len(raw), 16)}
+    assert len(distinct) == len(pairs) * len(prefixes)
+
+
+@pytest.mark.parametrize(
+    ("queries", "documents", "message"),
+    [
+        (["a", 3], ["b", "c"], "the query of row 1 is no text but int"),
+        (["a"], [None], "the document of row 0 is no text but NoneType"),
+        (["\ud800"], ["b"], "the query of row 0 holds a lone surrogate"),
+    ],
+)
+def test_a_pair_that_is_no_text(queries: list[Any], documents: list[Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pair_keys(b"i", ("", ""), queries, documents)

@@ -1,0 +1,107 @@
+"""Real vLLM as a cross-encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from embcache import EngineError, VllmCrossEncoderWrapper, VllmEncoderWrapper
+from embcache.engine.vllm_scoring import VllmScoringEngine
+from tests.conftest import encode, predict
+from tests.models import save_bert, save_cross_encoder
+
+pytestmark = pytest.mark.engine
+
+QUERIES = [f"what is number {i % 7}?" for i in range(60)]
+DOCUMENTS = [f"the number {i} is " + "very " * (i * 7 % 40) + "odd" for i in range(60)]
+DOCUMENTS[4] = "cut somewhere, " * 900
+QUERIES[5] = "ein Text mit Ümlauten, 日本語 and 😀"
+
+
+def plain_scores(engine: VllmScoringEngine, queries: list[str], documents: list[str]) -> Any:
+    outputs = engine._llm.score(
+        queries, documents, tokenization_kwargs={"truncate_prompt_tokens": -1}, use_tqdm=False
+    )
+    return np.array([output.outputs.score for output in outputs], np.float32)
+
+
+def test_scores_are_those_of_llm_score(
+    real_cross_encoder: Any, real_scoring_engine: VllmScoringEngine
+) -> None:
+    scores = predict(real_cross_encoder(), QUERIES, DOCUMENTS)
+    assert (scores == plain_scores(real_scoring_engine, QUERIES, DOCUMENTS)).all()
+    assert len(set(scores.tolist())) > 50
+
+
+def test_prefixes_are_put_in_front(
+    real_cross_encoder: Any, real_scoring_engine: VllmScoringEngine
+) -> None:
+    encoder = real_cross_encoder(query_prefix="query: ", document_prefix="passage: ")
+    scores = predict(encoder, QUERIES[:9], DOCUMENTS[:9])
+    expected = plain_scores(
+        real_scoring_engine,
+        ["query: " + query for query in QUERIES[:9]],
+        ["passage: " + document for document in DOCUMENTS[:9]],
+    )
+    assert (scores == expected).all()
+
+
+def test_scores_agree_with_sentence_transformers(
+    real_cross_encoder: Any, cross_encoder_path: str
+) -> None:
+    from sentence_transformers import CrossEncoder
+
+    theirs = CrossEncoder(cross_encoder_path, device="cpu")
+    expected = theirs.predict(list(zip(QUERIES, DOCUMENTS, strict=True)))
+    scores = predict(real_cross_encoder(), QUERIES, DOCUMENTS)
+    assert np.abs(scores - expected).max() < 1e-4
+
+
+def test_one_pair_and_an_empty_document(
+    real_cross_encoder: Any, real_scoring_engine: VllmScoringEngine
+) -> None:
+    for queries, documents in ((["a"], ["b"]), (["a", "b", ""], ["", "a", "b"])):
+        scores = predict(real_cross_encoder(), queries, documents)
+        expected = plain_scores(real_scoring_engine, queries, documents)
+        assert np.abs(scores - expected).max() < 1e-6
+
+
+def test_an_encoder_scores_by_cosine_as_in_vllm(tmp_path: Path) -> None:
+    """`LLM.score` of a model without a classification head."""
+    folder = tmp_path / "encoder"
+    save_bert(folder)
+    kwargs: Any = {"dtype": "float32", "enforce_eager": True}
+    scorer = VllmCrossEncoderWrapper(str(folder), cache_path=tmp_path / "cache", **kwargs)
+    encoder = VllmEncoderWrapper(str(folder), cache_path=tmp_path / "cache", **kwargs)
+    try:
+        scores = predict(scorer, ["a", "a"], ["b", "a long document"])
+        query, *documents = encode(encoder, ["a", "b", "a long document"])
+    finally:
+        scorer.cleanup()
+        encoder.cleanup()
+    assert np.abs(scores - np.stack(documents) @ query).max() < 1e-5
+
+
+def test_a_classifier_of_several_labels(tmp_path: Path) -> None:
+    """vLLM's own words are passed on."""
+    save_cross_encoder(tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    settings = json.loads(config.read_text())
+    labels = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    config.write_text(json.dumps(settings | labels))
+    weights = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    for name in ("classifier.weight", "classifier.bias"):
+        tensors[name] = tensors[name].repeat(2, *[1] * (tensors[name].ndim - 1))
+    save_file(tensors, weights, metadata={"format": "pt"})
+    encoder = VllmCrossEncoderWrapper(
+        str(tmp_path / "model"), dtype="float32", enforce_eager=True, cache_path=tmp_path / "cache"
+    )
+    with pytest.raises(EngineError, match="Scoring API is only enabled for num_labels == 1"):
+        predict(encoder, ["a"], ["b"])
+    encoder.cleanup()
