@@ -2,16 +2,16 @@
 # that costs a fraction of a second and no network.
 #   PYTHON=/path/to/python3.12    the Python to build .venv with
 #   EMBCACHE_DEVICE=cpu|cuda      which vLLM to install              (default: by the GPU found)
-#   ARGS='...'                    passed on to demo, test, bench, lock
+#   ARGS='...'                    passed on to demo, test, bench, bench-dtypes, lock
 
 PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check format bench lock hooks clean distclean
+.PHONY: help setup demo test lint check format bench bench-dtypes lock hooks clean distclean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## .venv with every pinned package (the other targets do this by themselves)
 	@sh scripts/setup_env.sh
@@ -35,6 +35,9 @@ format: setup  ## reformat, and fix what ruff can fix
 
 bench: setup  ## measure this machine
 	@$(PY) benchmarks/first_look.py $(ARGS)
+
+bench-dtypes: setup  ## what float32, bfloat16 and float16 cost on this machine
+	@$(PY) benchmarks/dtypes.py $(ARGS)
 
 lock: setup  ## resolve requirements/*.txt again; ARGS=--upgrade takes the newest
 	@$(PY) scripts/lock.py $(ARGS)

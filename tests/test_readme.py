@@ -6,16 +6,17 @@ import re
 import runpy
 import subprocess
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mteb
 import pytest
-from mteb.mocks.mock_tasks import MockSTSTask
+from mteb.mocks.mock_tasks import MockRerankingTask, MockSTSTask
+from mteb.models import SentenceTransformerEncoderWrapper
 
-from embcache import encoders, vllm_base
+from embcache import cross_encoder, encoders, vllm_base
 from embcache.engine.vllm import VllmEngine
+from embcache.engine.vllm_scoring import VllmScoringEngine
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,43 +26,75 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
+class InAnyDtype:
+    """The shared engine, saying that it computes in what it was asked for."""
+
+    def __init__(self, engine: VllmEngine, arguments: dict[str, Any]) -> None:
+        self._engine = engine
+        self.dtype = "float32" if arguments["dtype"] == "auto" else arguments["dtype"]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def close(self) -> None:
+        """It is everybody's."""
+
+
 @pytest.mark.engine
+@pytest.mark.filterwarnings("ignore")
 def test_python_blocks(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     model_path: str,
     real_engine: VllmEngine,
+    cross_encoder_path: str,
+    real_scoring_engine: VllmScoringEngine,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With the model that is here in E5's place, since tests have no hub; the rest as printed."""
+    """With models that are here in the named ones' place, since tests have no hub."""
     real = vllm_base.resolve_model
+    local = {"intfloat/e5-small": model_path, "BAAI/bge-reranker-base": cross_encoder_path}
     monkeypatch.setattr(
         vllm_base,
         "resolve_model",
-        lambda name, *_: replace(real(model_path), name=name, is_local=False),
+        lambda name, *_: replace(real(local[name]), name=name, is_local=False),
     )
-    monkeypatch.setattr(encoders, "VllmEngine", lambda *args: real_engine)
-    monkeypatch.setattr(real_engine, "close", lambda: None)
+    monkeypatch.setattr(encoders, "VllmEngine", lambda *args: InAnyDtype(real_engine, args[2]))
     monkeypatch.setattr(
-        vllm_base.AutoDtype, "settle", lambda self, cached: "float32"
-    )  # what the shared engine runs in
-    monkeypatch.setattr(mteb, "get_task", lambda name: MockSTSTask())
+        cross_encoder, "VllmScoringEngine", lambda *args: InAnyDtype(real_scoring_engine, args[2])
+    )
+    # What the shared engines run in.
+    monkeypatch.setattr(vllm_base.AutoDtype, "settle", lambda self, cached: "float32")
+    tasks = {"STS12": MockSTSTask, "AskUbuntuDupQuestions": MockRerankingTask}
+    monkeypatch.setattr(mteb, "get_task", lambda name: tasks[name]())
+    monkeypatch.setattr(
+        mteb, "get_model", lambda name: SentenceTransformerEncoderWrapper(model_path, device="cpu")
+    )
     # Without mteb's own results, which would answer a second run of this test.
-    monkeypatch.setattr(mteb, "evaluate", partial(mteb.evaluate, cache=None))
+    evaluate = mteb.evaluate
+    monkeypatch.setattr(
+        mteb, "evaluate", lambda *args, **kwargs: evaluate(*args, **kwargs | {"cache": None})
+    )
     monkeypatch.chdir(tmp_path)
     printed = []
     for number, block in enumerate(blocks("python")):
         (tmp_path / f"block{number}.py").write_text(block)
         runpy.run_path(str(tmp_path / f"block{number}.py"), run_name="__main__")
         printed.append(capsys.readouterr().out)
-    example, arrow = printed
-    assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", example)
-    assert '"dtype":"float32"' in arrow and "vector" in arrow and "text" in arrow
+    first, reranker, any_encoder, comparison, arrow = printed
+    assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", first)
+    assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", reranker)
+    assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", any_encoder)
+    assert re.search(r"[1-9]\d* shared texts, 0 only in a, 0 only in b", comparison)
+    assert "cosine: mean 1.000000" in comparison  # the same engine here, after all
+    for column in ("text", "vector", "query", "document", "score"):
+        assert column in arrow
+    assert arrow.count('"dtype":"float32"') == 3
 
 
 def test_make_targets_and_files_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE))
+    targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
     assert {"demo", "test", "setup", "bench"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M), target

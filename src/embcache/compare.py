@@ -71,7 +71,7 @@ class SpaceComparison:
     def __str__(self) -> str:
         lines = [f"a: {self.a}", f"b: {self.b}"]
         lines.append(
-            f"{self.shared:,} shared texts, {self.only_a:,} only in a, {self.only_b:,} in b"
+            f"{self.shared:,} shared texts, {self.only_a:,} only in a, {self.only_b:,} only in b"
         )
         if self.damaged:
             lines.append(f"{self.damaged:,} left out: damaged rows")
