@@ -12,8 +12,10 @@ import logging
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from _inputs import COLD_TOKENS, as_loader, make_texts, model_path, task
 from _report import machine
@@ -64,7 +66,7 @@ def measure(model: str, folder: Path, texts: int, rounds: int) -> dict[str, list
 
 def print_table(
     seconds: dict[str, list[float]],
-    compared: dict[str, SpaceComparison],
+    compared: Mapping[Any, SpaceComparison],
     arguments: argparse.Namespace,
 ) -> None:
     """One row a dtype."""

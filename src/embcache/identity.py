@@ -200,6 +200,8 @@ def canonical(value: Any, name: str) -> Any:
         return sorted((canonical(v, name) for v in value), key=repr)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _canonical_dataclass(value, name)
+    if callable(to_dict := getattr(value, "to_dict", None)):  # transformers' configurations
+        return canonical(to_dict(), name)
     if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
         return normalize_dtype(value)
     raise ConfigError(

@@ -137,7 +137,7 @@ def _check_columns(columns: Any) -> None:
         raise InputError(
             f"inputs hold {', '.join(other)} beside or instead of text (columns: "
             f"{', '.join(names)}). A text encoder would leave that out and the key would not cover "
-            "it: use a model that encodes it, without embcache."
+            "it: use a model that encodes it; CachedEncoder hands it such inputs uncached."
         )
     if "text" not in names:
         raise InputError(

@@ -101,7 +101,7 @@ class Pipeline:
             total=len(first),
             initial=hits,  # texts/s and time left are about what is encoded
             unit=request.unit,
-            desc="embed",
+            desc=request.verb,
             postfix={"hits": hits},
             disable=not request.show_progress or not len(first),
         ) as bar:
@@ -111,7 +111,7 @@ class Pipeline:
         if len(copies):
             matrix.rows[copies] = matrix.rows[source[copies]]
         seconds = time.perf_counter() - request.began
-        stats = EncodeStats(len(keys), len(first), hits, len(missing), seconds)
+        stats = EncodeStats(len(keys), len(first), hits, len(missing), seconds, request.unit)
         where = "no cache" if self._space is None else self._space.name
         logger.info("%s (task %s, %s, %s)", stats, request.task, request.prompts, where)
         return matrix.rows, stats
@@ -155,7 +155,7 @@ class Pipeline:
         if not self._engine.started:
             bar.set_description("starting engine")
             self._engine.start()
-            bar.set_description("embed")
+            bar.set_description(request.verb)
             bar.unpause()  # the time to start is no part of texts/s and time left
         self._check_engine()
         self._warn_of_another_version()

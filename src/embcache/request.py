@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from embcache.errors import InputError
 from embcache.keys import Keys, pair_keys, text_keys
@@ -29,7 +29,8 @@ class Request(ABC):
     show_progress: bool = True
     began: float = field(default_factory=time.perf_counter)
 
-    unit = "text"
+    unit: ClassVar[str] = "text"
+    verb: ClassVar[str] = "embed"
 
     @abstractmethod
     def __len__(self) -> int:
@@ -119,6 +120,7 @@ class PairRequest(Request):
     prefixes: tuple[str, str] = ("", "")
 
     unit = "pair"
+    verb = "score"
 
     def __post_init__(self) -> None:
         if len(self.queries) != len(self.documents):

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EncodeStats:
-    """What one `encode` did.
+    """What one `encode` or `predict` did.
 
     Attributes:
-        texts: Texts that were asked for, duplicates included.
-        unique: Distinct texts among them.
-        hits: Distinct texts found in the cache.
-        encoded: Distinct texts sent to the engine.
+        texts: Texts (of a cross-encoder: pairs) that were asked for, duplicates included.
+        unique: Distinct ones among them.
+        hits: Distinct ones found in the cache.
+        encoded: Distinct ones sent to the engine.
         seconds: Wall-clock seconds.
+        unit: What is counted, "text" or "pair".
     """
 
     texts: int = 0
@@ -22,6 +23,7 @@ class EncodeStats:
     hits: int = 0
     encoded: int = 0
     seconds: float = 0.0
+    unit: str = "text"
 
     def __add__(self, other: EncodeStats) -> EncodeStats:
         return EncodeStats(
@@ -30,10 +32,11 @@ class EncodeStats:
             self.hits + other.hits,
             self.encoded + other.encoded,
             self.seconds + other.seconds,
+            other.unit,
         )
 
     def __str__(self) -> str:
         return (
-            f"{self.texts} texts, {self.unique} unique, {self.hits} hits, "
+            f"{self.texts} {self.unit}s, {self.unique} unique, {self.hits} hits, "
             f"{self.encoded} encoded, {self.seconds:.2f} s"
         )
