@@ -134,10 +134,7 @@ def _open(path: str | os.PathLike[str]) -> Space:
     """The space in a folder, with its rows indexed."""
     folder = Path(path).expanduser()
     inside = [*_spaces(folder)] if folder.is_dir() else []
-    if folder.suffix == ".lance":
-        found = [info for info in _spaces(folder.parent) if info.path.name == folder.name]
-    else:
-        found = inside
+    found = [*_spaces(folder.parent, folder.name)] if folder.suffix == ".lance" else inside
     if len(found) != 1:
         others = inside or ([*_spaces(folder.parent)] if folder.parent.is_dir() else [])
         names = "".join(f"\n  {info.path}" for info in others) or " none there"
@@ -157,8 +154,8 @@ def _open(path: str | os.PathLike[str]) -> Space:
     return space
 
 
-def _spaces(folder: Path) -> Iterator[SpaceInfo]:
-    return Database(folder, writable=False).spaces()
+def _spaces(folder: Path, name: str | None = None) -> Iterator[SpaceInfo]:
+    return Database(folder, writable=False).spaces(name)
 
 
 def _text_keys(batch: pa.RecordBatch) -> tuple[Keys, npt.NDArray[np.int64]]:
@@ -174,13 +171,15 @@ def _text_keys(batch: pa.RecordBatch) -> tuple[Keys, npt.NDArray[np.int64]]:
 def _index_texts(space: Space) -> KeyIndex:
     """Where each text of a space lies; of a text that is there twice, the first."""
     keys, positions, start = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)], 0
+    row_ids = [np.empty(0, np.uint64)]
     for batch in space.scan(list(VECTORS.texts)):
         found, rows = _text_keys(batch)
         keys.append(found)
         positions.append(rows + start)
+        row_ids.append(batch.column("_rowid").to_numpy()[rows])
         start += batch.num_rows
     everything, where = np.concatenate(keys), np.concatenate(positions)
-    index = KeyIndex.build(everything, where.astype(np.uint64))
+    index = KeyIndex.build(everything, np.concatenate(row_ids))
     first = np.ones(len(index), bool)
     first[1:] = (index.keys[1:] != index.keys[:-1]).any(axis=1)
     return KeyIndex(index.keys[first], where[index.positions[first]])

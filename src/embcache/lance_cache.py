@@ -66,7 +66,7 @@ class LanceCache:
         self._keys = np.empty((0, 2), np.uint64)
         self._block = (0, np.empty((0, 0), np.float32), np.empty(0, bool))
         self._last = -1
-        self.load()
+        self._opened()
 
     def add(self, items: Sequence[Mapping[str, Any]], vectors: Any) -> None:
         """Add vectors, in memory until `save`. An item that is there already keeps its vector.
@@ -102,12 +102,19 @@ class LanceCache:
         A row that fails its checksum is dropped with a warning: None, so it is encoded again.
         """
         key = _key(item)
+        self._opened()
         if key in self._pending:
             return self._pending[key][0].copy()
         position = self._positions.get(key)
         if position is None:
             return None
         vector, damaged = self._read(position)
+        if damaged:  # in the version that is open; another process may have mended it since
+            self.load()
+            position = self._positions.get(key)
+            if position is None:
+                return None
+            vector, damaged = self._read(position)
         if not damaged:
             return vector
         space = self._opened()
@@ -121,9 +128,11 @@ class LanceCache:
 
     def __contains__(self, item: Mapping[str, Any]) -> bool:
         key = _key(item)
+        self._opened()
         return key in self._pending or key in self._positions
 
     def __len__(self) -> int:
+        self._opened()
         return len(self._positions) + sum(key not in self._positions for key in self._pending)
 
     def save(self) -> None:
@@ -135,12 +144,14 @@ class LanceCache:
         keys = key_bytes.from_bytes(b"".join(self._pending))
         values = list(self._pending.values())
         new = np.flatnonzero(space.find(keys) < 0)  # another process may have been first
-        if len(new):
-            texts = [values[row][1] for row in new]
-            vectors = np.stack([values[row][0] for row in new])
-            space.append(Rows(keys[new], vectors, {"text": texts, "prompt": None}))
-        self._pending.clear()
-        self.load()
+        try:
+            if len(new):
+                texts = [values[row][1] for row in new]
+                vectors = np.stack([values[row][0] for row in new])
+                space.append(Rows(keys[new], vectors, {"text": texts, "prompt": None}))
+            self._pending.clear()
+        finally:
+            self.load()  # failed or not: refresh may have moved every row
 
     def load(self) -> None:
         """See what is in the table now, by whatever process."""
@@ -149,8 +160,9 @@ class LanceCache:
         self._keys = space.keys()
         raw = key_bytes.to_bytes(self._keys)
         count = len(self._keys)
-        # Backwards: of rows with the same key the one that was committed first is kept.
-        self._positions = {raw[16 * i : 16 * i + 16]: i for i in reversed(range(count))}
+        # Of rows with the same key the one that was committed first, wherever it lies now.
+        first = space.find(self._keys).tolist()
+        self._positions = {raw[16 * i : 16 * i + 16]: first[i] for i in range(count)}
         self._block = (0, np.empty((0, 0), np.float32), np.empty(0, bool))
         self._last = -1
 
@@ -164,14 +176,15 @@ class LanceCache:
             self._space = self._database.space(
                 IDENTITY, "items", "unknown", store_text=self._store_text
             )
-            self._space.refresh()
+            self.load()
         return self._space
 
     def _read(self, position: int) -> tuple[Vector, bool]:
-        """One row; a block ahead where rows are asked for in their order, as mteb does."""
+        """One row; a block ahead where rows are asked for about in their order, as mteb does."""
         start, vectors, damaged = self._block
         if not start <= position < start + len(vectors):
-            ahead = _BLOCK_ROWS if position == self._last + 1 else 1
+            forward = 0 < position - self._last <= _BLOCK_ROWS
+            ahead = _BLOCK_ROWS if forward else 1
             positions = np.arange(position, min(position + ahead, len(self._keys)))
             space = self._opened()
             vectors = np.empty((len(positions), space.dim or 0), np.float32)
@@ -219,4 +232,10 @@ def _matrix(vectors: Any) -> npt.NDArray[np.float32]:
     if hasattr(vectors, "detach"):  # a torch tensor; NumPy has no bfloat16
         vectors = vectors.detach().cpu().float().numpy()
     matrix = np.array(vectors, np.float32)  # a copy: the caller may reuse its own
-    return matrix[None, :] if matrix.ndim == 1 else matrix
+    matrix = matrix[None, :] if matrix.ndim == 1 else matrix
+    if matrix.ndim != 2:
+        raise InputError(
+            f"The vectors have shape {matrix.shape}; one vector an item, (n, dim), is needed. "
+            "Multi-vector (late-interaction) encoders cannot be cached here."
+        )
+    return matrix

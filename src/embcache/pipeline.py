@@ -9,16 +9,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from embcache.engine.base import Embedded, Engine, Prepared, RefusedTextError
-from embcache.errors import CacheError, ConfigError, InputError, MissingTextsError, NonFiniteError
-from embcache.identity import DTYPES, Identity
+from embcache.errors import CacheError, ConfigError, InputError
+from embcache.identity import Identity
 from embcache.keys import Keys
 from embcache.matryoshka import Truncation
+from embcache.messages import missing_error, non_finite_error
 from embcache.request import Request
-from embcache.result import Matrix
+from embcache.result import Matrix, RowNumbers, Vectors
 from embcache.stats import EncodeStats
 from embcache.store import Rows, Space
 from embcache.store.index import unique_keys
@@ -26,8 +26,6 @@ from embcache.store.index import unique_keys
 logger = logging.getLogger(__name__)
 
 OnMiss = Literal["encode", "raise"]
-Vectors = npt.NDArray[np.float32]
-RowNumbers = npt.NDArray[np.int64]
 
 WINDOW_TEXTS = 16_384
 """Texts tokenized and sorted at a time: what bounds the memory of token ids."""
@@ -125,12 +123,25 @@ class Pipeline:
         positions = self._space.find(keys[first])
         found = positions >= 0
         hits = first[found]
-        corrupt = hits[
+        failed = hits[
             self._space.read(positions[found], keys[hits], matrix.rows, hits, self._narrow)
         ]
+        if len(failed):
+            failed = self._read_again(self._space, failed, keys, matrix)
+        return np.sort(np.concatenate((first[~found], failed)))
+
+    def _read_again(
+        self, space: Space, failed: RowNumbers, keys: Keys, matrix: Matrix
+    ) -> RowNumbers:
+        """Another process may have mended them since; what still fails is dropped."""
+        space.refresh()
+        positions = space.find(keys[failed])
+        there = positions >= 0
+        hits = failed[there]
+        corrupt = hits[space.read(positions[there], keys[hits], matrix.rows, hits, self._narrow)]
         if len(corrupt):
             self._report_corrupt(corrupt, keys)
-        return np.sort(np.concatenate((first[~found], corrupt)))
+        return np.concatenate((failed[~there], corrupt))
 
     def _report_corrupt(self, corrupt: RowNumbers, keys: Keys) -> None:
         assert self._space is not None
@@ -151,7 +162,7 @@ class Pipeline:
     ) -> None:
         """Encode chunk by chunk; each is written while the next one is computed."""
         if self._on_miss == "raise":
-            raise _missing_error(request, missing, self._space)
+            raise missing_error(request, missing, self._space)
         if not self._engine.started:
             bar.set_description("starting engine")
             self._engine.start()
@@ -229,14 +240,7 @@ class Pipeline:
         embedded = self._engine.embed(prompts)
         finite = np.isfinite(embedded.vectors).all(axis=1)
         if not finite.all():
-            row = int(rows[np.flatnonzero(~finite)[0]])
-            dtype = self._engine.dtype
-            raise NonFiniteError(
-                f"The engine returned NaN or infinity for {int((~finite).sum())} of {len(rows)} "
-                f"{request.unit}s, the first in row {row}: {request.show(row)}. "
-                + _way_out_of_nan(dtype)
-                + " Nothing of this chunk was written; chunks before it are kept."
-            )
+            raise non_finite_error(request, rows[~finite], len(rows), self._engine.dtype)
         return embedded
 
     def _keep(
@@ -282,24 +286,3 @@ def check_on_miss(value: object) -> None:
         raise ConfigError(
             f"on_miss={value!r} is unknown. Use one of {', '.join(get_args(OnMiss))}."
         )
-
-
-def _way_out_of_nan(dtype: str) -> str:
-    if dtype not in DTYPES:  # an engine that does not say what it computes in
-        return "Look for what is special about this text, or whether the model overflows float16."
-    others = " or ".join(f"dtype={d!r}" for d in ("bfloat16", "float32") if d != dtype)
-    return f"dtype={dtype!r} cannot hold this model's activations, most likely. Use {others}."
-
-
-def _missing_error(request: Request, missing: RowNumbers, space: Space | None) -> MissingTextsError:
-    # Not `if space`: an empty space is false.
-    where = "because there is no cache (cache_path=None)"
-    if space is not None:
-        where = f"in {space.path}"
-    examples = ", ".join(request.show(row) for row in missing[:3].tolist())
-    return MissingTextsError(
-        f"{len(missing)} of {len(request)} {request.unit}s are not cached {where} "
-        f'({request.prompts}), and on_miss="raise". The first: {examples}. Encode them with '
-        'on_miss="encode", or check model, revision, dtype and prompts against the cache.',
-        missing=len(missing),
-    )

@@ -8,6 +8,9 @@ import numpy.typing as npt
 from embcache.errors import CacheError
 from embcache.matryoshka import Truncation
 
+Vectors = npt.NDArray[np.float32]
+RowNumbers = npt.NDArray[np.int64]
+
 
 class Matrix:
     """The caller's result, allocated once, when its width is known, and filled in place."""
@@ -16,7 +19,7 @@ class Matrix:
         self._count = count
         self._narrow = narrow
         self._full: int | None = None
-        self.rows: npt.NDArray[np.float32] = np.empty((count, 0), np.float32)
+        self.rows: Vectors = np.empty((count, 0), np.float32)
 
     def allocate(self, dim: int) -> None:
         """Make room, or check that there is; `dim` is that of the full vectors."""

@@ -69,10 +69,17 @@ class Database:
         if writable:
             _try_writing(self.path)
 
-    def spaces(self) -> Iterator[SpaceInfo]:
-        """Every space, by name. Lance tables that are not embcache's are passed over."""
+    def spaces(self, name: str | None = None) -> Iterator[SpaceInfo]:
+        """Every space, by name. Lance tables that are not embcache's are passed over.
+
+        Args:
+            name: Only the space in this folder, `<name>.lance`.
+
+        Raises:
+            CacheError: A table cannot be opened, or is of a newer format.
+        """
         for path in sorted(self.path.glob("*.lance")):
-            if not table_exists(path):
+            if name not in (None, path.name) or not table_exists(path):
                 continue
             with lance_errors("Opening", path, READ_FIX):
                 schema = lance.dataset(str(path)).schema

@@ -140,7 +140,7 @@ class Space:
             return rows
 
     def scan(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns of all rows, in scan order, batch by batch; rows are not checked.
+        """Some columns and `_rowid` of all rows, in scan order, by batches; rows are not checked.
 
         Raises:
             CacheError: Lance cannot read the table.
@@ -149,7 +149,7 @@ class Space:
             return
         with lance_errors("Scanning", self.path, READ_FIX):
             yield from self._dataset.scanner(
-                columns=columns, batch_size=_SCAN_ROWS, scan_in_order=True
+                columns=columns, with_row_id=True, batch_size=_SCAN_ROWS, scan_in_order=True
             ).to_batches()
 
     def find(self, keys: Keys) -> Positions:
