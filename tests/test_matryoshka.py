@@ -131,3 +131,9 @@ def test_the_encoder_reads_the_models_configuration(
     (tiny_model / "config.json").write_text('{"matryoshka_dimensions": [4, 8]}')
     make_encoder(truncate_dim=4)
     assert not caplog.text
+
+
+def test_what_was_computed_is_kept_even_if_the_cut_is_refused(make_encoder: Make) -> None:
+    with pytest.raises(ConfigError, match="vectors have 8"):
+        encode(make_encoder(truncate_dim=9), ["a"])
+    assert encode(make_encoder(on_miss="raise"), ["a"]).shape == (1, 8)

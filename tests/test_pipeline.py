@@ -235,6 +235,30 @@ def test_corrupt_rows_are_dropped_and_encoded_again(
     assert not caplog.records
 
 
+def test_what_another_process_mended_is_neither_dropped_nor_encoded(
+    make: Make, space: Space, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be mended between this run's look at the table and its read."""
+    run(make(), ["a", "b"])
+    damage(space, "a")
+    theirs = Database(space.path.parent, writable=True).space(IDENTITY, "name", "fake")
+    run(make(engine=FakeEngine(), space=theirs), ["a", "b"])
+    refresh, calls = space.refresh, []
+
+    def late() -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            refresh()
+
+    monkeypatch.setattr(space, "refresh", late)
+    caplog.clear()
+    fresh = FakeEngine()
+    assert (run(make(engine=fresh), ["a", "b"]) == expected(["a", "b"])).all()
+    assert fresh.encoded == [] and not caplog.records
+    monkeypatch.undo()
+    assert (run(make(on_miss="raise"), ["a", "b"]) == expected(["a", "b"])).all()
+
+
 def test_corrupt_rows_stay_where_nothing_may_be_written(
     make: Make, space: Space, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,7 +27,9 @@ from embcache.store import Column, Database
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.models import EncoderProtocol
+    from mteb.models.abs_encoder import AbsEncoder
     from mteb.types import Array, BatchedInput, PromptType
+    from sentence_transformers import SentenceTransformer
     from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ class CachedEncoder:
 
     def __init__(
         self,
-        model: EncoderProtocol,
+        model: EncoderProtocol | AbsEncoder | SentenceTransformer,
         cache_path: str | os.PathLike[str] | None = "cache",
         *,
         identity: Mapping[str, Any] | None = None,

@@ -54,7 +54,8 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         enable_prefix_caching: Whether vLLM shares its KV cache between equal beginnings.
         gpu_memory_utilization: Share of GPU memory to reserve. On CPU it is a share of system
             memory, where mteb's 0.9 fails to start: there, unless it is given, half of the memory
-            that is free.
+            that is free. Decoder models fill it with a KV cache; `kv_cache_memory_bytes=2**30`
+            makes that small.
         hf_overrides: Changes to the model's Hugging Face configuration.
         pooler_config: vLLM's PoolerConfig, or a dict of its fields.
         enforce_eager: Whether to do without compilation and CUDA graphs.

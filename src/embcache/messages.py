@@ -33,7 +33,7 @@ def non_finite_error(request: Request, rows: RowNumbers, of: int, dtype: str) ->
         of: Rows in the chunk.
         dtype: What the engine computes in.
     """
-    row = int(rows[0])
+    row = int(rows.min())  # chunks are sorted by length, not by row
     return NonFiniteError(
         f"The engine returned NaN or infinity for {len(rows)} of {of} {request.unit}s, the first "
         f"in row {row}: {request.show(row)}. {_way_out(dtype)} Nothing of this chunk was written; "

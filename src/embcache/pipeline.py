@@ -177,7 +177,6 @@ class Pipeline:
                     embedded = self._embed(request, rows, prompts)
                     if pending is not None:
                         pending.result()
-                    matrix.allocate(embedded.vectors.shape[1])
                     pending = writer.submit(self._keep, request, keys, rows, embedded, matrix)
                     bar.update(len(rows))
             finally:
@@ -251,6 +250,7 @@ class Pipeline:
         Where another process was first with a text, its row counts, here and in every later run.
         """
         if not self._write:
+            matrix.allocate(embedded.vectors.shape[1])
             vectors = embedded.vectors
             matrix.rows[rows] = vectors if self._narrow is None else self._narrow(vectors)
             return
@@ -268,6 +268,7 @@ class Pipeline:
                 )
             )
             space.refresh()
+        matrix.allocate(embedded.vectors.shape[1])  # after the commit: a cut may be refused here
         found = space.find(keys[rows])
         if space.read(found, keys[rows], matrix.rows, rows, self._narrow).any():
             raise CacheError(

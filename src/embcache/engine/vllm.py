@@ -121,7 +121,7 @@ class VllmEngine:
                     hint = " With HF_HUB_OFFLINE=1 it is loaded from the local hub cache."
                 raise EngineError(
                     f"vLLM could not start {self._model!r} with {given}: "
-                    f"{type(error).__name__}: {error}.{hint}"
+                    f"{type(error).__name__}: {str(error).rstrip('.')}.{hint}"
                 ) from error
 
     def prepare(self, inputs: Sequence[Any]) -> Prepared:

@@ -74,7 +74,8 @@ def cpu_memory_share() -> float:
     """The share of system memory to reserve: half of what is free now.
 
     vLLM reserves `gpu_memory_utilization` of the *total* memory on CPU, and refuses to start if
-    less is free. An encoder keeps no KV cache and uses almost none of it.
+    less is free. An encoder uses almost none of it; a decoder that embeds fills it with its KV
+    cache, unless `kv_cache_memory_bytes` says otherwise.
     """
     import psutil  # a requirement of vllm
 
