@@ -83,7 +83,7 @@ def test_python_blocks(
         printed.append(capsys.readouterr().out)
     first, reranker, any_encoder, comparison, arrow = printed
     assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", first)
-    assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", reranker)
+    assert re.search(r"\d+ pairs, \d+ unique, 0 hits, \d+ encoded", reranker)
     assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", any_encoder)
     assert re.search(r"[1-9]\d* shared texts, 0 only in a, 0 only in b", comparison)
     assert "cosine: mean 1.000000" in comparison  # the same engine here, after all
