@@ -282,13 +282,13 @@ def test_a_path_that_is_no_space(tmp_path: Path) -> None:
 def test_a_path_with_no_space_near_it(path: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"is no space.* none there"):
+    with pytest.raises(ConfigError, match=r"is no space.* there is none in"):
         compare_spaces(tmp_path / path, tmp_path / path)
 
 
 def test_a_lance_table_of_somebody_else(tmp_path: Path) -> None:
     lancedb.connect(str(tmp_path)).create_table("other", [{"x": 1}])
-    with pytest.raises(ConfigError, match=r"other\.lance' is no space.* none there"):
+    with pytest.raises(ConfigError, match=r"other\.lance' is no space.* there is none in"):
         compare_spaces(tmp_path / "other.lance", tmp_path / "other.lance")
 
 

@@ -137,10 +137,11 @@ def _open(path: str | os.PathLike[str]) -> Space:
     found = [*_spaces(folder.parent, folder.name)] if folder.suffix == ".lance" else inside
     if len(found) != 1:
         others = inside or ([*_spaces(folder.parent)] if folder.parent.is_dir() else [])
-        names = "".join(f"\n  {info.path}" for info in others) or " none there"
+        names = "".join(f"\n  {info.path}" for info in others)
+        there = f"there are:{names}" if names else f"there is none in {folder.parent.absolute()}."
         raise ConfigError(
             f"{os.fspath(path)!r} is {'no space' if not found else 'a cache with several spaces'}. "
-            f"Give the folder of a space; there are:{names}"
+            f"Give the folder of a space; {there}"
         )
     space = Space(found[0].path, found[0].metadata)
     space.refresh()
