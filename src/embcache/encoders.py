@@ -216,6 +216,29 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
     ) -> Engine:
         return VllmEngine(model, revision, arguments, adapter)
 
+    def prompt_for(
+        self, prompt_type: PromptType | str | None, task_metadata: TaskMetadata | None = None
+    ) -> str:
+        """What this encoder puts in front of a text.
+
+        Args:
+            prompt_type: query, document or None.
+            task_metadata: Of the task; None for texts of no task, which get the prompt of their
+                prompt type.
+
+        Raises:
+            ConfigError: Instructions are made of a task, and there is none.
+        """
+        kind = None if prompt_type is None else PromptType(prompt_type)
+        if task_metadata is not None:
+            return self._prompt(task_metadata, kind)
+        if self.prompts_dict and self.use_instructions:
+            raise ConfigError(
+                "use_instructions=True makes the prompt of the task, and these texts are of none. "
+                "Give the prompt itself."
+            )
+        return (self.prompts_dict or {}).get("" if kind is None else kind.value, "")
+
     def _prompt(self, task_metadata: TaskMetadata, prompt_type: PromptType | None) -> str:
         prompt = ""
         if self.prompts_dict is not None:

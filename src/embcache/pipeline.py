@@ -71,6 +71,7 @@ class Pipeline:
         self._write = write and space is not None
         self._check_engine = check_engine
         self._narrow = narrow
+        self._warned = False
         self._chunk_tokens = engine.batch_size * _CHUNK_TOKENS_A_SEQUENCE
 
     def encode(self, request: Request) -> tuple[Vectors, EncodeStats]:
@@ -113,6 +114,63 @@ class Pipeline:
         where = "no cache" if self._space is None else self._space.name
         logger.info("%s (task %s, %s, %s)", stats, request.task, request.prompts, where)
         return matrix.rows, stats
+
+    def refresh(self) -> None:
+        """See what other processes have committed to the space; `fill` does not look by itself."""
+        if self._space is not None:
+            self._space.refresh()
+
+    @property
+    def identity(self) -> Identity:
+        """Of what is encoded, with a settled dtype."""
+        return self._identity
+
+    @property
+    def space(self) -> Space | None:
+        """Where it is kept."""
+        return self._space
+
+    def fill(
+        self,
+        request: Request,
+        keys: Keys,
+        *,
+        advance: Callable[[int], None] = lambda count: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> EncodeStats:
+        """Write what is missing to the space, and nothing else: no vector is read or returned.
+
+        Args:
+            request: The items.
+            keys: Their keys, `request.keys(...)`, which the caller may have computed meanwhile.
+            advance: Called with the number of items of each chunk that is encoded.
+            stop: Asked before each chunk; what was encoded until then is committed.
+
+        Returns:
+            What was done; `encoded` is less than `unique - hits` where `stop` said so.
+
+        Raises:
+            CacheError: There is no space, or it cannot be written.
+            InputError: As `encode`; EngineError too.
+        """
+        space = self._space
+        if space is None or not self._write:
+            raise CacheError("There is no cache to fill: give a cache_path that can be written.")
+        first, _ = unique_keys(keys)
+        missing = first[space.find(keys[first]) < 0]
+        encoded = 0
+
+        def count(rows: int) -> None:
+            nonlocal encoded
+            encoded += rows
+            advance(rows)
+
+        if len(missing) and not stop():
+            self._start_engine()
+            self._encode_chunks(request, keys, missing, None, count, stop)
+        seconds = time.perf_counter() - request.began
+        hits = len(first) - len(missing)
+        return EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit)
 
     def _read_hits(self, keys: Keys, first: RowNumbers, matrix: Matrix) -> RowNumbers:
         """Fill in what the space has; the rows that it has not, or not intact, are returned."""
@@ -168,17 +226,34 @@ class Pipeline:
             self._engine.start()
             bar.set_description(request.verb)
             bar.unpause()  # the time to start is no part of texts/s and time left
+        self._start_engine()
+        self._encode_chunks(request, keys, missing, matrix, bar.update)
+
+    def _start_engine(self) -> None:
+        self._engine.start()
         self._check_engine()
         self._warn_of_another_version()
+
+    def _encode_chunks(
+        self,
+        request: Request,
+        keys: Keys,
+        missing: RowNumbers,
+        matrix: Matrix | None,
+        advance: Callable[[int], object],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         pending: Future[None] | None = None
         with ThreadPoolExecutor(1, "embcache-writer") as writer:
             try:
                 for rows, prompts in self._chunks(request, missing):
+                    if stop():
+                        break
                     embedded = self._embed(request, rows, prompts)
                     if pending is not None:
                         pending.result()
                     pending = writer.submit(self._keep, request, keys, rows, embedded, matrix)
-                    bar.update(len(rows))
+                    advance(len(rows))
             finally:
                 # On an error or Ctrl-C too: the last chunk is computed, so it is committed.
                 if pending is not None:
@@ -187,7 +262,10 @@ class Pipeline:
     def _warn_of_another_version(self) -> None:
         """Versions are not part of the identity: upgrading shall not empty the cache."""
         begun_with = None if self._space is None else self._space.engine_version
-        if self._write and begun_with not in (None, self._engine.version):
+        if self._warned or not self._write:
+            return
+        self._warned = True
+        if begun_with not in (None, self._engine.version):
             logger.warning(
                 "%s was begun with %s; new rows come from %s. They agree closely, not bit for "
                 "bit. Use another cache_path where that matters.",
@@ -243,13 +321,19 @@ class Pipeline:
         return embedded
 
     def _keep(
-        self, request: Request, keys: Keys, rows: RowNumbers, embedded: Embedded, matrix: Matrix
+        self,
+        request: Request,
+        keys: Keys,
+        rows: RowNumbers,
+        embedded: Embedded,
+        matrix: Matrix | None,
     ) -> None:
         """Write a chunk and hand out what a warm run would: the rows as the space has them.
 
         Where another process was first with a text, its row counts, here and in every later run.
         """
         if not self._write:
+            assert matrix is not None  # `fill` writes
             matrix.allocate(embedded.vectors.shape[1])
             vectors = embedded.vectors
             matrix.rows[rows] = vectors if self._narrow is None else self._narrow(vectors)
@@ -268,6 +352,8 @@ class Pipeline:
                 )
             )
             space.refresh()
+        if matrix is None:
+            return
         matrix.allocate(embedded.vectors.shape[1])  # after the commit: a cut may be refused here
         found = space.find(keys[rows])
         if space.read(found, keys[rows], matrix.rows, rows, self._narrow).any():

@@ -125,11 +125,18 @@ class VllmWrapperBase:
 
     def _run(self, request: Request) -> npt.NDArray[np.float32]:
         """Values of a request, `(n, dim) float32`; keeps the counts."""
-        if self._pipeline is None:
-            self._pipeline = self._make_pipeline(request.show_progress)
-        values, self.stats = self._pipeline.encode(request)
+        values, self.stats = self.open_pipeline(show_progress=request.show_progress).encode(request)
         self.total += self.stats
         return values
+
+    def open_pipeline(self, *, show_progress: bool = False) -> Pipeline:
+        """The pipeline of this model, with its identity settled and its space found.
+
+        With dtype "auto", this may ask vLLM, which takes some 10 s, or start the engine.
+        """
+        if self._pipeline is None:
+            self._pipeline = self._make_pipeline(show_progress)
+        return self._pipeline
 
     def _make_pipeline(self, show_progress: bool) -> Pipeline:
         """Settle the identity; this happens at the first call, because "auto" may take 10 s."""

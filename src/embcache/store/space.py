@@ -249,12 +249,11 @@ class Space:
         first = sum(len(part) for part in index)
         keys, row_ids = _scan_keys(dataset, fresh)
         recent = KeyIndex.build(keys, row_ids, first)
-        if len(index) > 1:  # keep two parts, a large one and a recent one
-            index = [index[0], _merge(index[1], recent)]
-            if len(index[1]) > len(index[0]) // 4:
-                index = [_merge(*index)]
-        else:
-            index = [*index, recent]
+        # Parts of halving sizes: each key is moved a few times, not at every commit.
+        index = [*index, recent]
+        while len(index) > 1 and len(index[-2]) <= 2 * len(index[-1]):
+            newer = index.pop()
+            index[-1] = index[-1].merged(newer)
         self._index, self._fragments = index, shape
 
 
@@ -277,11 +276,3 @@ def _scan_keys(
         for chunk in table["key"].chunks
     )
     return key_bytes.from_bytes(raw), table["_rowid"].to_numpy()
-
-
-def _merge(older: KeyIndex, newer: KeyIndex) -> KeyIndex:
-    """One index of two; on equal keys the older row comes first."""
-    keys = np.concatenate((older.keys, newer.keys))
-    positions = np.concatenate((older.positions, newer.positions))
-    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable
-    return KeyIndex(keys[order], positions[order])

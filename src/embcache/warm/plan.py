@@ -1,0 +1,89 @@
+"""What a warm would do, found out without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from embcache.encoders import VllmEncoderWrapper
+from embcache.store import Space
+from embcache.store.index import KeyIndex, unique_keys
+from embcache.warm.run import Warmer
+from embcache.warm.sources import TextBatch
+
+_CHARACTERS_A_TOKEN = 4.0  # of English text, where the cache does not know better
+_ROW_OVERHEAD_BYTES = 60  # key, checksum, tokens, time, and Lance's own
+_SAMPLE_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a warm would do.
+
+    Attributes:
+        texts: Texts read, duplicates included.
+        unique: Distinct ones, each with its prompt.
+        cached: Distinct ones that are cached.
+        missing: Distinct ones that would be encoded.
+        tokens: Of those, estimated.
+        disk_bytes: What they would take, estimated; None where the vectors' size is not known.
+    """
+
+    texts: int
+    unique: int
+    cached: int
+    missing: int
+    tokens: int
+    disk_bytes: int | None
+
+
+def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatch]) -> Plan:
+    """Read and hash a stream, and look it up; 24 bytes of memory a distinct text.
+
+    Raises:
+        CacheError: The cache cannot be read.
+    """
+    pipeline = encoder.open_pipeline()
+    pipeline.refresh()
+    seen = KeyIndex.build(np.empty((0, 2), np.uint64), np.empty(0, np.uint64))
+    texts = unique = cached = characters = 0
+    for window in warmer.windows(batches):
+        texts += len(window.keys)
+        first, _ = unique_keys(window.keys)
+        first = first[seen.find(window.keys[first]) < 0]
+        unique += len(first)
+        keys = np.concatenate((seen.keys, window.keys[first]))
+        seen = KeyIndex.build(keys, np.arange(len(keys), dtype=np.uint64))
+        there = np.zeros(len(first), bool)
+        if pipeline.space is not None:
+            there = pipeline.space.find(window.keys[first]) >= 0
+        cached += int(there.sum())
+        request = window.request
+        characters += sum(
+            len(request.prompt) + len(request.texts[row]) for row in first[~there].tolist()
+        )
+    missing = unique - cached
+    space = pipeline.space
+    width = None if space is None or space.dim is None else 4 * space.dim
+    disk = None if width is None else missing * (width + _ROW_OVERHEAD_BYTES) + characters
+    return Plan(
+        texts, unique, cached, missing, round(characters / _characters_a_token(space)), disk
+    )
+
+
+def _characters_a_token(space: Space | None) -> float:
+    """As in the first rows of the space, if there are any."""
+    if space is None or not {"text", "prompt", "n_tokens"} <= set(space.columns):
+        return _CHARACTERS_A_TOKEN
+    characters = tokens = rows = 0
+    for batch in space.scan(["text", "prompt", "n_tokens"]):
+        for row in batch.select(["text", "prompt", "n_tokens"]).to_pylist():
+            if row["text"] is not None and row["n_tokens"]:
+                characters += len(row["text"]) + len(row["prompt"] or "")
+                tokens += row["n_tokens"]
+        rows += batch.num_rows
+        if rows >= _SAMPLE_ROWS:
+            break
+    return characters / tokens if characters and tokens else _CHARACTERS_A_TOKEN

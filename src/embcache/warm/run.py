@@ -1,0 +1,125 @@
+"""Warming: a stream of texts in, committed rows out, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from embcache.encoders import VllmEncoderWrapper
+from embcache.keys import Keys
+from embcache.pipeline import WINDOW_TEXTS
+from embcache.request import TextRequest
+from embcache.warm.sources import TextBatch
+from embcache.warm.streams import join_small, read_ahead
+
+_AHEAD = 2  # windows that are read and hashed while one is encoded
+
+
+@dataclass
+class WarmStats:
+    """What was done so far.
+
+    Attributes:
+        texts: Texts read, duplicates included.
+        unique: Distinct ones, window by window.
+        hits: Distinct ones that were cached already, window by window.
+        encoded: Distinct ones sent to the engine.
+        seconds: Wall-clock seconds.
+        stopped: Whether it was stopped before the end.
+    """
+
+    texts: int = 0
+    unique: int = 0
+    hits: int = 0
+    encoded: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Window:
+    """Texts that are looked up together.
+
+    Attributes:
+        request: The texts and their prompt.
+        keys: Their keys.
+    """
+
+    request: TextRequest
+    keys: Keys
+
+
+class Warmer:
+    """Fills an encoder's space from streams of texts.
+
+    Reading and hashing of the next windows, encoding, and writing overlap. Memory: the windows, and
+    32 bytes for each key that the space holds. Going on after an interruption costs reading and
+    hashing only: what is committed is a hit.
+
+    Args:
+        encoder: With a cache_path that can be written.
+        advance: Called with the stats after each chunk and each window.
+    """
+
+    def __init__(
+        self,
+        encoder: VllmEncoderWrapper,
+        advance: Callable[[WarmStats], None] = lambda stats: None,
+    ) -> None:
+        self._encoder = encoder
+        self._advance = advance
+        self._began = time.perf_counter()
+        self.stop = threading.Event()
+        """Set it to end after the chunk in flight; what is encoded by then is committed."""
+        self.stats = WarmStats()
+
+    def run(self, batches: Iterable[TextBatch]) -> WarmStats:
+        """Encode and commit whatever of a stream is missing.
+
+        Returns:
+            What was done in all runs of this object.
+
+        Raises:
+            CacheError: The cache cannot be read or written.
+            InputError: A text cannot be encoded.
+            EngineError: vLLM does not start or fails; what was committed stays.
+        """
+        pipeline = self._encoder.open_pipeline()
+        pipeline.refresh()
+        for window in self.windows(batches):
+            done = pipeline.fill(
+                window.request, window.keys, advance=self._count, stop=self.stop.is_set
+            )
+            self.stats.texts += done.texts
+            self.stats.unique += done.unique
+            self.stats.hits += done.hits
+            self._count(0)
+        self.stats.stopped = self.stop.is_set()
+        return replace(self.stats)
+
+    def windows(self, batches: Iterable[TextBatch]) -> Iterator[Window]:
+        """A stream's texts with their keys, read and hashed ahead by another thread."""
+        identity = self._encoder.open_pipeline().identity.to_bytes()
+        yield from read_ahead(self._hashed(batches, identity), _AHEAD, self.stop)
+
+    def _hashed(self, batches: Iterable[TextBatch], identity: bytes) -> Iterator[Window]:
+        for batch in join_small(batches, WINDOW_TEXTS):
+            prompt = batch.prompt
+            if prompt is None:
+                prompt = self._encoder.prompt_for(batch.prompt_type)
+            for at in range(0, len(batch.texts), WINDOW_TEXTS):
+                request = TextRequest(
+                    texts=batch.texts[at : at + WINDOW_TEXTS],
+                    prompt=prompt,
+                    prompt_type=batch.prompt_type,
+                    task=batch.source,
+                    show_progress=False,
+                )
+                yield Window(request, request.keys(identity))
+
+    def _count(self, encoded: int) -> None:
+        self.stats.encoded += encoded
+        self.stats.seconds = time.perf_counter() - self._began
+        self._advance(self.stats)

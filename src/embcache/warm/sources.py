@@ -1,0 +1,298 @@
+"""Texts from files, a pipe, BEIR folders and Hugging Face datasets, streamed batch by batch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from embcache.errors import ConfigError, InputError
+
+BATCH_ROWS = 8192
+
+FORMATS = {
+    "parquet": (".parquet", ".pq"),
+    "arrow": (".arrow", ".feather", ".ipc"),
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.bz2", ".jsonl.zst"),
+    "csv": (".csv", ".csv.gz"),
+}
+"""File formats, and what the files of one are called in a directory."""
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Texts that get the same prompt.
+
+    Attributes:
+        texts: Without the prompt.
+        source: File, data set or task, for messages and for the record.
+        prompt: Put in front of each text; None where the encoder's prompts decide.
+        prompt_type: "query", "document" or None: for the record, and for the encoder's prompts.
+    """
+
+    texts: list[str]
+    source: str
+    prompt: str | None = None
+    prompt_type: str | None = None
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that has no text.
+
+    Attributes:
+        place: File and line or row.
+        reason: What is wrong with it.
+    """
+
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+Report = Callable[[BadRow], None]
+"""Called for every row that is left out; may raise to stop."""
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where a row is, and its columns."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a row's text is.
+
+    Attributes:
+        text: Column of the text.
+        title: Column of a title that is put in front of it, as mteb does; None for none.
+    """
+
+    text: str = "text"
+    title: str | None = None
+
+    def join(self, row: Mapping[str, Any]) -> str:
+        """The text that mteb would embed: title, space, text, stripped.
+
+        Raises:
+            ValueError: There is no text, or it is no string.
+        """
+        if self.text not in row:
+            names = ", ".join(map(repr, row)) or "none"
+            raise ValueError(f"no column {self.text!r} (columns: {names})")
+        text = row[self.text]
+        if not isinstance(text, str):
+            what = "null" if text is None else f"{type(text).__name__} {text!r:.40}"
+            raise ValueError(f"column {self.text!r} is {what}, not a string")
+        title = None if self.title is None else row.get(self.title)
+        return f"{title} {text}".strip() if title else text.strip() if self.title else text
+
+
+def find_files(patterns: Iterable[str], kind: str) -> list[Path]:
+    """Files of globs, directories and names, sorted within each pattern.
+
+    Raises:
+        ConfigError: A pattern matches nothing.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            files = sorted(f for f in path.rglob("*") if f.name.endswith(FORMATS[kind]))
+        elif has_magic(pattern):
+            files = sorted(Path(name) for name in glob(str(path), recursive=True))
+        else:
+            files = [path] if path.is_file() else []
+        if not files:
+            raise ConfigError(
+                f"--{kind} {pattern}: there is no such file (working directory: {Path.cwd()}), or "
+                f"no {' or '.join(FORMATS[kind])} in that directory."
+            )
+        found += files
+    return found
+
+
+def read_files(
+    kind: str, patterns: Iterable[str], columns: Columns, report: Report
+) -> Iterator[TextBatch]:
+    """Texts of files of one format; `-` is standard input, as JSON lines."""
+    patterns = list(patterns)
+    if kind == "jsonl" and patterns == ["-"]:
+        lines = _json_lines(sys.stdin, "standard input", report)
+        for texts in _joined(lines, columns, report):
+            yield TextBatch(texts, "-")
+        return
+    for path in find_files(patterns, kind):
+        try:
+            for texts in _READERS[kind](path, columns, report):
+                yield TextBatch(texts, str(path))
+        except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(
+                f"{path} cannot be read as {kind}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def read_beir(folder: str, report: Report, parts: Iterable[str]) -> Iterator[TextBatch]:
+    """A BEIR folder: `corpus.jsonl` as documents with titles, `queries.jsonl` as queries.
+
+    Args:
+        folder: Of the data set.
+        report: Gets bad rows.
+        parts: "corpus", "queries" or both.
+
+    Raises:
+        ConfigError: A file is not there.
+    """
+    for part, columns, prompt_type in (
+        ("corpus", Columns("text", "title"), "document"),
+        ("queries", Columns("text"), "query"),
+    ):
+        if part not in parts:
+            continue
+        path = Path(folder).expanduser() / f"{part}.jsonl"
+        if not path.is_file():
+            raise ConfigError(f"--beir {folder}: there is no {path.name} in it.")
+        for batch in read_files("jsonl", [str(path)], columns, report):
+            yield TextBatch(batch.texts, batch.source, prompt_type=prompt_type)
+
+
+def read_dataset(
+    name: str, config: str | None, split: str, columns: Columns, report: Report
+) -> Iterator[TextBatch]:
+    """A Hugging Face data set, streamed: nothing is downloaded ahead.
+
+    Raises:
+        ConfigError: It cannot be opened.
+    """
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(name, config, split=split, streaming=True)
+    except Exception as error:  # of many kinds, from many libraries; all mean the same here
+        raise ConfigError(
+            f"--dataset {name} --config {config} --split {split}: {type(error).__name__}: {error}"
+        ) from error
+    numbered = ((f"{name}, row {number}", row) for number, row in enumerate(rows))
+    for texts in _joined(numbered, columns, report):
+        yield TextBatch(texts, name)
+
+
+def _joined(rows: Iterable[Row], columns: Columns, report: Report) -> Iterator[list[str]]:
+    texts: list[str] = []
+    for place, row in rows:
+        try:
+            texts.append(columns.join(row))
+        except ValueError as error:
+            report(BadRow(place, str(error)))
+        if len(texts) >= BATCH_ROWS:
+            yield texts
+            texts = []
+    if texts:
+        yield texts
+
+
+def _json_lines(lines: Iterable[str], name: str, report: Report) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
+        place = f"{name}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            report(BadRow(place, f"broken JSON ({error})"))
+            continue
+        if isinstance(row, Mapping):
+            yield place, row
+        else:
+            report(BadRow(place, f"a JSON {type(row).__name__}, not an object with columns"))
+
+
+def _open_text(path: Path) -> IO[str]:
+    """Text of a file that may be compressed (by its name)."""
+    return io.TextIOWrapper(pa.input_stream(str(path), compression="detect"), encoding="utf-8")
+
+
+def _read_jsonl(path: Path, columns: Columns, report: Report) -> Iterator[list[str]]:
+    with _open_text(path) as file:
+        yield from _joined(_json_lines(file, str(path), report), columns, report)
+
+
+def _read_csv(path: Path, columns: Columns, report: Report) -> Iterator[list[str]]:
+    csv.field_size_limit(2**31 - 1)  # the default, 128 kB, is less than a long document
+    with _open_text(path) as file:
+        reader = csv.DictReader(file)
+        _wanted(list(reader.fieldnames or ()), columns, path)
+        # A line that is too long has its rest under the key None; one that is too short, None.
+        rows = ((f"{path}, line {reader.line_num}", row) for row in reader)
+        yield from _joined(rows, columns, report)
+
+
+def _read_parquet(path: Path, columns: Columns, report: Report) -> Iterator[list[str]]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        names = _wanted(file.schema_arrow.names, columns, path)
+        yield from _arrow_texts(file.iter_batches(BATCH_ROWS, columns=names), columns, path, report)
+
+
+def _read_arrow(path: Path, columns: Columns, report: Report) -> Iterator[list[str]]:
+    with pa.memory_map(str(path)) as source:
+        try:
+            file = pa.ipc.open_file(source)
+            batches = (file.get_batch(i) for i in range(file.num_record_batches))
+            schema = file.schema
+        except pa.ArrowInvalid:  # the stream format, which datasets writes
+            source.seek(0)
+            batches = pa.ipc.open_stream(source)
+            schema = batches.schema
+        names = _wanted(schema.names, columns, path)
+        pieces = (
+            batch.select(names).slice(at, BATCH_ROWS)
+            for batch in batches
+            for at in range(0, batch.num_rows, BATCH_ROWS)
+        )
+        yield from _arrow_texts(pieces, columns, path, report)
+
+
+def _wanted(names: list[str], columns: Columns, path: Path) -> list[str]:
+    for name in (columns.text, columns.title):
+        if name is not None and name not in names:
+            raise ConfigError(
+                f"{path} has no column {name!r}, only {', '.join(map(repr, names))}. Name the one "
+                "that holds the texts: --text-column, --title-column."
+            )
+    return [name for name in (columns.text, columns.title) if name is not None]
+
+
+def _arrow_texts(
+    batches: Iterable[pa.RecordBatch], columns: Columns, path: Path, report: Report
+) -> Iterator[list[str]]:
+    start = 0
+    for batch in batches:
+        column = batch.column(columns.text)
+        if columns.title is None and not column.null_count and _is_string(column.type):
+            yield column.to_pylist()  # the usual case, and three times as fast
+        else:
+            numbered = enumerate(batch.to_pylist(), start)
+            yield from _joined(((f"{path}, row {n}", row) for n, row in numbered), columns, report)
+        start += batch.num_rows
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+_READERS: dict[str, Callable[[Path, Columns, Report], Iterator[list[str]]]] = {
+    "parquet": _read_parquet,
+    "arrow": _read_arrow,
+    "jsonl": _read_jsonl,
+    "csv": _read_csv,
+}

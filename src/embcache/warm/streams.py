@@ -1,0 +1,146 @@
+"""Streams of text batches: cut, joined, read ahead, and made of code that hands things over."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from embcache.errors import ConfigError
+from embcache.warm.sources import TextBatch
+
+T = TypeVar("T")
+
+_POLL_S = 0.1  # how soon a thread that waits sees that nobody wants more
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Every `of`-th text, beginning with the `number`-th: the shards of a stream add up to it.
+
+    Attributes:
+        number: From 1.
+        of: Number of shards.
+    """
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `3/8`.
+
+        Raises:
+            ConfigError: It is not of that form.
+        """
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise ConfigError(f"shard {text!r}: give number/of, from 1/8 to 8/8, say.")
+        return cls(int(number), int(of))
+
+
+def select(
+    batches: Iterable[TextBatch], shard: Shard, limit: int | None = None
+) -> Iterator[TextBatch]:
+    """The shard's texts of the first `limit` of each source."""
+    read: dict[str, int] = {}
+    for batch in batches:
+        start = read.get(batch.source, 0)
+        texts = batch.texts if limit is None else batch.texts[: max(limit - start, 0)]
+        read[batch.source] = start + len(texts)
+        if shard.of > 1:
+            texts = texts[(shard.number - 1 - start) % shard.of :: shard.of]
+        if texts:
+            yield replace(batch, texts=texts)
+
+
+def join_small(batches: Iterable[TextBatch], size: int) -> Iterator[TextBatch]:
+    """Neighbours of one source and prompt joined until they hold `size` texts."""
+    held: TextBatch | None = None
+    for batch in batches:
+        if held is not None and replace(held, texts=[]) == replace(batch, texts=[]):
+            held = replace(held, texts=[*held.texts, *batch.texts])
+        else:
+            if held is not None:
+                yield held
+            held = batch
+        if len(held.texts) >= size:
+            yield held
+            held = None
+    if held is not None:
+        yield held
+
+
+def read_ahead(items: Iterable[T], depth: int, stop: threading.Event) -> Iterator[T]:
+    """The same items, made by another thread while the last one is worked on here.
+
+    Args:
+        items: Whatever they raise is raised here.
+        depth: How many may wait.
+        stop: Ends it, also while it waits.
+    """
+
+    def push(give: Callable[[T], None]) -> None:
+        for item in items:
+            give(item)
+
+    yield from pulled(push, depth, stop)
+
+
+class Abandoned(Exception):
+    """Raised where something is handed over that nobody wants any more."""
+
+
+def pulled(
+    push: Callable[[Callable[[T], None]], None], depth: int, stop: threading.Event
+) -> Iterator[T]:
+    """Turn code that hands items over, one by one, into an iterator; it runs in a thread.
+
+    Args:
+        push: Gets a function that takes an item, waits for room, and raises `Abandoned` when the
+            iterator is closed. What `push` raises is raised by the iterator.
+        depth: How many items may wait.
+        stop: Ends the iterator, also while it waits.
+    """
+    waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
+    closed = threading.Event()
+
+    def put(item: tuple[T] | BaseException | None) -> None:
+        while not closed.is_set():
+            try:
+                waiting.put(item, timeout=_POLL_S)
+                return
+            except queue.Full:
+                continue
+        raise Abandoned
+
+    def run() -> None:
+        try:
+            push(lambda item: put((item,)))
+            end: BaseException | None = None
+        except BaseException as error:  # raised where the items are taken
+            end = error
+        try:
+            put(end)
+        except Abandoned:
+            return
+
+    # A daemon: where it waits for standard input, nothing can end it but the end of the process.
+    thread = threading.Thread(target=run, name="embcache-reader", daemon=True)
+    thread.start()
+    try:
+        while not stop.is_set():
+            try:
+                item = waiting.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+    finally:
+        closed.set()
+        thread.join(2)

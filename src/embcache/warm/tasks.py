@@ -1,0 +1,143 @@
+"""The texts that `mteb.evaluate` will ask for: asked for by mteb itself.
+
+The task is evaluated with a model that passes every text on and answers with random vectors, which
+cost nothing. So whatever a task does to its data before it encodes it is done here too.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embcache.encoders import VllmEncoderWrapper
+from embcache.errors import ConfigError
+from embcache.inputs import read_texts
+from embcache.warm.sources import BATCH_ROWS, TextBatch
+from embcache.warm.streams import pulled
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("corpus", "queries")
+_DIM = 8
+
+
+def read_task(
+    task: AbsTask, encoder: VllmEncoderWrapper, parts: tuple[str, ...], stop: threading.Event
+) -> Iterator[TextBatch]:
+    """All texts of a task, with the prompts that the encoder will put in front of them.
+
+    Args:
+        task: Its splits and subsets are those that it was made with.
+        encoder: Knows the prompts.
+        parts: Of retrieval tasks: "corpus", "queries" or both. Others have only texts.
+        stop: Ends it.
+
+    Raises:
+        ConfigError: A part is unknown; or the task is none of texts alone.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise ConfigError(f"part {unknown[0] if unknown else ''!r} is none of {', '.join(PARTS)}.")
+    if task.metadata.modalities != ["text"]:
+        raise ConfigError(
+            f"task {task.metadata.name} has inputs that are not text "
+            f"({', '.join(task.metadata.modalities)}): a text encoder cannot be warmed for it."
+        )
+
+    def push(give: Callable[[TextBatch], None]) -> None:
+        import mteb
+
+        asking = _AskingModel(encoder, parts, give)
+        # cache=None: mteb's own results would answer without asking for a text.
+        mteb.evaluate(asking, task, cache=None, show_progress_bar=False)
+
+    yield from pulled(push, 4, stop)
+
+
+class _AskingModel:
+    """An mteb model that passes texts on; for retrieval a search model, which need not score."""
+
+    def __init__(
+        self,
+        encoder: VllmEncoderWrapper,
+        parts: tuple[str, ...],
+        give: Callable[[TextBatch], None],
+    ) -> None:
+        self.mteb_model_meta = encoder.mteb_model_meta
+        self._encoder = encoder
+        self._parts = parts
+        self._give = give
+        self._first = ""
+        # A generator of its own: a task that draws from NumPy's shall draw the same as ever.
+        self._random = np.random.default_rng(0)
+
+    def encode(
+        self, inputs: Any, *, task_metadata: TaskMetadata, prompt_type: Any = None, **_: Any
+    ) -> npt.NDArray[np.float32]:
+        """Pass the texts on; random vectors."""
+        texts = read_texts(inputs)
+        self._pass_on(texts, task_metadata, prompt_type)
+        return self._random.standard_normal((len(texts), _DIM)).astype(np.float32)
+
+    def index(
+        self, corpus: Any, *, task_metadata: TaskMetadata, encode_kwargs: Any, **_: Any
+    ) -> None:
+        """Pass the corpus on, piece by piece: it may be larger than memory."""
+        from mteb._create_dataloaders import create_dataloader
+        from mteb.types import PromptType
+
+        self._first = str(corpus["id"][0]) if len(corpus) else ""
+        if "corpus" not in self._parts:
+            return
+        for start in range(0, len(corpus), BATCH_ROWS):
+            piece = corpus.select(range(start, min(start + BATCH_ROWS, len(corpus))))
+            loader = create_dataloader(
+                piece, task_metadata=task_metadata, prompt_type=PromptType.document, **encode_kwargs
+            )
+            self._pass_on(read_texts(loader), task_metadata, PromptType.document)
+
+    def search(
+        self, queries: Any, *, task_metadata: TaskMetadata, encode_kwargs: Any, **_: Any
+    ) -> Mapping[str, Mapping[str, float]]:
+        """Pass the queries on; each finds the first document."""
+        from mteb._create_dataloaders import create_dataloader
+        from mteb.types import PromptType
+
+        if "queries" in self._parts:
+            loader = create_dataloader(
+                queries, task_metadata=task_metadata, prompt_type=PromptType.query, **encode_kwargs
+            )
+            self._pass_on(read_texts(loader), task_metadata, PromptType.query)
+        return {name: {self._first: 0.0} for name in queries["id"]}
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Cosines, of random vectors."""
+        from mteb.similarity_functions import cos_sim
+
+        return cos_sim(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Cosines, of random vectors."""
+        from mteb.similarity_functions import pairwise_cos_sim
+
+        return pairwise_cos_sim(embeddings1, embeddings2)
+
+    def _pass_on(self, texts: list[str], task_metadata: TaskMetadata, prompt_type: Any) -> None:
+        kind = None if prompt_type is None else str(prompt_type.value)
+        self._give(
+            TextBatch(
+                texts,
+                task_metadata.name,
+                prompt=self._encoder.prompt_for(kind, task_metadata),
+                prompt_type=kind,
+            )
+        )
