@@ -1,0 +1,103 @@
+"""The sources of `warm`'s command line, as one stream of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from embcache.cli.output import print_note
+from embcache.encoders import VllmEncoderWrapper
+from embcache.errors import ConfigError, InputError
+from embcache.warm import BadRow, Columns, TextBatch, Warmer
+from embcache.warm.sources import read_beir, read_dataset, read_files
+from embcache.warm.tasks import read_task
+
+_SHOWN_BAD_ROWS = 10
+
+
+@dataclass
+class Sources:
+    """What the command line names, and what is wrong with it.
+
+    Attributes:
+        tasks: Names of mteb tasks.
+        benchmarks: Names of mteb benchmarks.
+        files: Paths, globs and directories by format.
+        beir: BEIR folders.
+        dataset: Name of a Hugging Face data set, `config` and `dataset_split` belong to it.
+        config: Its configuration.
+        dataset_split: Its split.
+        columns: Where the texts are in files and data sets.
+        parts: corpus, queries or both, of retrieval tasks and BEIR folders.
+        splits: Of the tasks; empty for those that they are evaluated on.
+        subsets: Of the tasks; empty for all.
+        prompt: Of files and data sets; None for the encoder's, by prompt type.
+        prompt_type: Of files and data sets.
+        strict: Whether a row without a text ends it all.
+        bad_rows: How many rows had no text.
+    """
+
+    tasks: list[str]
+    benchmarks: list[str]
+    files: dict[str, list[str]]
+    beir: list[str]
+    dataset: str | None
+    config: str | None
+    dataset_split: str
+    columns: Columns
+    parts: tuple[str, ...]
+    splits: list[str]
+    subsets: list[str]
+    prompt: str | None
+    prompt_type: str | None
+    strict: bool
+    bad_rows: int = 0
+
+    def report(self, row: BadRow) -> None:
+        """Count a row that is left out; shows the first few."""
+        if self.strict:
+            raise InputError(f"{row}. Without --strict it would be left out.")
+        self.bad_rows += 1
+        if self.bad_rows <= _SHOWN_BAD_ROWS:
+            print_note(f"left out: {row}")
+
+    def batches(self, encoder: VllmEncoderWrapper, warmer: Warmer) -> Iterator[TextBatch]:
+        """All texts, source by source."""
+        for task in self._mteb_tasks():
+            yield from read_task(task, encoder, self.parts, warmer.stop)
+        for kind, patterns in self.files.items():
+            if patterns:
+                yield from map(
+                    self._with_prompt, read_files(kind, patterns, self.columns, self.report)
+                )
+        for folder in self.beir:
+            for batch in read_beir(folder, self.report, self.parts):
+                yield self._with_prompt(batch)
+        if self.dataset is not None:
+            rows = read_dataset(
+                self.dataset, self.config, self.dataset_split, self.columns, self.report
+            )
+            yield from map(self._with_prompt, rows)
+
+    @property
+    def empty(self) -> bool:
+        """Whether none is named."""
+        files = any(self.files.values())
+        return not (self.tasks or self.benchmarks or self.beir or files or self.dataset)
+
+    def _with_prompt(self, batch: TextBatch) -> TextBatch:
+        prompt_type = self.prompt_type or batch.prompt_type
+        return TextBatch(batch.texts, batch.source, self.prompt, prompt_type)
+
+    def _mteb_tasks(self) -> list[Any]:
+        import mteb
+
+        chosen: dict[str, Any] = {"eval_splits": self.splits or None, "hf_subsets": self.subsets or None}
+        try:
+            found = [mteb.get_task(name, **chosen) for name in self.tasks]
+            for name in self.benchmarks:
+                found += list(mteb.get_benchmark(name).tasks)
+        except KeyError as error:
+            raise ConfigError(f"mteb knows no such task or benchmark: {error.args[0]}") from error
+        return found

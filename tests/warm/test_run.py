@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embcache import CacheError, VllmEncoderWrapper
+from embcache.warm import Shard, TextBatch, Warmer, plan, select
+from tests.conftest import encode
+from tests.fakes import FakeEngine, fake_vector
+
+Make = Callable[..., VllmEncoderWrapper]
+TEXTS = [f"text {i} " + "word " * (i % 30) for i in range(500)]
+
+
+def stream(texts: list[str], size: int = 70, **kwargs: Any) -> list[TextBatch]:
+    return [TextBatch(texts[at : at + size], "file", **kwargs) for at in range(0, len(texts), size)]
+
+
+def engine(encoder: VllmEncoderWrapper) -> FakeEngine:
+    assert isinstance(encoder._engine, FakeEngine)
+    return encoder._engine
+
+
+def test_afterwards_nothing_is_missing(make_encoder: Make) -> None:
+    encoder = make_encoder()
+    stats = Warmer(encoder).run(stream([*TEXTS, *TEXTS[:100]]))
+    assert (stats.texts, stats.encoded, stats.stopped) == (600, 500, False)
+    assert sorted(engine(encoder).encoded) == sorted(TEXTS)
+    vectors = encode(make_encoder(on_miss="raise"), TEXTS)
+    assert (vectors == np.stack([fake_vector(text) for text in TEXTS])).all()
+
+
+def test_a_second_run_starts_no_engine(make_encoder: Make) -> None:
+    Warmer(make_encoder()).run(stream(TEXTS))
+    encoder = make_encoder()
+    stats = Warmer(encoder).run(stream(TEXTS))
+    assert (stats.hits, stats.encoded, engine(encoder).starts) == (500, 0, 0)
+
+
+def test_prompts_are_those_of_the_encoder_or_of_the_batch(make_encoder: Make) -> None:
+    prompts = {"query": "q: ", "document": "d: "}
+    encoder = make_encoder(prompt_dict=prompts)
+    warmer = Warmer(encoder)
+    warmer.run(stream(["a"], prompt_type="query"))
+    warmer.run(stream(["b"], prompt_type="document"))
+    warmer.run(stream(["c"]))
+    warmer.run(stream(["d"], prompt="own: ", prompt_type="query"))
+    assert engine(encoder).encoded == ["q: a", "d: b", "c", "own: d"]
+
+
+def test_shards_fill_one_cache_together(make_encoder: Make) -> None:
+    encoded = 0
+    for number in (1, 2, 3):
+        encoded += Warmer(make_encoder()).run(select(stream(TEXTS), Shard(number, 3))).encoded
+    assert encoded == 500
+    assert len(encode(make_encoder(on_miss="raise"), TEXTS)) == 500
+
+
+def test_a_stop_commits_the_chunk_in_flight_and_the_next_run_goes_on(make_encoder: Make) -> None:
+    encoder = make_encoder()
+
+    def advance(stats: Any) -> None:
+        if stats.encoded >= 100:
+            warmer.stop.set()
+
+    warmer = Warmer(encoder, advance)
+    encoder.open_pipeline()._chunk_tokens = 200
+    stats = warmer.run(stream(TEXTS))
+    assert stats.stopped and 100 <= stats.encoded < 400
+    assert len(engine(encoder).encoded) == stats.encoded
+    again = make_encoder()
+    rest = Warmer(again).run(stream(TEXTS))
+    assert rest.encoded == 500 - stats.encoded and not rest.stopped
+
+
+def test_an_error_in_the_source_keeps_what_was_encoded(make_encoder: Make) -> None:
+    def broken() -> Any:
+        yield from stream(TEXTS, 20_000)
+        yield TextBatch(["x"] * 20_000, "other")
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        Warmer(make_encoder()).run(broken())
+    assert len(encode(make_encoder(on_miss="raise"), TEXTS)) == 500
+
+
+def test_an_encoder_that_cannot_write(make_encoder: Make) -> None:
+    for kwargs in ({"cache_path": None}, {"read_only": True}, {"on_miss": "raise"}):
+        with pytest.raises(CacheError, match="There is no cache to fill"):
+            Warmer(make_encoder(**kwargs)).run(stream(TEXTS))
+
+
+def test_a_plan_counts_and_starts_nothing(make_encoder: Make, tmp_path: Path) -> None:
+    Warmer(make_encoder()).run(stream(TEXTS[:200]))
+    encoder = make_encoder()
+    found = plan(Warmer(encoder), encoder, stream([*TEXTS, *TEXTS], 130))
+    assert (found.texts, found.unique, found.cached, found.missing) == (1000, 500, 200, 300)
+    words = sum(len(text.split()) for text in TEXTS[200:])
+    assert 0.5 * words < found.tokens < 2 * words
+    assert found.disk_bytes is not None and 300 * 32 < found.disk_bytes < 300 * 1000
+    assert engine(encoder).starts == 0
+
+
+def test_a_plan_before_the_first_vector(make_encoder: Make) -> None:
+    encoder = make_encoder()
+    found = plan(Warmer(encoder), encoder, stream(TEXTS))
+    assert (found.missing, found.disk_bytes) == (500, None) and found.tokens > 0

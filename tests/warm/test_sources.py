@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from embcache import ConfigError, InputError
+from embcache.warm.sources import (
+    BadRow,
+    Columns,
+    find_files,
+    read_beir,
+    read_dataset,
+    read_files,
+)
+
+ROWS = [{"id": str(i), "title": "T" * (i % 3), "text": f" text {i}, «ä» 😀 "} for i in range(9000)]
+TEXTS = [row["text"] for row in ROWS]
+JOINED = [f"{row['title']} {row['text']}".strip() for row in ROWS]
+
+
+def refuse(row: BadRow) -> None:
+    raise AssertionError(row)
+
+
+def write(folder: Path, kind: str) -> Path:
+    path = folder / f"data.{kind}"
+    table = pa.Table.from_pylist(ROWS)
+    if kind == "parquet":
+        pq.write_table(table, path, row_group_size=1000)
+    elif kind == "arrow":
+        with pa.ipc.new_file(path, table.schema) as file:
+            file.write_table(table, max_chunksize=700)
+    elif kind == "csv":
+        pyarrow.csv.write_csv(table, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def read(kind: str, *patterns: Any, columns: Columns | None = None, report: Any = refuse) -> Any:
+    stream = read_files(kind, [str(p) for p in patterns], columns or Columns(), report)
+    return [text for batch in stream for text in batch.texts]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "jsonl"])
+def test_every_format(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path, kind)
+    assert read(kind, path) == TEXTS
+    assert read(kind, path, columns=Columns("text", "title")) == JOINED
+    assert read(kind, path, columns=Columns("title")) == [row["title"] for row in ROWS]
+
+
+def test_titles_are_joined_as_mteb_joins_them() -> None:
+    from mteb._create_dataloaders import _corpus_to_dict
+
+    for row in ROWS[:10]:
+        assert Columns("text", "title").join(row) == _corpus_to_dict(dict(row))["text"]
+
+
+def test_arrow_streams_as_datasets_writes_them(tmp_path: Path) -> None:
+    Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
+    assert read("arrow", tmp_path / "saved") == TEXTS
+
+
+def test_compressed_lines(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl.gz"
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in ROWS)
+    assert read("jsonl", path) == TEXTS
+    assert read("jsonl", tmp_path) == TEXTS
+
+
+def test_directories_and_globs(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jsonl").write_text(json.dumps({"text": name}) + "\n")
+        (tmp_path / name / "x.txt").write_text("no")
+    assert read("jsonl", tmp_path) == ["a", "b"]
+    assert read("jsonl", f"{tmp_path}/*/x.jsonl", tmp_path / "b") == ["a", "b", "b"]
+    assert [path.name for path in find_files([f"{tmp_path}/**/*.jsonl"], "jsonl")] == [
+        "x.jsonl"
+    ] * 2
+
+
+@pytest.mark.parametrize("pattern", ["nothing.jsonl", "*.none", "."])
+def test_no_such_file(pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"--jsonl .*there is no such file"):
+        read("jsonl", pattern)
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"text": "a"}\n\n{"text": "b"}\n'))
+    assert read("jsonl", "-") == ["a", "b"]
+
+
+def test_bad_lines_are_told_by_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    lines = ['{"text": "good"}', "{broken", '{"text": null}', "[1]", '{"body": "x"}', '{"text": 7}']
+    path.write_text("\n".join(lines))
+    bad: list[BadRow] = []
+    assert read("jsonl", path, report=bad.append) == ["good"]
+    places = [row.place for row in bad]
+    assert places == [f"{path}, line {n}" for n in (2, 3, 4, 5, 6)]
+    reasons = " | ".join(row.reason for row in bad)
+    for expected in ("broken JSON", "'text' is null", "a JSON list", "(columns: 'body')", "int 7"):
+        assert expected in reasons
+
+
+def test_nulls_in_arrow_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"text": ["a", None, "b"], "n": [1, 2, 3]}), path)
+    bad: list[BadRow] = []
+    assert read("parquet", path, report=bad.append) == ["a", "b"]
+    assert str(bad[0]) == f"{path}, row 1: column 'text' is null, not a string"
+    bad.clear()
+    assert read("parquet", path, columns=Columns("n"), report=bad.append) == []
+    assert len(bad) == 3 and "int 1, not a string" in bad[0].reason
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv"])
+def test_a_column_that_is_not_there(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path, kind)
+    message = r"has no column 'body', only 'id', 'title', 'text'.*--text-column"
+    with pytest.raises(ConfigError, match=message):
+        read(kind, path, columns=Columns("body"))
+
+
+def test_a_short_csv_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text('id,text\n1,"a, b\nc"\n2\n3,d,extra\n')
+    bad: list[BadRow] = []
+    assert read("csv", path, report=bad.append) == ["a, b\nc", "d"]
+    assert bad == [BadRow(f"{path}, line 4", "column 'text' is null, not a string")]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_file_of_another_kind(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"no such thing" * 50)
+    with pytest.raises(InputError, match=f"x cannot be read as {kind}"):
+        read(kind, path)
+
+
+def test_a_beir_folder(tmp_path: Path) -> None:
+    corpus = [{"_id": "1", "title": "T", "text": "x"}, {"_id": "2", "title": "", "text": "y"}]
+    for name, rows in (("corpus", corpus), ("queries", [{"_id": "q", "text": "q?"}])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    batches = list(read_beir(str(tmp_path), refuse, ("corpus", "queries")))
+    assert [(batch.texts, batch.prompt_type) for batch in batches] == [
+        (["T x", "y"], "document"),
+        (["q?"], "query"),
+    ]
+    assert len(list(read_beir(str(tmp_path), refuse, ("queries",)))) == 1
+    (tmp_path / "queries.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"there is no queries\.jsonl in it"):
+        list(read_beir(str(tmp_path), refuse, ("queries",)))
+
+
+def test_a_dataset_streamed_from_a_folder(tmp_path: Path) -> None:
+    write(tmp_path, "parquet")
+    stream = read_dataset(str(tmp_path), None, "train", Columns(), refuse)
+    assert [text for batch in stream for text in batch.texts] == TEXTS
+    with pytest.raises(ConfigError, match=r"--dataset .* --split nothing"):
+        list(read_dataset(str(tmp_path), None, "nothing", Columns(), refuse))

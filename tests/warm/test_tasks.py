@@ -1,0 +1,58 @@
+"""What is warmed is what mteb asks for afterwards."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import mteb
+import pytest
+from mteb.mocks.mock_run import ALL_MOCK_TASK_TEST_GRID
+from mteb.mocks.mock_tasks import MockRetrievalTask
+from mteb.results import TaskResult
+
+from embcache import ConfigError, MissingTextsError, VllmEncoderWrapper
+from embcache.warm import Warmer
+from embcache.warm.tasks import read_task
+
+Make = Callable[..., VllmEncoderWrapper]
+TEXT_TASKS = [task for task in ALL_MOCK_TASK_TEST_GRID if task.metadata.modalities == ["text"]]
+PROMPTS = {"query": "query: ", "document": "passage: ", "STS": "sts: "}
+BOTH = ("corpus", "queries")
+
+
+def warm(encoder: VllmEncoderWrapper, task: Any, parts: tuple[str, ...] = BOTH) -> None:
+    warmer = Warmer(encoder)
+    warmer.run(read_task(task, encoder, parts, warmer.stop))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("task", TEXT_TASKS, ids=lambda task: task.metadata.name)
+@pytest.mark.parametrize("prompts", [None, PROMPTS], ids=["no prompts", "prompts"])
+def test_evaluation_finds_everything(task: Any, prompts: Any, make_encoder: Make) -> None:
+    warm(make_encoder(prompt_dict=prompts), task)
+    encoder = make_encoder(prompt_dict=prompts, on_miss="raise")
+    result = mteb.evaluate(encoder, task, cache=None, show_progress_bar=False)
+    assert isinstance(result.task_results[0], TaskResult)
+    assert encoder.total.texts > 0 and encoder.total.encoded == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("part", "missing"), [("corpus", "query"), ("queries", "passage")])
+def test_only_a_part(part: str, missing: str, make_encoder: Make) -> None:
+    warm(make_encoder(prompt_dict=PROMPTS), MockRetrievalTask(), (part,))
+    encoder = make_encoder(prompt_dict=PROMPTS, on_miss="raise")
+    with pytest.raises(MissingTextsError, match=f"prompt '{missing}: '"):
+        mteb.evaluate(encoder, MockRetrievalTask(), cache=None, show_progress_bar=False)
+
+
+def test_an_unknown_part(make_encoder: Make) -> None:
+    with pytest.raises(ConfigError, match="part 'titles' is none of corpus, queries"):
+        list(read_task(MockRetrievalTask(), make_encoder(), ("titles",), threading.Event()))
+
+
+def test_a_task_with_images(make_encoder: Make) -> None:
+    [task] = [t for t in ALL_MOCK_TASK_TEST_GRID if t.metadata.name == "MockAny2AnyRetrievalI2T"]
+    with pytest.raises(ConfigError, match="MockAny2AnyRetrievalI2T has inputs that are not text"):
+        list(read_task(task, make_encoder(), BOTH, threading.Event()))
