@@ -12,15 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from embcache.cli.output import human_count, human_size, print_json, print_note
+from embcache.cli.output import human_count, human_size, print_error, print_json, print_note
 from embcache.cli.progress import WarmDisplay
 from embcache.cli.warm_sources import Sources
 from embcache.encoders import VllmEncoderWrapper
+from embcache.errors import EmbcacheError
 from embcache.warm import Columns, Plan, Shard, Warmer, WarmStats, plan, select
 from embcache.warm.sources import FORMATS
 from embcache.warm.tasks import PARTS
 
 _INTERRUPTED = 130
+_EXAMPLE = "Example: {} -m intfloat/e5-small --prompts registered --task NFCorpus"
 
 List = list[str] | None
 _MODEL = "Model and engine"
@@ -162,9 +164,7 @@ def warm(
 
 def register(app: typer.Typer) -> None:
     """Add `warm`."""
-    app.command(
-        epilog="Example: embcache warm -m intfloat/e5-small --prompts registered --task NFCorpus"
-    )(warm)
+    app.command(epilog=_EXAMPLE.format("embcache warm"))(warm)
 
 
 @contextmanager
@@ -242,7 +242,11 @@ def _engine_arguments(pairs: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """`scripts/warm_cache.py`."""
-    from embcache.cli.app import run_alone
-
-    run_alone(register)
+    """`scripts/warm_cache.py`: this command by itself."""
+    alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    alone.command(epilog=_EXAMPLE.format("python scripts/warm_cache.py"))(warm)
+    try:
+        alone()
+    except EmbcacheError as error:
+        print_error(error)
+        raise SystemExit(1) from error

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
+
 from embcache.encoders import VllmEncoderWrapper
 from embcache.keys import Keys
 from embcache.pipeline import WINDOW_TEXTS
@@ -96,6 +98,8 @@ class Warmer:
             self.stats.unique += done.unique
             self.stats.hits += done.hits
             self._count(0)
+            # Else Arrow's pool keeps what it once had, and a long run grows slowly.
+            pa.default_memory_pool().release_unused()
         self.stats.stopped = self.stop.is_set()
         return replace(self.stats)
 

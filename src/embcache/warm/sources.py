@@ -238,7 +238,8 @@ def _read_csv(path: Path, columns: Columns, report: Report) -> Iterator[list[str
 def _read_parquet(path: Path, columns: Columns, report: Report) -> Iterator[list[str]]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    # A small buffer instead of whole column chunks: memory shall not grow with the file.
+    with pq.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as file:
         names = _wanted(file.schema_arrow.names, columns, path)
         yield from _arrow_texts(file.iter_batches(BATCH_ROWS, columns=names), columns, path, report)
 

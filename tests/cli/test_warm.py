@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from embcache import EmbcacheError, VllmEncoderWrapper
+from embcache.cli import warm as module
+from tests.conftest import encode
+from tests.fakes import FakeEngine, fake_vector
+
+TEXTS = [f"text {i}" for i in range(300)]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(fake_engines: list[FakeEngine], tiny_model: Path, tmp_path: Path) -> Run:
+    app = typer.Typer(rich_markup_mode=None)
+    app.command()(module.warm)
+
+    def run_(*arguments: Any, code: int = 0, **kwargs: Any) -> Result:
+        model = ("--model", tiny_model, "--dtype", "float32", "--cache", tmp_path / "cache")
+        result = CliRunner().invoke(app, [str(a) for a in (*model, *arguments)], **kwargs)
+        unexpected = result.exception
+        if unexpected is not None and not isinstance(unexpected, SystemExit):
+            raise unexpected
+        assert result.exit_code == code, result.output
+        return result
+
+    return run_
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return path
+
+
+def cached(tiny_model: Path, tmp_path: Path, texts: list[str], **kwargs: Any) -> np.ndarray:
+    encoder = VllmEncoderWrapper(
+        str(tiny_model), dtype="float32", cache_path=tmp_path / "cache", on_miss="raise", **kwargs
+    )
+    return encode(encoder, texts)
+
+
+def test_a_file(run: Run, lines: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = run("--jsonl", lines).stdout
+    assert "300 texts: 0 were cached, 300 encoded, 0 left out" in out
+    vectors = cached(tiny_model, tmp_path, TEXTS)
+    assert (vectors == np.stack([fake_vector(text) for text in TEXTS])).all()
+    assert "300 texts: 300 were cached, 0 encoded" in run("--jsonl", lines).stdout
+
+
+def test_several_sources_at_once(run: Run, lines: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.csv").write_text("text\none more\n")
+    found = json.loads(run("--jsonl", lines, "--csv", tmp_path / "more.csv", "--json").stdout)
+    assert (found["texts"], found["encoded"], found["stopped"]) == (301, 301, False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_mteb_task(
+    run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mteb
+    from mteb.mocks.mock_tasks import MockSTSTask
+
+    monkeypatch.setattr(mteb, "get_task", lambda name, **_: {"Mock": MockSTSTask()}[name])
+    run("--task", "Mock")
+    encoder = VllmEncoderWrapper(
+        str(tiny_model), dtype="float32", cache_path=tmp_path / "cache", on_miss="raise"
+    )
+    mteb.evaluate(encoder, MockSTSTask(), cache=None, show_progress_bar=False)
+    assert encoder.total.hits > 0
+    with pytest.raises(EmbcacheError, match="mteb knows no such task or benchmark: Nothing"):
+        run("--task", "Nothing")
+
+
+def test_prompts(run: Run, lines: Path, tiny_model: Path, tmp_path: Path) -> None:
+    prompts = {"query": "q: ", "document": "d: "}
+    run("--jsonl", lines, "--prompts", json.dumps(prompts), "--prompt-type", "query")
+    from mteb.types import PromptType
+
+    encoder = VllmEncoderWrapper(
+        str(tiny_model),
+        dtype="float32",
+        cache_path=tmp_path / "cache",
+        on_miss="raise",
+        prompt_dict=prompts,
+    )
+    assert len(encode(encoder, TEXTS, prompt_type=PromptType.query)) == 300
+    found = json.loads(run("--jsonl", lines, "--prompt", "own: ", "--json").stdout)
+    assert found["hits"] == 0
+
+
+def test_a_dry_run_starts_nothing(
+    run: Run, lines: Path, fake_engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    run("--jsonl", lines, "--limit", 100)
+    out = run("--jsonl", lines, "--dry-run").stdout
+    assert out.split("\n")[:4] == ["texts    300", "unique   300", "cached   100", "missing  200"]
+    assert "tokens   about" in out and "disk     about" in out
+    assert [engine.starts for engine in fake_engines] == [1, 0]
+    found = json.loads(run("--jsonl", lines, "--dry-run", "--json").stdout)
+    assert (found["missing"], found["bad_rows"]) == (200, 0)
+
+
+def test_shards(run: Run, lines: Path, tiny_model: Path, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        found = json.loads(run("--jsonl", lines, "--shard", f"{number}/3", "--json").stdout)
+        assert found["encoded"] == 100
+    assert len(cached(tiny_model, tmp_path, TEXTS)) == 300
+
+
+def test_bad_rows_are_shown_and_counted(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"text": "a"}\n{broken\n' + '{"text": null}\n' * 20)
+    result = run("--jsonl", path)
+    assert f"left out: {path}, line 2: broken JSON" in result.stderr
+    assert result.stderr.count("left out: ") == 10
+    assert "1 texts: 0 were cached, 1 encoded, 21 left out" in result.stdout
+    with pytest.raises(EmbcacheError, match="line 2: broken JSON"):
+        run("--jsonl", path, "--strict")
+
+
+def test_standard_input(run: Run) -> None:
+    found = json.loads(run("--jsonl", "-", "--json", input='{"text": "a"}\n').stdout)
+    assert found["encoded"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Name some texts: --task"),
+        (("--jsonl", "x", "--hf-overrides", "{"), "--hf-overrides {: no JSON"),
+        (("--jsonl", "x", "--engine-arg", "seed"), "give NAME=JSON"),
+        (("--jsonl", "x", "--engine-arg", "seed=one"), "no JSON"),
+    ],
+)
+def test_usage_errors(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    assert message in run(*arguments, code=2).stderr
+
+
+def test_wrong_values(run: Run, lines: Path) -> None:
+    for arguments, message in (
+        (("--shard", "4/3"), "give number/of"),
+        (("--part", "titles", "--task", "STS13"), "part 'titles' is none of"),
+        (("--text-column", "body"), r"no column|line 1"),
+    ):
+        with pytest.raises(EmbcacheError, match=message):
+            run("--jsonl", lines, "--strict", *arguments)
+
+
+def test_engine_arguments_reach_the_engine(
+    run: Run, lines: Path, fake_engines: list[FakeEngine]
+) -> None:
+    run(
+        *("--jsonl", lines, "--max-model-len", 99, "--engine-arg", 'quantization="fp8"'),
+        *("--no-trust-remote-code", "--gpu-memory-utilization", 0.3),
+    )
+    arguments = fake_engines[-1].arguments
+    assert arguments["max_model_len"] == 99 and arguments["quantization"] == "fp8"
+    assert arguments["trust_remote_code"] is False and arguments["gpu_memory_utilization"] == 0.3
+
+
+def test_every_argument_of_the_encoder_is_an_option() -> None:
+    """But those that make no sense for warming."""
+    options = set(inspect.signature(module.warm).parameters)
+    arguments = set(inspect.signature(VllmEncoderWrapper.__init__).parameters) - {"self", "kwargs"}
+    renamed = {"cache_path": "cache", "prompt_dict": "prompts"}
+    without = {"on_miss", "read_only", "truncate_dim"}
+    assert {renamed.get(name, name) for name in arguments - without} <= options
+
+
+def test_help_has_an_example() -> None:
+    app = typer.Typer(rich_markup_mode=None)
+    module.register(app)
+    app.callback()(lambda: None)
+    out = CliRunner().invoke(app, ["warm", "--help"]).output
+    assert "Example: embcache warm" in out
