@@ -135,7 +135,7 @@ class Pipeline:
         request: Request,
         keys: Keys,
         *,
-        advance: Callable[[int], None] = lambda count: None,
+        advance: Callable[[int, int], None] = lambda items, tokens: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> EncodeStats:
         """Write what is missing to the space, and nothing else: no vector is read or returned.
@@ -143,7 +143,7 @@ class Pipeline:
         Args:
             request: The items.
             keys: Their keys, `request.keys(...)`, which the caller may have computed meanwhile.
-            advance: Called with the number of items of each chunk that is encoded.
+            advance: Called with the numbers of items and tokens of each chunk that is encoded.
             stop: Asked before each chunk; what was encoded until then is committed.
 
         Returns:
@@ -160,10 +160,10 @@ class Pipeline:
         missing = first[space.find(keys[first]) < 0]
         encoded = 0
 
-        def count(rows: int) -> None:
+        def count(items: int, tokens: int) -> None:
             nonlocal encoded
-            encoded += rows
-            advance(rows)
+            encoded += items
+            advance(items, tokens)
 
         if len(missing) and not stop():
             self._start_engine()
@@ -227,7 +227,7 @@ class Pipeline:
             bar.set_description(request.verb)
             bar.unpause()  # the time to start is no part of texts/s and time left
         self._start_engine()
-        self._encode_chunks(request, keys, missing, matrix, bar.update)
+        self._encode_chunks(request, keys, missing, matrix, lambda items, _: bar.update(items))
 
     def _start_engine(self) -> None:
         self._engine.start()
@@ -240,7 +240,7 @@ class Pipeline:
         keys: Keys,
         missing: RowNumbers,
         matrix: Matrix | None,
-        advance: Callable[[int], object],
+        advance: Callable[[int, int], object],
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         pending: Future[None] | None = None
@@ -253,7 +253,8 @@ class Pipeline:
                     if pending is not None:
                         pending.result()
                     pending = writer.submit(self._keep, request, keys, rows, embedded, matrix)
-                    advance(len(rows))
+                    n_tokens = embedded.n_tokens
+                    advance(len(rows), 0 if n_tokens is None else int(n_tokens.sum()))
             finally:
                 # On an error or Ctrl-C too: the last chunk is computed, so it is committed.
                 if pending is not None:

@@ -17,6 +17,7 @@ from embcache import ConfigError, InputError
 from embcache.warm.sources import (
     BadRow,
     Columns,
+    estimate_rows,
     find_files,
     read_beir,
     read_dataset,
@@ -173,3 +174,13 @@ def test_a_dataset_streamed_from_a_folder(tmp_path: Path) -> None:
     assert [text for batch in stream for text in batch.texts] == TEXTS
     with pytest.raises(ConfigError, match=r"--dataset .* --split nothing"):
         list(read_dataset(str(tmp_path), None, "nothing", Columns(), refuse))
+
+
+def test_how_many_rows_there_are_about(tmp_path: Path) -> None:
+    assert estimate_rows("parquet", [str(write(tmp_path, "parquet"))]) == 9000
+    for kind in ("jsonl", "csv"):
+        found = estimate_rows(kind, [str(write(tmp_path, kind))])
+        assert found is not None and abs(found - 9000) < 500
+    assert estimate_rows("jsonl", ["-"]) is None
+    (tmp_path / "x.jsonl.gz").write_bytes(b"")
+    assert estimate_rows("jsonl", [str(tmp_path / "x.jsonl.gz")]) is None

@@ -20,10 +20,12 @@ class WarmDisplay:
     """Shows texts, hits and rates on standard error while a warm runs.
 
     Args:
+        total: About how many texts there will be; None if that is not known.
         quiet: Show nothing.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, total: int | None = None, *, quiet: bool = False) -> None:
+        self._total = total
         self._quiet = quiet
         console = Console(stderr=True, markup=False, highlight=False)
         self._live = Live(console=console, transient=True, refresh_per_second=4)
@@ -48,30 +50,40 @@ class WarmDisplay:
         if self._quiet:
             return
         if self._is_terminal:
-            self._live.update(_table(stats))
+            self._live.update(_table(_figures(stats, self._total)))
         elif time.monotonic() - self._last > _LINE_EVERY_S:
             self._last = time.monotonic()
-            print(_line(stats), file=sys.stderr, flush=True)
+            print(_line(_figures(stats, self._total)), file=sys.stderr, flush=True)
 
 
-def _figures(stats: WarmStats) -> dict[str, str]:
+def _figures(stats: WarmStats, total: int | None) -> dict[str, str]:
+    """What is shown, by name."""
     seconds = max(stats.seconds, 1e-9)
-    return {
-        "texts": human_count(stats.texts),
+    done = stats.hits + stats.encoded  # texts of the window at work are not counted yet
+    figures = {
+        "texts": human_count(done),
         "hits": human_count(stats.hits),
-        "committed": human_count(stats.encoded),
-        "texts/s": human_count(round(stats.texts / seconds)),
-        "encoded/s": f"{stats.encoded / seconds:,.1f}",
-        "seconds": f"{stats.seconds:,.0f}",
+        "encoded": human_count(stats.encoded),
+        "texts/s": human_count(round(done / seconds)),
+        "tokens/s": human_count(round(stats.tokens / seconds)),
+        "time": _time(stats.seconds),
     }
+    if total is not None and done:
+        figures["left, about"] = _time(max(total - done, 0) * seconds / done)
+    return figures
 
 
-def _table(stats: WarmStats) -> Table:
-    figures = _figures(stats)
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _table(figures: dict[str, str]) -> Table:
     table = Table(*figures, box=None, pad_edge=False)
     table.add_row(*figures.values())
     return table
 
 
-def _line(stats: WarmStats) -> str:
-    return ", ".join(f"{name} {value}" for name, value in _figures(stats).items())
+def _line(figures: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in figures.items())

@@ -153,7 +153,8 @@ def warm(
         found = plan(warmer, encoder, select(sources.batches(encoder, warmer), pick, limit))
         _print_plan(found, sources.bad_rows, as_json=as_json)
         return
-    with WarmDisplay(quiet=as_json) as display:
+    total = sources.estimate(limit, pick.of)
+    with WarmDisplay(total, quiet=as_json) as display:
         warmer = Warmer(encoder, display.update)
         with _stopped_by_signals(warmer.stop.set):
             stats = warmer.run(select(sources.batches(encoder, warmer), pick, limit))

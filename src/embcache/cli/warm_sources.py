@@ -10,7 +10,7 @@ from embcache.cli.output import print_note
 from embcache.encoders import VllmEncoderWrapper
 from embcache.errors import ConfigError, InputError
 from embcache.warm import BadRow, Columns, TextBatch, Warmer
-from embcache.warm.sources import read_beir, read_dataset, read_files
+from embcache.warm.sources import estimate_rows, read_beir, read_dataset, read_files
 from embcache.warm.tasks import read_task
 
 _SHOWN_BAD_ROWS = 10
@@ -80,6 +80,21 @@ class Sources:
             )
             yield from map(self._with_prompt, rows)
 
+    def estimate(self, limit: int | None, shards: int) -> int | None:
+        """About how many texts `batches` has; None where that cannot be told."""
+        if self.tasks or self.benchmarks or self.dataset:
+            return None
+        files = {**self.files}
+        files["jsonl"] = [
+            *files["jsonl"],
+            *(f"{folder}/{p}.jsonl" for folder in self.beir for p in self.parts),
+        ]
+        counts = [estimate_rows(kind, patterns) for kind, patterns in files.items() if patterns]
+        if None in counts:
+            return None
+        total = sum(count for count in counts if count is not None)
+        return (total if limit is None else min(total, limit * len(counts))) // shards
+
     @property
     def empty(self) -> bool:
         """Whether none is named."""
@@ -93,7 +108,10 @@ class Sources:
     def _mteb_tasks(self) -> list[Any]:
         import mteb
 
-        chosen: dict[str, Any] = {"eval_splits": self.splits or None, "hf_subsets": self.subsets or None}
+        chosen: dict[str, Any] = {
+            "eval_splits": self.splits or None,
+            "hf_subsets": self.subsets or None,
+        }
         try:
             found = [mteb.get_task(name, **chosen) for name in self.tasks]
             for name in self.benchmarks:

@@ -28,6 +28,7 @@ class WarmStats:
         unique: Distinct ones, window by window.
         hits: Distinct ones that were cached already, window by window.
         encoded: Distinct ones sent to the engine.
+        tokens: Tokens of those.
         seconds: Wall-clock seconds.
         stopped: Whether it was stopped before the end.
     """
@@ -36,6 +37,7 @@ class WarmStats:
     unique: int = 0
     hits: int = 0
     encoded: int = 0
+    tokens: int = 0
     seconds: float = 0.0
     stopped: bool = False
 
@@ -97,7 +99,7 @@ class Warmer:
             self.stats.texts += done.texts
             self.stats.unique += done.unique
             self.stats.hits += done.hits
-            self._count(0)
+            self._count(0, 0)
             # Else Arrow's pool keeps what it once had, and a long run grows slowly.
             pa.default_memory_pool().release_unused()
         self.stats.stopped = self.stop.is_set()
@@ -123,7 +125,8 @@ class Warmer:
                 )
                 yield Window(request, request.keys(identity))
 
-    def _count(self, encoded: int) -> None:
+    def _count(self, encoded: int, tokens: int) -> None:
         self.stats.encoded += encoded
+        self.stats.tokens += tokens
         self.stats.seconds = time.perf_counter() - self._began
         self._advance(self.stats)

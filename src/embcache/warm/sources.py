@@ -140,6 +140,33 @@ def read_files(
             ) from error
 
 
+def estimate_rows(kind: str, patterns: Iterable[str]) -> int | None:
+    """About how many rows there are, from what files say or from their size and first lines.
+
+    Returns:
+        None where that cannot be told: standard input, compressed files.
+    """
+    patterns = list(patterns)
+    if patterns == ["-"]:
+        return None
+    counts = [_estimate(kind, path) for path in find_files(patterns, kind)]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _estimate(kind: str, path: Path) -> int | None:
+    if kind == "parquet":
+        import pyarrow.parquet as pq
+
+        return int(pq.read_metadata(path).num_rows)
+    if kind == "arrow" or path.suffix in (".gz", ".bz2", ".zst"):
+        return None
+    with path.open("rb") as file:
+        head = file.read(2**18)
+    lines = head.count(b"\n") or 1
+    return max(1, round(lines * path.stat().st_size / max(len(head), 1)))
+
+
 def read_beir(folder: str, report: Report, parts: Iterable[str]) -> Iterator[TextBatch]:
     """A BEIR folder: `corpus.jsonl` as documents with titles, `queries.jsonl` as queries.
 
