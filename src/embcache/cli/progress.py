@@ -35,6 +35,7 @@ class WarmDisplay:
     def __enter__(self) -> WarmDisplay:
         if self._is_terminal and not self._quiet:
             self._live.start()
+            self._live.update("reading, and starting the engine where texts are missing ...")
         return self
 
     def __exit__(
