@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from embcache.cli.engine_options import parse_json, parse_prompts
 from embcache.cli.output import human_count, human_size, print_error, print_json, print_note
 from embcache.cli.progress import WarmDisplay
 from embcache.cli.warm_sources import Sources
@@ -134,14 +134,14 @@ def warm(
         "renderer_num_workers": renderer_num_workers,
         "tensor_parallel_size": tensor_parallel_size,
         "enable_prefix_caching": enable_prefix_caching,
-        "hf_overrides": _json("--hf-overrides", hf_overrides),
-        "pooler_config": _json("--pooler-config", pooler_config),
+        "hf_overrides": parse_json("--hf-overrides", hf_overrides),
+        "pooler_config": parse_json("--pooler-config", pooler_config),
         "enforce_eager": enforce_eager,
         "use_instructions": use_instructions,
         "instruction_template": instruction_template,
         "apply_instruction_to_documents": apply_instruction_to_documents,
         "store_text": store_text,
-        "prompt_dict": prompts if prompts in (None, "registered") else _json("--prompts", prompts),
+        "prompt_dict": parse_prompts(prompts),
         **_engine_arguments(engine_arg or []),
     }
     if gpu_memory_utilization is not None:  # else a default that works on this machine
@@ -223,22 +223,13 @@ def _print_summary(stats: WarmStats, bad_rows: int, cache: str, *, as_json: bool
         typer.echo(f"Stopped. All of that is in {cache}; the same command goes on from here.")
 
 
-def _json(option: str, text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{option} {text}: no JSON ({error}).") from error
-
-
 def _engine_arguments(pairs: list[str]) -> dict[str, Any]:
     arguments = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise typer.BadParameter(f"--engine-arg {pair}: give NAME=JSON, seed=1, say.")
-        arguments[name] = _json(f"--engine-arg {name}", value)
+        arguments[name] = parse_json(f"--engine-arg {name}", value)
     return arguments
 
 

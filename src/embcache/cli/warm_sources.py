@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from embcache.cli.engine_options import mteb_tasks
 from embcache.cli.output import print_note
 from embcache.encoders import VllmEncoderWrapper
-from embcache.errors import ConfigError, InputError
+from embcache.errors import InputError
 from embcache.warm import BadRow, Columns, TextBatch, Warmer
 from embcache.warm.sources import estimate_rows, read_beir, read_dataset, read_files
 from embcache.warm.tasks import read_task
@@ -64,7 +64,7 @@ class Sources:
 
     def batches(self, encoder: VllmEncoderWrapper, warmer: Warmer) -> Iterator[TextBatch]:
         """All texts, source by source."""
-        for task in self._mteb_tasks():
+        for task in mteb_tasks(self.tasks, self.benchmarks, self.splits, self.subsets):
             yield from read_task(task, encoder, self.parts, warmer.stop)
         for kind, patterns in self.files.items():
             if patterns:
@@ -104,18 +104,3 @@ class Sources:
     def _with_prompt(self, batch: TextBatch) -> TextBatch:
         prompt_type = self.prompt_type or batch.prompt_type
         return TextBatch(batch.texts, batch.source, self.prompt, prompt_type)
-
-    def _mteb_tasks(self) -> list[Any]:
-        import mteb
-
-        chosen: dict[str, Any] = {
-            "eval_splits": self.splits or None,
-            "hf_subsets": self.subsets or None,
-        }
-        try:
-            found = [mteb.get_task(name, **chosen) for name in self.tasks]
-            for name in self.benchmarks:
-                found += list(mteb.get_benchmark(name).tasks)
-        except KeyError as error:
-            raise ConfigError(f"mteb knows no such task or benchmark: {error.args[0]}") from error
-        return found
