@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from embcache.cli.engine_options import mteb_tasks, parse_prompts
 from embcache.cli.output import console, human_count, print_json
-from embcache.encoders import VllmEncoderWrapper
 from embcache.pipeline import OnMiss
+
+if TYPE_CHECKING:
+    from embcache.encoders import VllmEncoderWrapper as Encoder
 
 Names = list[str] | None
 
@@ -57,6 +59,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate a model on mteb tasks through the cache: scores, hits and seconds."""
+    from embcache.encoders import VllmEncoderWrapper  # and mteb, which takes seconds
+
     tasks = mteb_tasks(task or [], benchmark or [])
     if not tasks:
         raise typer.BadParameter("Name a task: --task STS13, or a --benchmark.")
@@ -85,7 +89,7 @@ def register(app: typer.Typer) -> None:
     )
 
 
-def _run(encoder: VllmEncoderWrapper, task: Any, *, progress: bool) -> TaskRun:
+def _run(encoder: Encoder, task: Any, *, progress: bool) -> TaskRun:
     import mteb
 
     before, began = encoder.total, time.perf_counter()

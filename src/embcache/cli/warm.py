@@ -15,7 +15,6 @@ from embcache.cli.engine_options import parse_json, parse_prompts
 from embcache.cli.output import human_count, human_size, print_error, print_json, print_note
 from embcache.cli.progress import WarmDisplay
 from embcache.cli.warm_sources import Sources
-from embcache.encoders import VllmEncoderWrapper
 from embcache.errors import EmbcacheError
 from embcache.warm import Columns, Plan, Shard, Warmer, WarmStats, plan, select
 from embcache.warm.sources import FORMATS
@@ -146,6 +145,8 @@ def warm(
     }
     if gpu_memory_utilization is not None:  # else a default that works on this machine
         given["gpu_memory_utilization"] = gpu_memory_utilization
+    from embcache.encoders import VllmEncoderWrapper  # and mteb, which takes seconds
+
     encoder = VllmEncoderWrapper(model, cache_path=cache, **given)
     pick = Shard.parse(shard)
     if dry_run:

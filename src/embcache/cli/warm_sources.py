@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from embcache.cli.engine_options import mteb_tasks
 from embcache.cli.output import print_note
-from embcache.encoders import VllmEncoderWrapper
 from embcache.errors import InputError
 from embcache.warm import BadRow, Columns, TextBatch, Warmer
 from embcache.warm.sources import estimate_rows, read_beir, read_dataset, read_files
 from embcache.warm.tasks import read_task
+
+if TYPE_CHECKING:
+    from embcache.encoders import VllmEncoderWrapper
 
 _SHOWN_BAD_ROWS = 10
 

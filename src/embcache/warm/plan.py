@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embcache.encoders import VllmEncoderWrapper
 from embcache.store import Space
 from embcache.store.index import KeyIndex, unique_keys
 from embcache.warm.run import Warmer
 from embcache.warm.sources import TextBatch
+
+if TYPE_CHECKING:
+    from embcache.encoders import VllmEncoderWrapper
 
 _CHARACTERS_A_TOKEN = 4.0  # of English text, where the cache does not know better
 _ROW_OVERHEAD_BYTES = 60  # key, checksum, tokens, time, and Lance's own

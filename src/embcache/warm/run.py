@@ -6,15 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from embcache.encoders import VllmEncoderWrapper
 from embcache.keys import Keys
 from embcache.pipeline import WINDOW_TEXTS
 from embcache.request import TextRequest
 from embcache.warm.sources import TextBatch
 from embcache.warm.streams import join_small, read_ahead
+
+if TYPE_CHECKING:
+    from embcache.encoders import VllmEncoderWrapper
 
 _AHEAD = 2  # windows that are read and hashed while one is encoded
 

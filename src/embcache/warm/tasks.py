@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from embcache.encoders import VllmEncoderWrapper
 from embcache.errors import ConfigError
 from embcache.inputs import read_texts
 from embcache.warm.sources import BATCH_ROWS, TextBatch
@@ -23,6 +22,8 @@ from embcache.warm.streams import pulled
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
     from mteb.abstasks.task_metadata import TaskMetadata
+
+    from embcache.encoders import VllmEncoderWrapper
 
 logger = logging.getLogger(__name__)
 

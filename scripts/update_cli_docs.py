@@ -1,0 +1,64 @@
+"""Write docs/cli.md: what `--help` of every command says, 80 columns wide.
+
+python scripts/update_cli_docs.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.testing import CliRunner
+
+from embcache.cli.app import app
+
+DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
+
+HEAD = """# Command line
+
+`embcache` looks into a cache, compares its spaces and looks after them; `python -m embcache` is the
+same. It needs no engine. Errors go to standard error, with exit code 1 (2 where the command itself
+was not understood).
+
+SPACE is the folder of a space, `cache/<name>.lance`, or, within `--cache DIR`, its name or any part
+of that which no other space has: of the model, the dtype or the fingerprint. `embcache
+--install-completion` completes commands and options in your shell.
+"""
+
+
+def command_paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command and group that `--help` lists, parents first."""
+    yield path
+    for name, inner in sorted(getattr(command, "commands", {}).items()):
+        if not inner.hidden:
+            yield from command_paths(inner, (*path, name))
+
+
+def help_text(path: tuple[str, ...]) -> str:
+    """What `embcache <path> --help` prints in a terminal of 80 columns."""
+    environment = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
+    result = CliRunner().invoke(app, [*path, "--help"], env=environment, prog_name="embcache")
+    if result.exit_code:
+        raise RuntimeError(f"embcache {' '.join(path)} --help failed: {result.output}")
+    return "\n".join(line.rstrip() for line in result.stdout.strip("\n").splitlines())
+
+
+def render() -> str:
+    """The whole page."""
+    sections = [
+        f"## {' '.join(('embcache', *path))}\n\n```text\n{help_text(path)}\n```\n"
+        for path in command_paths(typer.main.get_command(app))
+    ]
+    return "\n".join([HEAD, *sections])
+
+
+def main() -> None:
+    DOCS.parent.mkdir(exist_ok=True)
+    DOCS.write_text(render(), encoding="utf-8")
+    print(f"Wrote {DOCS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The typer app: which commands there are, and how errors leave the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from embcache.cli import evaluate, inspect, maintain, transfer, warm
+from embcache.cli.output import print_error
+from embcache.errors import EmbcacheError
+from embcache.store.schema import embcache_version
+
+
+class _Commands(TyperGroup):
+    """Turns what the library raises on purpose into one line and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EmbcacheError as error:
+            print_error(error)
+            raise typer.Exit(1) from error
+
+
+# No rich markup: texts and help have square brackets of their own, and plain help can be piped.
+app = typer.Typer(
+    name="embcache",
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"embcache {embcache_version()}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: embcache ls /data/cache")
+def _embcache(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Look into, compare and look after a cache of embeddings."""
+
+
+for _module in (inspect, maintain, transfer, warm, evaluate):
+    _module.register(app)
+
+
+def main() -> None:
+    """Run the command line; ends the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if callable(reconfigure := getattr(stream, "reconfigure", None)):
+            reconfigure(errors="backslashreplace")  # texts have characters that terminals lack
+    try:
+        try:
+            app(prog_name="embcache")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, say) has seen enough. Python flushes once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
