@@ -11,15 +11,8 @@ import pytest
 from embcache import CacheError, ConfigError, InputError, MissingTextsError
 from embcache.keys import pair_keys, text_keys
 from embcache.store import SCORES, Database, Rows, Space, SpaceInfo
-from embcache.store.describe import (
-    TokenBin,
-    ValueCount,
-    describe,
-    find_text,
-    nearest,
-    remove_space,
-    search_words,
-)
+from embcache.store.describe import TokenBin, ValueCount, describe, remove_space
+from embcache.store.lookup import find_text, nearest, search_words
 from tests.store.conftest import IDENTITY, make_rows
 
 DIM = 8

@@ -36,15 +36,8 @@ from embcache.cli.spaces import (
 )
 from embcache.compare import compare_spaces
 from embcache.errors import CacheError, ConfigError, MissingTextsError
-from embcache.store.describe import (
-    SpaceDescription,
-    ValueCount,
-    describe,
-    find_text,
-    nearest,
-    remove_space,
-    search_words,
-)
+from embcache.store.describe import SpaceDescription, ValueCount, describe, remove_space
+from embcache.store.lookup import find_text, nearest, search_words
 
 _BAR = 40
 _VALUES_SHOWN = 20

@@ -1,0 +1,202 @@
+"""Looking into a space by text: the row of one, its neighbours, and words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embcache import keys as key_bytes
+from embcache.errors import CacheError, ConfigError, MissingTextsError
+from embcache.keys import Keys, pair_keys, text_keys
+from embcache.store.database import SpaceInfo
+from embcache.store.lance_errors import READ_FIX, lance_errors
+from embcache.store.schema import VECTORS
+from embcache.store.space import Space
+
+if TYPE_CHECKING:
+    import lancedb
+
+_PROMPTS_NAMED = 5
+_CASES = (str.lower, str.capitalize, str.upper)
+
+
+@dataclass(frozen=True)
+class CachedText:
+    """A row, verified.
+
+    Attributes:
+        texts: The text; for a score, query and document.
+        prompts: What is put in front of each.
+        n_tokens: Tokens that the model saw; None where that is not known.
+        value: `(dim,) float32`; for a score, `(1,)`.
+        key: `(1, 2) uint64`.
+    """
+
+    texts: tuple[str, ...]
+    prompts: tuple[str, ...]
+    n_tokens: int | None
+    value: npt.NDArray[np.float32]
+    key: Keys
+
+
+@dataclass(frozen=True)
+class Match:
+    """A cached text that a search found; `score` is the cosine, or BM25 for words."""
+
+    text: str | None
+    prompt: str | None
+    score: float
+
+
+def find_text(info: SpaceInfo, texts: Sequence[str], prompts: Sequence[str] = ()) -> CachedText:
+    """A cached text, or pair of texts, found by its key.
+
+    Args:
+        info: The space.
+        texts: One text; query and document for a space of scores.
+        prompts: What is put in front of each; none is "".
+
+    Raises:
+        ConfigError: There are too many, or too few, texts or prompts for this space.
+        InputError: A text has no UTF-8 form.
+        MissingTextsError: It is not there; names the prompts under which it is.
+        CacheError: Its row is damaged, or the table cannot be read.
+    """
+    space = Space(info.path, info.metadata)
+    space.refresh()
+    width = 1 if space.layout is VECTORS else 2
+    prompts = tuple(prompts) or ("",) * width
+    if len(texts) != width or len(prompts) != width:
+        holds = "vectors: give one text" if width == 1 else "scores: give a query and a document"
+        raise ConfigError(f"{info.path} holds {holds}, and as many prompts, or none.")
+    identity = info.metadata.identity.to_bytes()
+    if width == 1:
+        key = text_keys(identity, prompts[0], [texts[0]])
+    else:
+        key = pair_keys(identity, (prompts[0], prompts[1]), [texts[0]], [texts[1]])
+    position = space.find(key)
+    if position[0] < 0:
+        raise MissingTextsError(_missing(space, texts, prompts), 1)
+    value = np.zeros((1, space.dim or 1), np.float32)
+    if space.read(position, key, value, np.zeros(1, np.int64))[0]:
+        raise CacheError(
+            f"{info.path} has a row for {texts[0]!r:.80}, but it fails its checksum. The next run "
+            "that needs it drops it and encodes it again."
+        )
+    n_tokens = space.rows_at(position, ["n_tokens"])[0]["n_tokens"]
+    return CachedText(tuple(texts), prompts, n_tokens, value[0], key)
+
+
+def nearest(info: SpaceInfo, text: CachedText, count: int) -> list[Match]:
+    """The cached texts whose vectors have the largest cosine with a text's, itself left out.
+
+    The candidates are LanceDB's; each cosine is computed from a row that passed its checksum.
+
+    Raises:
+        CacheError: Lance cannot read the table.
+    """
+    with lance_errors("Searching", info.path, READ_FIX):
+        table = _open_table(info)
+        columns = ["key", *_stored(table.schema, VECTORS.texts)]
+        # More than asked for: the text itself, duplicates and damaged rows are left out.
+        query: Any = table.search(text.value, vector_column_name="vector")
+        rows = (
+            query.distance_type("cosine")
+            .limit(2 * count + 1)
+            .select([*columns, "_distance"])
+            .to_list()
+        )
+    rows = _distinct(rows, key_bytes.to_bytes(text.key))
+    if not rows:
+        return []
+    space = Space(info.path, info.metadata)
+    space.refresh()
+    keys = key_bytes.from_bytes(b"".join(row["key"] for row in rows))
+    positions = space.find(keys)
+    vectors = np.zeros((len(rows), len(text.value)), np.float32)
+    there = np.flatnonzero(positions >= 0)  # all, but for rows deleted in the meantime
+    damaged = space.read(positions[there], keys[there], vectors, there)
+    cosines = _cosines(vectors, text.value)
+    best = [Match(rows[i].get("text"), rows[i].get("prompt"), cosines[i]) for i in there[~damaged]]
+    return sorted(best, key=lambda match: -match.score)[:count]
+
+
+def search_words(info: SpaceInfo, words: str, count: int) -> list[Match]:
+    """The cached texts that fit some words best, by BM25; nothing is written to the table.
+
+    Without an index, LanceDB compares words as they are spelt: no stemming, and of upper and lower
+    case the usual forms are tried.
+
+    Raises:
+        ConfigError: The space holds scores, or no texts.
+        CacheError: Lance cannot read the table.
+    """
+    with lance_errors("Searching", info.path, READ_FIX):
+        table = _open_table(info)
+        columns = _stored(table.schema, VECTORS.texts)
+        if "text" not in columns:
+            raise ConfigError(f"{info.path} has no column of texts, so no words can be searched.")
+        forms = {f(w): None for w in words.split() for f in (str, *_CASES)}
+        query = table.search(" ".join(forms), query_type="fts", fts_columns="text").limit(2 * count)
+        rows = query.select(["key", *columns, "_score"]).to_list()
+    return [Match(r["text"], r.get("prompt"), r["_score"]) for r in _distinct(rows)][:count]
+
+
+def _missing(space: Space, texts: Sequence[str], prompts: Sequence[str]) -> str:
+    """Why a text is not found, and what would find it."""
+    names, tried = space.layout.texts, " and ".join(map(repr, prompts))
+    if not set(names) <= set(space.columns):
+        return (
+            f"{texts[0]!r:.80} is not in {space.path} with prompt {tried}; the space has no texts, "
+            "so other prompts cannot be looked for."
+        )
+    wanted, prompt_names = names[: len(texts)], names[len(texts) :]
+    found: dict[tuple[str | None, ...], None] = {}
+    for batch in space.scan(list(names)):
+        same = pa.array(np.ones(batch.num_rows, bool))
+        for name, text in zip(wanted, texts, strict=True):
+            same = pc.and_kleene(same, pc.equal(batch.column(name), text))
+        for row in batch.select(list(prompt_names)).filter(same).to_pylist():
+            found[tuple(row.values())] = None
+        if len(found) > _PROMPTS_NAMED:
+            break
+    where = " and ".join(f"{text!r:.80}" for text in texts)
+    if not found:
+        return (
+            f"{where} is not in {space.path}, with whatever prompt. Is it the text as mteb has it?"
+        )
+    others = "; ".join(" and ".join(map(_prompt, one)) for one in [*found][:_PROMPTS_NAMED])
+    return f"{where} is not in {space.path} with prompt {tried}, but with: {others}."
+
+
+def _prompt(prompt: str | None) -> str:
+    return "one that embcache does not know" if prompt is None else repr(prompt)
+
+
+def _open_table(info: SpaceInfo) -> lancedb.table.Table:
+    import lancedb  # takes a second
+
+    return lancedb.connect(str(info.path.parent)).open_table(info.path.name.removesuffix(".lance"))
+
+
+def _stored(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
+    return [name for name in columns if name in schema.names]
+
+
+def _distinct(rows: list[dict[str, Any]], besides: bytes = b"") -> list[dict[str, Any]]:
+    """The first row of each key: two processes may have written the same text."""
+    first = {row["key"]: row for row in reversed(rows) if row["key"] != besides}
+    return [row for row in rows if first.get(row["key"]) is row]
+
+
+def _cosines(vectors: npt.NDArray[np.float32], vector: npt.NDArray[np.float32]) -> list[float]:
+    """In float64; a zero vector has cosine 0 with any other."""
+    x, y = vectors.astype(np.float64), vector.astype(np.float64)
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y)
+    return [float(c) for c in np.clip(x @ y / np.where(norms == 0, 1, norms), -1, 1)]
