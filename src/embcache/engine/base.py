@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from embcache.errors import EmbcacheError
 
+CHARACTERS_A_TOKEN = 4
+"""Of English text, about: for what is planned before, or without, tokenizing."""
+
 
 class RefusedTextError(EmbcacheError):
     """The tokenizer refuses a text; the pipeline says which of the caller's rows that is.

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from embcache.engine.base import Embedded, Prepared
+from embcache.engine.base import CHARACTERS_A_TOKEN, Embedded, Prepared
 from embcache.errors import EngineError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _BATCH_SIZE = 32  # mteb's default
-_CHARACTERS_A_TOKEN = 4  # of English text; only chunk sizes depend on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,7 @@ class ModelEngine:
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
         """Estimate lengths; tokenizing is the model's."""
         lengths = np.fromiter((len(item.text) for item in inputs), np.int64, len(inputs))
-        return Prepared(list(inputs), lengths // _CHARACTERS_A_TOKEN)
+        return Prepared(list(inputs), lengths // CHARACTERS_A_TOKEN)
 
     def embed(self, prompts: Sequence[Any]) -> Embedded:
         """Call the model's `encode` with a DataLoader over these rows.
@@ -112,7 +111,9 @@ def _vectors(result: Any, count: int, name: str) -> npt.NDArray[np.float32]:
 
 def _array(result: Any) -> npt.NDArray[Any]:
     if hasattr(result, "detach"):  # a torch tensor
-        if result.layout is not _strided():
+        import torch
+
+        if result.layout is not torch.strided:
             return np.empty(0)
         result = result.detach().cpu()
         if result.is_floating_point() and result.element_size() < 4:
@@ -121,12 +122,6 @@ def _array(result: Any) -> npt.NDArray[Any]:
     if isinstance(result, np.ndarray):
         return result
     return np.empty(0)
-
-
-def _strided() -> Any:
-    import torch
-
-    return torch.strided
 
 
 def _describe(result: Any) -> str:

@@ -28,7 +28,7 @@ MTEB_GPU_MEMORY_UTILIZATION = float("0.9")
 """mteb's default as an object of its own: on CPU it is replaced by a share that works, while a
 0.9 that the user wrote is left alone (`is`, not `==`, tells the two apart)."""
 
-TRUNCATE = {"truncate_prompt_tokens": -1}  # to the model's own limit, as mteb does
+_TRUNCATE = {"truncate_prompt_tokens": -1}  # to the model's own limit, as mteb does
 # Engines that run in this process share vLLM's global state, which goes with the first of them
 # that is freed. So models wait here, closed, until the last engine of this process is closed.
 _in_process: set[int] = set()
@@ -155,7 +155,7 @@ class VllmEngine:
             outputs = self._run(
                 list(prompts),
                 use_tqdm=False,
-                tokenization_kwargs=dict(TRUNCATE),
+                tokenization_kwargs=dict(_TRUNCATE),
                 lora_request=self._lora_request(),
             )
             _check_outputs(prompts, outputs)
@@ -254,7 +254,7 @@ def _tokenize(renderer: Any, texts: Sequence[str]) -> list[list[int]]:
     engine's, so the ids are those that vLLM would make; a test compares vectors bit for bit.
     """
     tokenizer = renderer.get_tokenizer()
-    params = renderer.default_cmpl_tok_params.with_kwargs(**TRUNCATE)
+    params = renderer.default_cmpl_tok_params.with_kwargs(**_TRUNCATE)
     cleaned = [
         params.apply_pre_tokenization(tokenizer, {"prompt": text})["prompt"] for text in texts
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embcache.engine.base import Prepared
+from embcache.engine.base import CHARACTERS_A_TOKEN, Prepared
 from embcache.engine.vllm import VllmEngine
 
 
@@ -33,7 +33,7 @@ class VllmScoringEngine(VllmEngine):
         """
         self.start()
         lengths = np.fromiter((len(q) + len(d) for q, d in inputs), np.int64, len(inputs))
-        return Prepared(list(inputs), lengths // _CHARACTERS_A_TOKEN, in_order=True)
+        return Prepared(list(inputs), lengths // CHARACTERS_A_TOKEN, in_order=True)
 
     def _run(self, prompts: list[Any], **options: Any) -> list[Any]:
         queries, documents = zip(*prompts, strict=True)
@@ -43,6 +43,3 @@ class VllmScoringEngine(VllmEngine):
     def _values(self, outputs: list[Any]) -> npt.NDArray[np.float32]:
         scores = np.array([output.outputs.score for output in outputs], np.float32)
         return scores.reshape(-1, 1)
-
-
-_CHARACTERS_A_TOKEN = 4  # of English text; only chunk sizes depend on it

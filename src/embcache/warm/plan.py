@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embcache.engine.base import CHARACTERS_A_TOKEN
 from embcache.store import Space
 from embcache.store.index import KeyIndex, unique_keys
 from embcache.warm.run import Warmer
@@ -16,7 +17,6 @@ from embcache.warm.sources import TextBatch
 if TYPE_CHECKING:
     from embcache.encoders import VllmEncoderWrapper
 
-_CHARACTERS_A_TOKEN = 4.0  # of English text, where the cache does not know better
 _ROW_OVERHEAD_BYTES = 60  # key, checksum, tokens, time, and Lance's own
 _SAMPLE_ROWS = 2000
 
@@ -57,8 +57,8 @@ def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatc
         first, _ = unique_keys(window.keys)
         first = first[seen.find(window.keys[first]) < 0]
         unique += len(first)
-        keys = np.concatenate((seen.keys, window.keys[first]))
-        seen = KeyIndex.build(keys, np.arange(len(keys), dtype=np.uint64))
+        new = KeyIndex.build(window.keys[first], np.arange(len(first), dtype=np.uint64))
+        seen = seen.merged(new)
         there = np.zeros(len(first), bool)
         if pipeline.space is not None:
             there = pipeline.space.find(window.keys[first]) >= 0
@@ -79,7 +79,7 @@ def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatc
 def _characters_a_token(space: Space | None) -> float:
     """As in the first rows of the space, if there are any."""
     if space is None or not {"text", "prompt", "n_tokens"} <= set(space.columns):
-        return _CHARACTERS_A_TOKEN
+        return CHARACTERS_A_TOKEN
     characters = tokens = rows = 0
     for batch in space.scan(["text", "prompt", "n_tokens"]):
         for row in batch.select(["text", "prompt", "n_tokens"]).to_pylist():
@@ -89,4 +89,4 @@ def _characters_a_token(space: Space | None) -> float:
         rows += batch.num_rows
         if rows >= _SAMPLE_ROWS:
             break
-    return characters / tokens if characters and tokens else _CHARACTERS_A_TOKEN
+    return characters / tokens if characters and tokens else CHARACTERS_A_TOKEN
