@@ -15,6 +15,7 @@ import pyarrow as pa
 from embcache.errors import CacheError, ConfigError
 from embcache.keys import Keys, pair_keys
 from embcache.store import VECTORS, Database, Space, SpaceInfo
+from embcache.store.cosine import cosines
 from embcache.store.index import KeyIndex
 
 logger = logging.getLogger(__name__)
@@ -80,8 +81,9 @@ class SpaceComparison:
                 f"cosine: mean {self.cosine_mean:.6f}, 1st percentile {self.cosine_p1:.6f}, "
                 f"minimum {self.cosine_min:.6f}"
             )
-            lines.append("moved most:")
-            lines += [f"  {m.cosine:.6f}  {(m.prompt or '') + m.text!r:.80}" for m in self.moved]
+            moved = [one for one in self.moved if one.cosine < 1]
+            lines.append("moved most:" if moved else "none has moved")
+            lines += [f"  {m.cosine:.6f}  {(m.prompt or '') + m.text!r:.80}" for m in moved]
         return "\n".join(lines)
 
 
@@ -113,19 +115,19 @@ def compare_spaces(
             f"{second.dim}: there is no angle between them. Compare spaces of the same dimension."
         )
     mine, theirs = _index_texts(first), _index_texts(second)
-    cosines, positions, damaged = _cosines(first, second, mine, theirs)
-    order = np.argsort(cosines, kind="stable")[:most_moved]
+    angles, positions, damaged = _cosines(first, second, mine, theirs)
+    order = np.argsort(angles, kind="stable")[:most_moved]
     empty = float("nan")
     return SpaceComparison(
         a=first.name,
         b=second.name,
-        shared=len(cosines),
-        only_a=len(mine) - len(cosines) - damaged,
-        only_b=len(theirs) - len(cosines) - damaged,
-        cosine_mean=float(cosines.mean()) if len(cosines) else empty,
-        cosine_min=float(cosines.min()) if len(cosines) else empty,
-        cosine_p1=float(np.percentile(cosines, 1)) if len(cosines) else empty,
-        moved=_texts_at(first, positions[order], cosines[order]),
+        shared=len(angles),
+        only_a=len(mine) - len(angles) - damaged,
+        only_b=len(theirs) - len(angles) - damaged,
+        cosine_mean=float(angles.mean()) if len(angles) else empty,
+        cosine_min=float(angles.min()) if len(angles) else empty,
+        cosine_p1=float(np.percentile(angles, 1)) if len(angles) else empty,
+        moved=_texts_at(first, positions[order], angles[order]),
         damaged=damaged,
     )
 
@@ -195,14 +197,14 @@ def _cosines(
     shared = shared[np.argsort(index_first.positions[shared])]  # front to back
     mine, theirs = index_first.positions[shared], spots[shared]
     keys_first, keys_second = first.keys(), second.keys()
-    cosines = np.empty(len(shared))
+    found = np.empty(len(shared))
     intact = np.ones(len(shared), bool)
     for start in range(0, len(shared), _BATCH_ROWS):
         part = slice(start, start + _BATCH_ROWS)
         left, bad_left = _read(first, mine[part], keys_first)
         right, bad_right = _read(second, theirs[part], keys_second)
         intact[part] = ~(bad_left | bad_right)
-        cosines[part] = _cosine(left, right)
+        found[part] = cosines(left, right)
     damaged = int((~intact).sum())
     if damaged:
         logger.warning(
@@ -211,7 +213,7 @@ def _cosines(
             first.path,
             second.path,
         )
-    return cosines[intact], mine[intact], damaged
+    return found[intact], mine[intact], damaged
 
 
 def _read(
@@ -223,18 +225,9 @@ def _read(
     return out, damaged
 
 
-def _cosine(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> Doubles:
-    """Row by row, in float64; two zero vectors agree, a zero vector and another do not."""
-    x, y = left.astype(np.float64), right.astype(np.float64)
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    cosine = (x * y).sum(axis=1) / np.where(norms == 0, 1, norms)
-    same = (x == y).all(axis=1)
-    return np.asarray(np.where(same, 1.0, np.clip(cosine, -1, 1)))
-
-
-def _texts_at(space: Space, positions: npt.NDArray[np.int64], cosines: Doubles) -> list[Moved]:
+def _texts_at(space: Space, positions: npt.NDArray[np.int64], angles: Doubles) -> list[Moved]:
     rows = space.rows_at(positions, list(VECTORS.texts))
     return [
-        Moved(row["text"], row["prompt"], float(cosine))
-        for row, cosine in zip(rows, cosines, strict=True)
+        Moved(row["text"], row["prompt"], float(angle))
+        for row, angle in zip(rows, angles, strict=True)
     ]

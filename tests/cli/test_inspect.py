@@ -196,22 +196,6 @@ def test_rm_asks(
     assert result.exit_code == (0 if left == 2 else 1)
 
 
-def test_search(run: Run) -> None:
-    text = run("search", "bfloat16", TEXTS[0], "--prompt", "p: ")
-    assert "a [bold] dog" in text and TEXTS[0] not in text and "\x1b" not in text
-    found = json.loads(run("search", "bfloat16", TEXTS[0], "--prompt", "p: ", "-k", "1", "--json"))
-    assert len(found) == 1 and -1 <= found[0]["cosine"] <= 1 and found[0]["prompt"] == "p: "
-
-
-def test_search_words(run: Run) -> None:
-    assert run("search", "bfloat16", "QUICK", "--fts").endswith("  the quick fox\n")
-    (found,) = json.loads(run("search", "bfloat16", "dog", "--fts", "--json"))
-    assert found["text"] == TEXTS[1] and found["bm25"] > 0
-    message = run("search", "bfloat16", "dog", code=1)
-    assert "To search for words in the texts, add --fts" in message
-    assert "holds scores" in run("search", "bge", "q", code=1)
-
-
 @pytest.mark.parametrize(
     ("space", "message"),
     [

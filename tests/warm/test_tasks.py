@@ -12,7 +12,7 @@ from mteb.mocks.mock_run import ALL_MOCK_TASK_TEST_GRID
 from mteb.mocks.mock_tasks import MockRetrievalTask
 from mteb.results import TaskResult
 
-from embcache import ConfigError, MissingTextsError, VllmEncoderWrapper
+from embcache import ConfigError, InputError, MissingTextsError, VllmEncoderWrapper
 from embcache.warm import Warmer
 from embcache.warm.tasks import read_task
 
@@ -50,6 +50,13 @@ def test_only_a_part(part: str, missing: str, make_encoder: Make) -> None:
 def test_an_unknown_part(make_encoder: Make) -> None:
     with pytest.raises(ConfigError, match="part 'titles' is none of corpus, queries"):
         list(read_task(MockRetrievalTask(), make_encoder(), ("titles",), threading.Event()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_split_that_is_not_there(make_encoder: Make) -> None:
+    task = MockRetrievalTask().filter_eval_splits(["nothing"])
+    with pytest.raises(InputError, match=r"cannot read task MockRetrieval.* \(splits nothing\): "):
+        list(read_task(task, make_encoder(), BOTH, threading.Event()))
 
 
 def test_a_task_with_images(make_encoder: Make) -> None:

@@ -44,7 +44,10 @@ class TaskRun:
 
 def evaluate(
     model: Annotated[str, typer.Option("--model", "-m", help="Hub name or directory.")],
-    task: Annotated[Names, typer.Option("--task", "-t", help="mteb task; again for more.")] = None,
+    task: Annotated[
+        Names,
+        typer.Option("--task", "-t", help="mteb task, or module:Class; again for more."),
+    ] = None,
     benchmark: Annotated[Names, typer.Option(help="All tasks of an mteb benchmark.")] = None,
     cache: Annotated[str, typer.Option(help="Directory of the cache.")] = "cache",
     prompts: Annotated[

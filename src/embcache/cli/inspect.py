@@ -1,4 +1,4 @@
-"""Commands that look into a cache: ls, show, get, compare, search; and rm."""
+"""Commands that look into a cache: ls, show, get, compare; and rm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from embcache.cli.output import (
     one_line,
     print_error,
     print_json,
-    print_note,
     quoted,
 )
 from embcache.cli.spaces import (
@@ -35,9 +34,9 @@ from embcache.cli.spaces import (
     readable_spaces,
 )
 from embcache.compare import compare_spaces
-from embcache.errors import CacheError, ConfigError, MissingTextsError
+from embcache.errors import CacheError, ConfigError
 from embcache.store.describe import SpaceDescription, ValueCount, describe, remove_space
-from embcache.store.lookup import find_text, nearest, search_words
+from embcache.store.lookup import find_text
 
 _BAR = 40
 _VALUES_SHOWN = 20
@@ -51,7 +50,6 @@ def register(app: typer.Typer) -> None:
     app.command("get", epilog='Example: embcache get e5-small "a text" --prompt "query: "')(get)
     app.command("compare", epilog="Example: embcache compare float32 bfloat16")(compare)
     app.command("rm", epilog="Example: embcache rm cache/<name>.lance --yes")(rm)
-    app.command("search", epilog='Example: embcache search e5-small "capital" --fts -k 5')(search)
 
 
 def list_spaces(
@@ -164,38 +162,6 @@ def rm(
         typer.confirm(f"Remove {found.path} ({what})?", abort=True)
     remove_space(found.path)
     print(f"Removed {found.path} ({what}).")
-
-
-def search(
-    space: SpaceArgument,
-    words: Annotated[str, typer.Argument(help="A cached text; with --fts, any words.")],
-    fts: Annotated[
-        bool, typer.Option("--fts", help="Search for words in the texts, as they are spelt.")
-    ] = False,
-    count: Annotated[int, typer.Option("-k", min=1, help="How many texts to print.")] = 10,
-    prompt: PromptOption = None,
-    cache: CacheOption = DEFAULT_CACHE,
-    as_json: JsonOption = False,
-) -> None:
-    """Search for the cached texts that are nearest to a cached text, or that have some words."""
-    info = find_space(space, cache)
-    if fts:
-        matches, score = search_words(info, words, count), "bm25"
-    else:
-        try:
-            text = find_text(info, [words], prompt or ())
-        except MissingTextsError as error:
-            message = f"{error} To search for words in the texts, add --fts."
-            raise MissingTextsError(message, error.missing) from error
-        matches, score = nearest(info, text, count), "cosine"
-    if as_json:
-        print_json([{"text": m.text, "prompt": m.prompt, score: m.score} for m in matches])
-        return
-    for match in matches:
-        shown = "(text not stored)" if match.text is None else one_line(match.text, 96)
-        print(f"{match.score:9.6f}  {shown}")
-    if not matches:
-        print_note(f"No text of {info.path} {'has these words' if fts else 'is near it'}.")
 
 
 def description_json(found: SpaceDescription) -> dict[str, Any]:

@@ -45,8 +45,7 @@ def open_cache(cache: Path) -> Database:
     Raises:
         CacheError: There is no such directory.
     """
-    # A Path has lost a slash of the URL, by which Database would know one.
-    database = Database(str(cache).replace(":/", "://", 1), writable=False)
+    database = Database(cache, writable=False)
     if not database.path.is_dir():
         raise CacheError(f"{database.path} does not exist. Give the directory of a cache.")
     return database

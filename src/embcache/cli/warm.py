@@ -32,7 +32,7 @@ def warm(
         str, typer.Option("--model", "-m", help="Hub name or directory.", rich_help_panel=_MODEL)
     ],
     cache: Annotated[str, typer.Option(help="Directory of the cache.")] = "cache",
-    task: Annotated[List, typer.Option(help="mteb task; again for more of them.")] = None,
+    task: Annotated[List, typer.Option(help="mteb task, or module:Class; again for more.")] = None,
     benchmark: Annotated[List, typer.Option(help="All tasks of an mteb benchmark.")] = None,
     part: Annotated[
         List, typer.Option(help="Of retrieval tasks and BEIR folders: corpus, queries.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from embcache.store.schema import (
 )
 from embcache.store.space import Space, table_exists
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one slash: a Path has lost the other
 _NAME_CHARACTERS = 120  # of the model's name; file names end at 255
 
 
@@ -53,7 +55,7 @@ class Database:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool) -> None:
-        if "://" in os.fspath(path):
+        if _URL.match(os.fspath(path)):
             raise ConfigError(
                 f"cache_path={os.fspath(path)!r} is a URL. Give a directory of this machine; copy "
                 "the cache to move it."

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from embcache import keys as key_bytes
 from embcache.errors import CacheError, ConfigError, MissingTextsError
 from embcache.keys import Keys, pair_keys, text_keys
+from embcache.store.cosine import cosines
 from embcache.store.database import SpaceInfo
 from embcache.store.lance_errors import READ_FIX, lance_errors
 from embcache.store.schema import VECTORS
@@ -93,10 +94,39 @@ def find_text(info: SpaceInfo, texts: Sequence[str], prompts: Sequence[str] = ()
     return CachedText(tuple(texts), prompts, n_tokens, value[0], key)
 
 
-def nearest(info: SpaceInfo, text: CachedText, count: int) -> list[Match]:
-    """The cached texts whose vectors have the largest cosine with a text's, itself left out.
+def prompts_of(info: SpaceInfo, texts: Sequence[str]) -> list[tuple[str | None, ...]] | None:
+    """The prompts under which a text, or a pair of texts, is cached; some, where they are many.
+
+    Args:
+        info: The space.
+        texts: One text; query and document for a space of scores.
+
+    Returns:
+        A tuple for each, None for a prompt that is not known; or None where no texts are stored.
+
+    Raises:
+        CacheError: The table cannot be read.
+    """
+    space = Space(info.path, info.metadata)
+    space.refresh()
+    return _prompts_of(space, texts)
+
+
+def nearest(
+    info: SpaceInfo,
+    vector: npt.NDArray[np.float32],
+    count: int,
+    besides: Keys | None = None,
+) -> list[Match]:
+    """The cached texts whose vectors have the largest cosine with a vector.
 
     The candidates are LanceDB's; each cosine is computed from a row that passed its checksum.
+
+    Args:
+        info: A space of vectors.
+        vector: `(dim,) float32`.
+        count: How many, at most.
+        besides: `(1, 2) uint64`, the key of a row to leave out.
 
     Raises:
         CacheError: Lance cannot read the table.
@@ -105,25 +135,27 @@ def nearest(info: SpaceInfo, text: CachedText, count: int) -> list[Match]:
         table = _open_table(info)
         columns = ["key", *_stored(table.schema, VECTORS.texts)]
         # More than asked for: the text itself, duplicates and damaged rows are left out.
-        query: Any = table.search(text.value, vector_column_name="vector")
+        query: Any = table.search(vector, vector_column_name="vector")
         rows = (
             query.distance_type("cosine")
             .limit(2 * count + 1)
             .select([*columns, "_distance"])
             .to_list()
         )
-    rows = _distinct(rows, key_bytes.to_bytes(text.key))
+    rows = _distinct(rows, b"" if besides is None else key_bytes.to_bytes(besides))
     if not rows:
         return []
     space = Space(info.path, info.metadata)
     space.refresh()
     keys = key_bytes.from_bytes(b"".join(row["key"] for row in rows))
     positions = space.find(keys)
-    vectors = np.zeros((len(rows), len(text.value)), np.float32)
+    vectors = np.zeros((len(rows), len(vector)), np.float32)
     there = np.flatnonzero(positions >= 0)  # all, but for rows deleted in the meantime
     damaged = space.read(positions[there], keys[there], vectors, there)
-    cosines = _cosines(vectors, text.value)
-    best = [Match(rows[i].get("text"), rows[i].get("prompt"), cosines[i]) for i in there[~damaged]]
+    angles = cosines(vectors, vector[None])
+    best = [
+        Match(rows[i].get("text"), rows[i].get("prompt"), float(angles[i])) for i in there[~damaged]
+    ]
     return sorted(best, key=lambda match: -match.score)[:count]
 
 
@@ -150,12 +182,26 @@ def search_words(info: SpaceInfo, words: str, count: int) -> list[Match]:
 
 def _missing(space: Space, texts: Sequence[str], prompts: Sequence[str]) -> str:
     """Why a text is not found, and what would find it."""
-    names, tried = space.layout.texts, " and ".join(map(repr, prompts))
-    if not set(names) <= set(space.columns):
+    tried = " and ".join(map(repr, prompts))
+    found = _prompts_of(space, texts)
+    if found is None:
         return (
             f"{texts[0]!r:.80} is not in {space.path} with prompt {tried}; the space has no texts, "
             "so other prompts cannot be looked for."
         )
+    where = " and ".join(f"{text!r:.80}" for text in texts)
+    if not found:
+        return (
+            f"{where} is not in {space.path}, with whatever prompt. Is it the text as mteb has it?"
+        )
+    others = "; ".join(" and ".join(map(_prompt, one)) for one in found[:_PROMPTS_NAMED])
+    return f"{where} is not in {space.path} with prompt {tried}, but with: {others}."
+
+
+def _prompts_of(space: Space, texts: Sequence[str]) -> list[tuple[str | None, ...]] | None:
+    names = space.layout.texts
+    if not set(names) <= set(space.columns):
+        return None
     wanted, prompt_names = names[: len(texts)], names[len(texts) :]
     found: dict[tuple[str | None, ...], None] = {}
     for batch in space.scan(list(names)):
@@ -166,13 +212,7 @@ def _missing(space: Space, texts: Sequence[str], prompts: Sequence[str]) -> str:
             found[tuple(row.values())] = None
         if len(found) > _PROMPTS_NAMED:
             break
-    where = " and ".join(f"{text!r:.80}" for text in texts)
-    if not found:
-        return (
-            f"{where} is not in {space.path}, with whatever prompt. Is it the text as mteb has it?"
-        )
-    others = "; ".join(" and ".join(map(_prompt, one)) for one in [*found][:_PROMPTS_NAMED])
-    return f"{where} is not in {space.path} with prompt {tried}, but with: {others}."
+    return [*found]
 
 
 def _prompt(prompt: str | None) -> str:
@@ -193,10 +233,3 @@ def _distinct(rows: list[dict[str, Any]], besides: bytes = b"") -> list[dict[str
     """The first row of each key: two processes may have written the same text."""
     first = {row["key"]: row for row in reversed(rows) if row["key"] != besides}
     return [row for row in rows if first.get(row["key"]) is row]
-
-
-def _cosines(vectors: npt.NDArray[np.float32], vector: npt.NDArray[np.float32]) -> list[float]:
-    """In float64; a zero vector has cosine 0 with any other."""
-    x, y = vectors.astype(np.float64), vector.astype(np.float64)
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y)
-    return [float(c) for c in np.clip(x @ y / np.where(norms == 0, 1, norms), -1, 1)]

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from embcache.errors import ConfigError
+from embcache.errors import ConfigError, EmbcacheError, InputError
 from embcache.inputs import read_texts
 from embcache.warm.sources import BATCH_ROWS, TextBatch
-from embcache.warm.streams import pulled
+from embcache.warm.streams import Abandoned, pulled
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -44,6 +44,7 @@ def read_task(
 
     Raises:
         ConfigError: A part is unknown; or the task is none of texts alone.
+        InputError: mteb cannot load or prepare its data.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
@@ -58,8 +59,17 @@ def read_task(
         import mteb
 
         asking = _AskingModel(encoder, parts, give)
-        # cache=None: mteb's own results would answer without asking for a text.
-        mteb.evaluate(asking, task, cache=None, show_progress_bar=False)
+        try:
+            # cache=None: mteb's own results would answer without asking for a text.
+            mteb.evaluate(asking, task, cache=None, show_progress_bar=False)
+        except (Abandoned, EmbcacheError):
+            raise
+        except Exception as error:  # of mteb, datasets or the hub: whatever loading data raises
+            raise InputError(
+                f"mteb cannot read task {task.metadata.name} (splits "
+                f"{', '.join(task.eval_splits)}): {type(error).__name__}: {error}. Are there such "
+                "splits, and can its data set be loaded here?"
+            ) from error
 
     yield from pulled(push, 4, stop)
 

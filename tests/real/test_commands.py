@@ -1,0 +1,140 @@
+"""Two tasks on real text: warmed by the script with real vLLM, evaluated, looked into.
+
+Every command runs on the cache that this makes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mteb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from embcache import VllmEncoderWrapper, encoders
+from embcache.cli.app import app
+from embcache.engine.vllm import VllmEngine
+from tests.conftest import ROOT
+from tests.real.tasks import PROMPTS, DocstringBodies, DocstringKinds, docstrings
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+TASKS = ("tests.real.tasks:DocstringBodies", "tests.real.tasks:DocstringKinds")
+DOCS = 120
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def warmed(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A cache that `scripts/warm_cache.py --task ... --task ...` filled, and what it said."""
+    folder = tmp_path_factory.mktemp("warmed")
+    command = [sys.executable, "scripts/warm_cache.py", "--model", model_path, "--json"]
+    command += ["--dtype", "float32", "--enforce-eager", "--cache", str(folder / "cache")]
+    command += ["--prompts", json.dumps(PROMPTS)]
+    for task in TASKS:
+        command += ["--task", task]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return {"cache": folder / "cache", **json.loads(result.stdout)}
+
+
+@pytest.fixture
+def cache(warmed: dict[str, Any], tmp_path: Path) -> Path:
+    """A copy, so that a test may change it."""
+    return shutil.copytree(warmed["cache"], tmp_path / "cache")
+
+
+@pytest.fixture
+def run(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command beside the cache; its JSON, or its text."""
+    monkeypatch.chdir(cache.parent)
+
+    def run_(*arguments: str) -> Any:
+        result = CliRunner().invoke(app, arguments, prog_name="embcache")
+        assert result.exit_code == 0, result.output + repr(result.exception)
+        return json.loads(result.stdout) if "--json" in arguments else result.stdout
+
+    return run_
+
+
+def test_evaluation_encodes_nothing(warmed: dict[str, Any], model_path: str) -> None:
+    assert warmed["encoded"] == warmed["unique"] > 3 * DOCS and warmed["hits"] == 0
+    for task, least in ((DocstringBodies(), 0.5), (DocstringKinds(), 0.6)):
+        encoder = VllmEncoderWrapper(
+            model_path,
+            dtype="float32",
+            prompt_dict=PROMPTS,
+            cache_path=warmed["cache"],
+            on_miss="raise",
+        )
+        result = mteb.evaluate(encoder, task, cache=None, show_progress_bar=False)
+        assert encoder.total.texts > 0 and encoder.total.encoded == 0
+        assert result.task_results[0].get_score() > least  # of real vectors, not of any
+
+
+def test_ls_and_show(run: Run, warmed: dict[str, Any]) -> None:
+    (space,) = run("ls", "--json")
+    assert space["rows"] == warmed["encoded"] and space["dim"] == 384
+    prompts = {one["value"]: one["count"] for one in space["counts"]["prompt"]}
+    topics = warmed["encoded"] - 2 * DOCS  # some: mteb draws the texts that it trains on
+    assert prompts == {"topic: ": topics, "search_query: ": DOCS, "search_document: ": DOCS}
+    shown = run("show", space["fingerprint"])
+    assert "vectors of 384 components" in shown and "'search_query: '" in shown
+    assert sum(part["count"] for part in space["tokens"]) == space["rows"]
+
+
+def test_get_and_search(
+    run: Run, real_engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, model_path: str
+) -> None:
+    monkeypatch.setattr(encoders, "VllmEngine", lambda *_: real_engine)
+    monkeypatch.setattr(real_engine, "close", lambda: None)  # it is shared
+    summary = docstrings()[0].summary
+    one = run("get", "float32", summary, "--prompt", "search_query: ", "--json")
+    assert one["norm"] == pytest.approx(1, abs=1e-4) and len(one["vector"]) == 384
+    found = run("search", "float32", summary, "--prompt", "topic: ", "-k", "3", "--json")
+    assert len(found) == 3 and all(match["text"] != summary or match["prompt"] for match in found)
+    # Not cached as it is written here, but nearly: its own text is the nearest.
+    asked = ("search", "float32", f"{summary} ", "--prompt", "topic: ", "-k", "1", "--json")
+    (nearest,) = run(*asked)
+    assert nearest["text"] == summary and nearest["cosine"] > 0.99
+    word = max(summary.split(), key=len)
+    assert any(word in match["text"] for match in run("search", "float32", word, "--fts", "--json"))
+
+
+def test_export_import_and_compare(run: Run, warmed: dict[str, Any]) -> None:
+    run("export", "float32", "all.parquet")
+    run("export", "float32", "queries.npy", "--prompt", "search_query: ")
+    assert pq.read_table("all.parquet").num_rows == warmed["encoded"]
+    assert np.load("queries.npy").shape == (DOCS, 384)
+    run("import", "all.parquet", "--cache", "imported")
+    assert "none has moved" in run("compare", "cache", "imported")
+    found = run("compare", "cache", "imported", "--json")
+    assert found["shared"] == warmed["encoded"] and found["cosine_min"] == 1
+
+
+def test_check_compact_merge_and_rm(run: Run, warmed: dict[str, Any]) -> None:
+    assert "ok" in run("check") and "ok" in run("check", "--fix")
+    run("compact")
+    run("merge", "cache", "--cache", "other")
+    (space,) = run("ls", "other", "--json")
+    assert space["rows"] == warmed["encoded"]
+    run("rm", "float32", "--cache", "other", "--yes")
+    assert run("ls", "other", "--json") == []
+
+
+def test_eval(run: Run, model_path: str) -> None:
+    options = ("-m", model_path, "--dtype", "float32", "--prompts", json.dumps(PROMPTS))
+    found = run("eval", *options, "-t", TASKS[0], "--cached-only", "--json")
+    assert found[0]["task"] == "DocstringBodies" and found[0]["encoded"] == 0
+    assert found[0]["hits"] == 2 * DOCS and found[0]["score"] > 0.5
