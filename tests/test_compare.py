@@ -160,7 +160,9 @@ def test_unknown_prompts_match_each_other(tmp_path: Path) -> None:
     a = append(space_of(tmp_path), ["x"], random_vectors(1), None)
     b = append(space_of(tmp_path, "float16"), ["x"], random_vectors(1), None)
     found = compare_spaces(a, b)
-    assert found.moved == [Moved("x", None, 1.0)] and "'x'" in str(found)
+    assert found.moved == [Moved("x", None, 1.0)] and "none has moved" in str(found)
+    turned = append(space_of(tmp_path, "bfloat16"), ["x"], -random_vectors(1), None)
+    assert "-1.000000  'x'" in str(compare_spaces(a, turned))
 
 
 def test_odd_texts_are_matched(tmp_path: Path) -> None:
