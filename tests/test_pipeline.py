@@ -14,7 +14,6 @@ from embcache import (
     InputError,
     MissingTextsError,
     NonFiniteError,
-    pipeline,
 )
 from embcache.identity import Identity
 from embcache.keys import text_keys
@@ -80,52 +79,6 @@ def test_stats(make: Make) -> None:
     assert str(cold + mixed).startswith("6 texts, 4 unique, 1 hits, 3 encoded, ")
 
 
-def test_misses_go_longest_first_in_bounded_chunks(make: Make, engine: FakeEngine) -> None:
-    run(make(), TEXTS)
-    lengths = [len(text.split()) for text in engine.encoded]
-    assert lengths == sorted(lengths, reverse=True)
-    sizes = [len(chunk) for chunk in engine.chunks]
-    assert sizes == [33, 67]  # 4 * 256 tokens with what a text costs; growing while quick
-
-
-def test_slow_chunks_become_smaller(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_CHUNK_SECONDS", (-2.0, -1.0))
-    engine = FakeEngine(batch_size=1)
-    texts = [f"{i}" for i in range(40)]  # a token each
-    run(make(engine=engine), texts)
-    assert [len(chunk) for chunk in engine.chunks][:4] == [15, 7, 3, 1]
-
-
-def test_a_text_longer_than_a_chunk_is_a_chunk(make: Make, engine: FakeEngine) -> None:
-    pipeline_ = make()
-    pipeline_._chunk_tokens = 1
-    texts = [f"{i} " * 50 for i in range(3)]
-    assert (run(pipeline_, texts) == expected(texts)).all()
-    assert len(engine.chunks) >= 2
-
-
-def test_short_texts_do_not_make_the_chunks_of_long_ones_large(make: Make) -> None:
-    engine = FakeEngine(batch_size=1)
-    pipeline_ = make(engine=engine)
-    run(pipeline_, [f"{i}" for i in range(20)])
-    engine.chunks.clear()
-    run(pipeline_, [f"{i} " * 200 for i in range(20)])
-    assert len(engine.chunks[0]) == 2  # 512 tokens
-
-
-def test_windows_bound_what_is_tokenized_at_once(
-    make: Make, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "WINDOW_TEXTS", 10)
-    seen: list[int] = []
-    prepare = engine.prepare
-    monkeypatch.setattr(
-        engine, "prepare", lambda texts: (seen.append(len(texts)), prepare(texts))[1]
-    )
-    assert (run(make(), TEXTS) == expected(TEXTS)).all()
-    assert max(seen) == 10
-
-
 def test_the_engine_starts_at_the_first_miss(make: Make, engine: FakeEngine) -> None:
     pipeline_ = make()
     assert run(pipeline_, []).shape == (0, 0) and engine.starts == 0
@@ -176,7 +129,7 @@ def test_nan_is_never_written(make: Make, engine: FakeEngine, space: Space, valu
     engine.poison = {"bad": value}
     texts = ["x " * 9 + str(i) for i in range(8)] + ["good", "bad"]  # "bad" is in the second chunk
     pipeline_ = make()
-    pipeline_._chunk_tokens = 8 * (9 + 1 + 16)
+    pipeline_.chunker.tokens = 8 * (9 + 1 + 16)
     with pytest.raises(
         NonFiniteError, match=r"1 of 2 texts, the first in row 9: 'bad'\. dtype='float16'.*bfloat16"
     ):
@@ -199,7 +152,7 @@ def test_what_was_encoded_before_a_failure_is_kept(
 ) -> None:
     engine.fail_on_chunk, engine.fail_after = error, 2
     pipeline_ = make()
-    pipeline_._chunk_tokens = 300
+    pipeline_.chunker.tokens = 300
     with pytest.raises(type(error), match=str(error)):
         run(pipeline_, TEXTS)
     assert engine.encoded

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from embcache.engine.base import Embedded, Engine, Prepared, RefusedTextError
-from embcache.errors import CacheError, ConfigError, InputError
+from embcache.chunks import Chunk, Chunker
+from embcache.engine.base import Embedded, Engine
+from embcache.errors import CacheError, ConfigError
 from embcache.identity import Identity
 from embcache.keys import Keys
 from embcache.matryoshka import Truncation
@@ -22,19 +22,11 @@ from embcache.result import Matrix, RowNumbers, Vectors
 from embcache.stats import EncodeStats
 from embcache.store import Rows, Space
 from embcache.store.index import unique_keys
+from embcache.watch import Bar, Watcher
 
 logger = logging.getLogger(__name__)
 
 OnMiss = Literal["encode", "raise"]
-
-WINDOW_TEXTS = 16_384
-"""Texts tokenized and sorted at a time: what bounds the memory of token ids."""
-
-_CHUNK_SECONDS = (5.0, 20.0)
-_CHUNK_TOKENS_A_SEQUENCE = 256
-# What a text costs beside its tokens: short texts run at 300 to 490 a second where 181 tokens run
-# at 34, so about this many tokens' time.
-_TEXT_OVERHEAD_TOKENS = 16
 
 
 class Pipeline:
@@ -72,7 +64,7 @@ class Pipeline:
         self._check_engine = check_engine
         self._narrow = narrow
         self._warned = False
-        self._chunk_tokens = engine.batch_size * _CHUNK_TOKENS_A_SEQUENCE
+        self.chunker = Chunker(engine)
 
     def encode(self, request: Request) -> tuple[Vectors, EncodeStats]:
         """Values of all items.
@@ -96,15 +88,10 @@ class Pipeline:
         matrix = Matrix(len(keys), self._narrow)
         missing = self._read_hits(keys, first, matrix)
         hits = len(first) - len(missing)
-        with tqdm(
-            total=len(first),
-            initial=hits,  # texts/s and time left are about what is encoded
-            unit=request.unit,
-            desc=request.verb,
-            postfix={"hits": hits},
-            disable=not request.show_progress or not len(first),
-        ) as bar:
+        with Bar(len(first), hits, request.unit, request.verb, shown=request.show_progress) as bar:
             if len(missing):
+                if self._on_miss == "raise":
+                    raise missing_error(request, missing, self._space)
                 self._encode_missing(request, keys, missing, matrix, bar)
         copies = np.flatnonzero(source != np.arange(len(source)))
         if len(copies):
@@ -135,7 +122,7 @@ class Pipeline:
         request: Request,
         keys: Keys,
         *,
-        advance: Callable[[int, int], None] = lambda items, tokens: None,
+        watcher: Watcher,
         stop: Callable[[], bool] = lambda: False,
     ) -> EncodeStats:
         """Write what is missing to the space, and nothing else: no vector is read or returned.
@@ -143,7 +130,7 @@ class Pipeline:
         Args:
             request: The items.
             keys: Their keys, `request.keys(...)`, which the caller may have computed meanwhile.
-            advance: Called with the numbers of items and tokens of each chunk that is encoded.
+            watcher: Told of the engine's start and of each chunk.
             stop: Asked before each chunk; what was encoded until then is committed.
 
         Returns:
@@ -159,15 +146,8 @@ class Pipeline:
         first, _ = unique_keys(keys)
         missing = first[space.find(keys[first]) < 0]
         encoded = 0
-
-        def count(items: int, tokens: int) -> None:
-            nonlocal encoded
-            encoded += items
-            advance(items, tokens)
-
         if len(missing) and not stop():
-            self._start_engine()
-            self._encode_chunks(request, keys, missing, None, count, stop)
+            encoded = self._encode_missing(request, keys, missing, None, watcher, stop)
         seconds = time.perf_counter() - request.began
         hits = len(first) - len(missing)
         return EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit)
@@ -215,50 +195,44 @@ class Pipeline:
             self._space.delete(keys[corrupt])
             self._space.refresh()
 
-    def _encode_missing(
-        self, request: Request, keys: Keys, missing: RowNumbers, matrix: Matrix, bar: tqdm[Any]
-    ) -> None:
-        """Encode chunk by chunk; each is written while the next one is computed."""
-        if self._on_miss == "raise":
-            raise missing_error(request, missing, self._space)
+    def _start_engine(self, watcher: Watcher) -> None:
         if not self._engine.started:
-            bar.set_description("starting engine")
+            watcher.starting()
             self._engine.start()
-            bar.set_description(request.verb)
-            bar.unpause()  # the time to start is no part of texts/s and time left
-        self._start_engine()
-        self._encode_chunks(request, keys, missing, matrix, lambda items, _: bar.update(items))
-
-    def _start_engine(self) -> None:
-        self._engine.start()
+            watcher.started()
         self._check_engine()
         self._warn_of_another_version()
 
-    def _encode_chunks(
+    def _encode_missing(
         self,
         request: Request,
         keys: Keys,
         missing: RowNumbers,
         matrix: Matrix | None,
-        advance: Callable[[int, int], object],
+        watcher: Watcher,
         stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        pending: Future[None] | None = None
+    ) -> int:
+        """Encode chunk by chunk; each is written while the next one is computed."""
+        self._start_engine(watcher)
+        encoded = 0
+        pending: Future[int] | None = None
         with ThreadPoolExecutor(1, "embcache-writer") as writer:
             try:
-                for rows, prompts in self._chunks(request, missing):
+                for chunk in self.chunker.cut(request, missing):
                     if stop():
                         break
-                    embedded = self._embed(request, rows, prompts)
+                    embedded = self._embed(request, chunk)
                     if pending is not None:
-                        pending.result()
-                    pending = writer.submit(self._keep, request, keys, rows, embedded, matrix)
+                        watcher.committed(pending.result())
+                    pending = writer.submit(self._keep, request, keys, chunk.rows, embedded, matrix)
+                    encoded += len(chunk.rows)
                     n_tokens = embedded.n_tokens
-                    advance(len(rows), 0 if n_tokens is None else int(n_tokens.sum()))
+                    watcher.encoded(len(chunk.rows), 0 if n_tokens is None else int(n_tokens.sum()))
             finally:
                 # On an error or Ctrl-C too: the last chunk is computed, so it is committed.
                 if pending is not None:
-                    pending.result()
+                    watcher.committed(pending.result())
+        return encoded
 
     def _warn_of_another_version(self) -> None:
         """Versions are not part of the identity: upgrading shall not empty the cache."""
@@ -275,49 +249,11 @@ class Pipeline:
                 self._engine.version,
             )
 
-    def _chunks(
-        self, request: Request, missing: RowNumbers
-    ) -> Iterator[tuple[RowNumbers, list[Any]]]:
-        """Rows and prompts in chunks of 5 to 20 seconds, longest first within windows."""
-        for start in range(0, len(missing), WINDOW_TEXTS):
-            window = missing[start : start + WINDOW_TEXTS]
-            prepared = self._prepare(request, window)
-            order = np.arange(len(window))
-            if not prepared.in_order:
-                order = np.argsort(-prepared.lengths, kind="stable")
-            costs = np.cumsum(prepared.lengths[order] + _TEXT_OVERHEAD_TOKENS)
-            at, spent = 0, 0
-            while at < len(order):
-                stop = int(np.searchsorted(costs, spent + self._chunk_tokens, side="right"))
-                stop = max(stop, at + 1)
-                chunk = order[at:stop]
-                began = time.perf_counter()
-                yield window[chunk], [prepared.prompts[i] for i in chunk]
-                self._adapt_chunk(time.perf_counter() - began, full=stop < len(order))
-                at, spent = stop, int(costs[stop - 1])
-
-    def _adapt_chunk(self, seconds: float, *, full: bool) -> None:
-        """A chunk is what a kill can lose and what one commit costs: keep it at some seconds.
-
-        In tokens, not texts: what was right for queries would be far too long for documents.
-        """
-        least, most = _CHUNK_SECONDS
-        if seconds > most:
-            self._chunk_tokens = max(self._chunk_tokens // 2, 1)
-        elif seconds < least and full:
-            self._chunk_tokens *= 2
-
-    def _prepare(self, request: Request, window: RowNumbers) -> Prepared:
-        try:
-            return self._engine.prepare(request.inputs(window.tolist()))
-        except RefusedTextError as error:
-            row = int(window[error.index])
-            raise InputError(f"row {row}, {request.show(row)}, {error.reason}.") from error
-
-    def _embed(self, request: Request, rows: RowNumbers, prompts: list[Any]) -> Embedded:
-        embedded = self._engine.embed(prompts)
+    def _embed(self, request: Request, chunk: Chunk) -> Embedded:
+        embedded = self._engine.embed(chunk.prompts)
         finite = np.isfinite(embedded.vectors).all(axis=1)
         if not finite.all():
+            rows = chunk.rows
             raise non_finite_error(request, rows[~finite], len(rows), self._engine.dtype)
         return embedded
 
@@ -328,8 +264,8 @@ class Pipeline:
         rows: RowNumbers,
         embedded: Embedded,
         matrix: Matrix | None,
-    ) -> None:
-        """Write a chunk and hand out what a warm run would: the rows as the space has them.
+    ) -> int:
+        """Write a chunk, and hand out what a warm run would: the rows as the space has them.
 
         Where another process was first with a text, its row counts, here and in every later run.
         """
@@ -338,7 +274,7 @@ class Pipeline:
             matrix.allocate(embedded.vectors.shape[1])
             vectors = embedded.vectors
             matrix.rows[rows] = vectors if self._narrow is None else self._narrow(vectors)
-            return
+            return len(rows)
         space = self._space
         assert space is not None
         space.refresh()
@@ -354,7 +290,7 @@ class Pipeline:
             )
             space.refresh()
         if matrix is None:
-            return
+            return len(rows)
         matrix.allocate(embedded.vectors.shape[1])  # after the commit: a cut may be refused here
         found = space.find(keys[rows])
         if space.read(found, keys[rows], matrix.rows, rows, self._narrow).any():
@@ -362,6 +298,7 @@ class Pipeline:
                 f"{space.path}: rows written a moment ago fail their checksum. The disk or its "
                 "memory is failing; use another cache_path."
             )
+        return len(rows)
 
 
 def check_on_miss(value: object) -> None:

@@ -1,25 +1,50 @@
 from __future__ import annotations
 
+import io
+import time
+from dataclasses import replace
+from typing import Any
+
 import pytest
+from rich.console import Console
 
 from embcache.cli import progress
 from embcache.cli.progress import WarmDisplay
 from embcache.warm import WarmStats
 
-STATS = WarmStats(texts=1000, unique=900, hits=500, encoded=400, tokens=8000, seconds=100.0)
+STATS = WarmStats(
+    texts=900, unique=900, hits=500, encoded=400, committed=300, tokens=8000,
+    seconds=110.0, start_seconds=10.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", -1.0)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a terminal of 80 columns gets."""
+    written = io.StringIO()
+    kwargs: dict[str, Any] = {"file": written, "force_terminal": True, "width": 80}
+    kwargs["color_system"] = None
+    monkeypatch.setattr(
+        progress, "Console", lambda **more: Console(**{**more, "stderr": False, **kwargs})
+    )
+    return written
 
 
 def test_plain_lines_where_there_is_no_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], always: None
 ) -> None:
-    monkeypatch.setattr(progress, "_LINE_EVERY_S", -1.0)
-    with WarmDisplay(total=1800) as display:
+    """Rates are about the time without the engine's start."""
+    with WarmDisplay() as display:
         display.update(STATS)
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "texts 900, hits 500, encoded 400, texts/s 9, tokens/s 80, time 0:01:40, "
-        "left, about 0:01:40\n"
+        "warming: texts 900, hits 500, committed 300, texts/s 9, tokens/s 80, time 0:01:50\n"
     )
 
 
@@ -30,17 +55,39 @@ def test_a_line_every_few_seconds_only(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == ""
 
 
-def test_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_LINE_EVERY_S", -1.0)
+def test_the_start_of_the_engine_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with WarmDisplay() as display:
+        display.update(replace(STATS, starting=True))
+    assert capsys.readouterr().err.startswith("starting the engine: texts 900")
+
+
+def test_time_left_follows_the_speed_of_late(
+    capsys: pytest.CaptureFixture[str], always: None
+) -> None:
+    with WarmDisplay(total=10_000) as display:
+        for texts in (0, 100, 200):
+            display.update(replace(STATS, texts=texts))
+            time.sleep(0.05)
+    lines = capsys.readouterr().err.splitlines()
+    assert "left" not in lines[0]
+    minutes, seconds = map(int, lines[-1].split("left about 0:")[1].split(":"))
+    assert 2 <= 60 * minutes + seconds <= 20  # 9,800 at 100 in 0.05 s or a little more
+
+
+def test_quiet(capsys: pytest.CaptureFixture[str], always: None) -> None:
     with WarmDisplay(quiet=True) as display:
         display.update(STATS)
     assert capsys.readouterr().err == ""
 
 
-def test_nothing_done_yet(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "_LINE_EVERY_S", -1.0)
-    with WarmDisplay(total=10) as display:
-        display.update(WarmStats())
-    assert "left" not in capsys.readouterr().err
+def test_on_a_terminal(terminal: io.StringIO) -> None:
+    with WarmDisplay(total=1800) as display:
+        display.update(replace(STATS, texts=10))
+        display.update(STATS)
+        display._live.refresh()
+    text = terminal.getvalue()
+    assert "50%" in text and "warming" in text
+    header = next(line for line in text.splitlines() if "committed" in line)
+    for name in ("texts", "hits", "texts/s", "tokens/s", "time", "left"):
+        assert name in header.split()
+    assert any("900" in line and "0:01:50" in line for line in text.splitlines())

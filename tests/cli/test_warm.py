@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 from embcache import EmbcacheError, VllmEncoderWrapper
 from embcache.cli import warm as module
+from embcache.cli.warm_sources import Sources
+from embcache.warm import Columns
 from tests.conftest import encode
 from tests.fakes import FakeEngine, fake_vector
 
@@ -63,6 +65,26 @@ def test_several_sources_at_once(run: Run, lines: Path, tmp_path: Path) -> None:
     (tmp_path / "more.csv").write_text("text\none more\n")
     found = json.loads(run("--jsonl", lines, "--csv", tmp_path / "more.csv", "--json").stdout)
     assert (found["texts"], found["encoded"], found["stopped"]) == (301, 301, False)
+
+
+def test_about_how_many_texts(lines: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.csv").write_text("text\none\n")
+    nothing = {kind: [] for kind in ("parquet", "arrow", "jsonl", "csv")}
+
+    def estimate(limit: int | None = None, shards: int = 1, **kwargs: Any) -> int | None:
+        given = {"tasks": [], "files": nothing, "beir": [], "dataset": None, **kwargs}
+        sources = Sources(
+            benchmarks=[], config=None, dataset_split="train", columns=Columns(),
+            parts=("corpus", "queries"), splits=[], subsets=[], prompt=None, prompt_type=None,
+            strict=False, **given,
+        )  # fmt: skip
+        return sources.estimate(limit, shards)
+
+    files = {**nothing, "jsonl": [str(lines)], "csv": [str(tmp_path / "more.csv")]}
+    assert estimate(files=files) == 300 + 2  # with the CSV file's header
+    assert estimate(files=files, limit=100) == 102 and estimate(files=files, shards=3) == 100
+    assert estimate(files={**files, "jsonl": [str(lines), "-"]}) is None
+    assert estimate(files=files, tasks=["STS13"]) == 3302
 
 
 @pytest.mark.filterwarnings("ignore")

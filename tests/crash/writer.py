@@ -45,8 +45,8 @@ def make(path: str) -> Pipeline:
     space = Database(path, writable=True).space(IDENTITY, "m", "v", store_text=True)
     space.__class__ = TellingSpace
     pipeline = Pipeline(SlowEngine(batch_size=CHUNK // 2), IDENTITY, space)
-    pipeline._chunk_tokens = CHUNK * 18  # two words and what a text costs beside
-    pipeline._adapt_chunk = lambda seconds, full: None  # type: ignore[method-assign]
+    pipeline.chunker.tokens = CHUNK * 18  # two words and what a text costs beside
+    pipeline.chunker.adapts = False
     return pipeline
 
 

@@ -79,7 +79,7 @@ def _small_chunks() -> None:
 
     def init(self: Pipeline, *args: Any, **kwargs: Any) -> None:
         real(self, *args, **kwargs)
-        self._chunk_tokens = CHUNK_TEXTS * 18  # 2 words a text, and 16 for its overhead
+        self.chunker.tokens = CHUNK_TEXTS * 18  # 2 words a text, and 16 for its overhead
+        self.chunker.adapts = False
 
     Pipeline.__init__ = init  # type: ignore[method-assign]
-    Pipeline._adapt_chunk = lambda self, seconds, full: None  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from embcache import CacheError, VllmEncoderWrapper
-from embcache.warm import Shard, TextBatch, Warmer, plan, select
+from embcache.warm import Shard, TextBatch, Warmer, WarmStats, plan, select
 from tests.conftest import encode
 from tests.fakes import FakeEngine, fake_vector
 
@@ -32,6 +33,21 @@ def test_afterwards_nothing_is_missing(make_encoder: Make) -> None:
     assert sorted(engine(encoder).encoded) == sorted(TEXTS)
     vectors = encode(make_encoder(on_miss="raise"), TEXTS)
     assert (vectors == np.stack([fake_vector(text) for text in TEXTS])).all()
+
+
+def test_stats_on_the_way(make_encoder: Make) -> None:
+    """What is committed follows what is encoded; the engine's start is told of, and timed."""
+    seen: list[WarmStats] = []
+    encoder = make_encoder()
+    encoder.open_pipeline().chunker.tokens = 200
+    stats = Warmer(encoder, lambda stats: seen.append(replace(stats))).run(stream(TEXTS))
+    assert seen[0].starting and not any(one.starting for one in seen[1:])
+    assert all(one.committed <= one.encoded for one in seen)
+    assert any(0 < one.committed < one.encoded for one in seen)
+    assert [one.texts for one in seen] == sorted(one.texts for one in seen)
+    assert stats.committed == stats.encoded == stats.texts == 500 and stats.tokens > 500
+    assert 0 < stats.start_seconds < stats.seconds
+    assert stats.working_seconds == stats.seconds - stats.start_seconds
 
 
 def test_a_second_run_starts_no_engine(make_encoder: Make) -> None:
@@ -68,7 +84,7 @@ def test_a_stop_commits_the_chunk_in_flight_and_the_next_run_goes_on(make_encode
             warmer.stop.set()
 
     warmer = Warmer(encoder, advance)
-    encoder.open_pipeline()._chunk_tokens = 200
+    encoder.open_pipeline().chunker.tokens = 200
     stats = warmer.run(stream(TEXTS))
     assert stats.stopped and 100 <= stats.encoded < 400
     assert len(engine(encoder).encoded) == stats.encoded

@@ -5,18 +5,19 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import Dataset, SplitInfo
 
 from embcache import ConfigError, InputError
 from embcache.warm.sources import (
     BadRow,
     Columns,
+    estimate_dataset,
     estimate_rows,
     find_files,
     read_beir,
@@ -184,3 +185,19 @@ def test_how_many_rows_there_are_about(tmp_path: Path) -> None:
     assert estimate_rows("jsonl", ["-"]) is None
     (tmp_path / "x.jsonl.gz").write_bytes(b"")
     assert estimate_rows("jsonl", [str(tmp_path / "x.jsonl.gz")]) is None
+
+
+def test_estimate_of_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Builder:
+        class info:
+            splits: ClassVar[Any] = {"train": SplitInfo(name="train", num_examples=7)}
+
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda name, config: Builder)
+    assert estimate_dataset("organization/name", None, "train") == 7
+    assert estimate_dataset("organization/name", None, "test") is None
+    Builder.info.splits = None
+    assert estimate_dataset("organization/name", None, "train") is None
+
+
+def test_estimate_of_a_data_set_that_is_not_there(tmp_path: Path) -> None:
+    assert estimate_dataset(str(tmp_path / "nothing"), None, "train") is None

@@ -14,7 +14,7 @@ from mteb.results import TaskResult
 
 from embcache import ConfigError, InputError, MissingTextsError, VllmEncoderWrapper
 from embcache.warm import Warmer
-from embcache.warm.tasks import read_task
+from embcache.warm.tasks import estimate_texts, read_task
 
 Make = Callable[..., VllmEncoderWrapper]
 TEXT_TASKS = [task for task in ALL_MOCK_TASK_TEST_GRID if task.metadata.modalities == ["text"]]
@@ -63,3 +63,31 @@ def test_a_task_with_images(make_encoder: Make) -> None:
     [task] = [t for t in ALL_MOCK_TASK_TEST_GRID if t.metadata.name == "MockAny2AnyRetrievalI2T"]
     with pytest.raises(ConfigError, match="MockAny2AnyRetrievalI2T has inputs that are not text"):
         list(read_task(task, make_encoder(), BOTH, threading.Event()))
+
+
+@pytest.mark.parametrize(
+    ("name", "subsets", "parts", "texts"),
+    [
+        ("NFCorpus", None, BOTH, 3633 + 323),
+        ("NFCorpus", None, ("queries",), 323),
+        ("STS13", None, BOTH, 2 * 1500),
+        ("MIRACLRetrieval", ["ar"], BOTH, 2_064_310),
+        ("ArxivClusteringP2P", None, BOTH, 732_723),
+    ],
+)
+def test_estimate(name: str, subsets: Any, parts: tuple[str, ...], texts: int) -> None:
+    assert estimate_texts(mteb.get_task(name, hf_subsets=subsets), parts) == texts
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_estimate_of_a_task_that_mteb_does_not_describe() -> None:
+    assert estimate_texts(mteb.get_task("NFCorpus", eval_splits=["nothing"]), BOTH) is None
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("task", TEXT_TASKS, ids=lambda task: task.metadata.name)
+def test_estimate_is_about_right(task: Any, make_encoder: Make) -> None:
+    """Of tasks that train on a few of their texts, it says more."""
+    found = estimate_texts(task, BOTH)
+    texts = sum(len(b.texts) for b in read_task(task, make_encoder(), BOTH, threading.Event()))
+    assert found is None or 0 < found <= 5 * texts

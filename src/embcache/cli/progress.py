@@ -6,14 +6,18 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from embcache.cli.output import human_count
 from embcache.warm import WarmStats
 
 _LINE_EVERY_S = 10.0
+# Time left follows the speed of this last while: a run that goes on after a stop begins with a
+# million hits, and nothing of that says how long the misses take.
+_SPEED_OVER_S = 120.0
 
 
 class WarmDisplay:
@@ -25,17 +29,24 @@ class WarmDisplay:
     """
 
     def __init__(self, total: int | None = None, *, quiet: bool = False) -> None:
-        self._total = total
         self._quiet = quiet
         console = Console(stderr=True, markup=False, highlight=False)
-        self._live = Live(console=console, transient=True, refresh_per_second=4)
         self._is_terminal = console.is_terminal
+        # It draws the bar and estimates speed; the live display is the table's as well.
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(40),
+            TaskProgressColumn(),
+            console=console,
+            speed_estimate_period=_SPEED_OVER_S,
+        )
+        self._task = self._progress.add_task("reading", total=total)
+        self._live = Live(self._progress, console=console, transient=True)
         self._last = time.monotonic()
 
     def __enter__(self) -> WarmDisplay:
         if self._is_terminal and not self._quiet:
             self._live.start()
-            self._live.update("reading, and starting the engine where texts are missing ...")
         return self
 
     def __exit__(
@@ -50,34 +61,31 @@ class WarmDisplay:
         """Show these figures, if it is time to."""
         if self._quiet:
             return
+        doing = "starting the engine" if stats.starting else "warming"
+        self._progress.update(self._task, completed=stats.texts, description=doing)
+        figures = _figures(stats, self._progress.tasks[0].time_remaining)
         if self._is_terminal:
-            self._live.update(_table(_figures(stats, self._total)))
-        elif time.monotonic() - self._last > _LINE_EVERY_S:
+            self._live.update(Group(self._progress, _table(figures)))
+        elif stats.starting or time.monotonic() - self._last > _LINE_EVERY_S:
             self._last = time.monotonic()
-            print(_line(_figures(stats, self._total)), file=sys.stderr, flush=True)
+            line = ", ".join(f"{name} {value}" for name, value in figures.items())
+            print(f"{doing}: {line}", file=sys.stderr, flush=True)
 
 
-def _figures(stats: WarmStats, total: int | None) -> dict[str, str]:
+def _figures(stats: WarmStats, left: float | None) -> dict[str, str]:
     """What is shown, by name."""
-    seconds = max(stats.seconds, 1e-9)
-    done = stats.hits + stats.encoded  # texts of the window at work are not counted yet
+    seconds = max(stats.working_seconds, 1e-9)
     figures = {
-        "texts": human_count(done),
+        "texts": human_count(stats.texts),
         "hits": human_count(stats.hits),
-        "encoded": human_count(stats.encoded),
-        "texts/s": human_count(round(done / seconds)),
+        "committed": human_count(stats.committed),
+        "texts/s": human_count(round(stats.texts / seconds)),
         "tokens/s": human_count(round(stats.tokens / seconds)),
         "time": _time(stats.seconds),
     }
-    if total is not None and done:
-        figures["left, about"] = _time(max(total - done, 0) * seconds / done)
+    if left is not None:
+        figures["left"] = f"about {_time(left)}"
     return figures
-
-
-def _time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def _table(figures: dict[str, str]) -> Table:
@@ -86,5 +94,7 @@ def _table(figures: dict[str, str]) -> Table:
     return table
 
 
-def _line(figures: dict[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in figures.items())
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -154,7 +154,7 @@ def warm(
         found = plan(warmer, encoder, select(sources.batches(encoder, warmer), pick, limit))
         _print_plan(found, sources.bad_rows, as_json=as_json)
         return
-    total = sources.estimate(limit, pick.of)
+    total = None if as_json else sources.estimate(limit, pick.of)
     with WarmDisplay(total, quiet=as_json) as display:
         warmer = Warmer(encoder, display.update)
         with _stopped_by_signals(warmer.stop.set):
@@ -212,13 +212,16 @@ def _print_plan(found: Plan, bad_rows: int, *, as_json: bool) -> None:
 
 def _print_summary(stats: WarmStats, bad_rows: int, cache: str, *, as_json: bool) -> None:
     if as_json:
-        print_json({**asdict(stats), "bad_rows": bad_rows})
+        fields = {**asdict(stats), "bad_rows": bad_rows}
+        del fields["starting"]
+        print_json(fields)
         return
-    rate = stats.texts / stats.seconds if stats.seconds else 0.0
+    rate = stats.texts / stats.working_seconds if stats.working_seconds else 0.0
+    start = f", {stats.start_seconds:.1f} s of it vLLM's start" if stats.start_seconds else ""
     typer.echo(
         f"{human_count(stats.texts)} texts: {human_count(stats.hits)} were cached, "
         f"{human_count(stats.encoded)} encoded, {human_count(bad_rows)} left out; "
-        f"{stats.seconds:.1f} s, {human_count(round(rate))} texts/s"
+        f"{stats.seconds:.1f} s{start}; {human_count(round(rate))} texts/s"
     )
     if stats.stopped:
         typer.echo(f"Stopped. All of that is in {cache}; the same command goes on from here.")

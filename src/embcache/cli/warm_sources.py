@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from embcache.cli.engine_options import mteb_tasks
 from embcache.cli.output import print_note
 from embcache.errors import InputError
 from embcache.warm import BadRow, Columns, TextBatch, Warmer
-from embcache.warm.sources import estimate_rows, read_beir, read_dataset, read_files
-from embcache.warm.tasks import read_task
+from embcache.warm.sources import (
+    estimate_dataset,
+    estimate_rows,
+    find_files,
+    read_beir,
+    read_dataset,
+    read_files,
+)
+from embcache.warm.tasks import estimate_texts, read_task
 
 if TYPE_CHECKING:
     from embcache.encoders import VllmEncoderWrapper
@@ -67,7 +75,7 @@ class Sources:
 
     def batches(self, encoder: VllmEncoderWrapper, warmer: Warmer) -> Iterator[TextBatch]:
         """All texts, source by source."""
-        for task in mteb_tasks(self.tasks, self.benchmarks, self.splits, self.subsets):
+        for task in self._mteb_tasks:
             yield from read_task(task, encoder, self.parts, warmer.stop)
         for kind, patterns in self.files.items():
             if patterns:
@@ -85,18 +93,26 @@ class Sources:
 
     def estimate(self, limit: int | None, shards: int) -> int | None:
         """About how many texts `batches` has; None where that cannot be told."""
-        if self.tasks or self.benchmarks or self.dataset:
-            return None
-        files = {**self.files}
-        files["jsonl"] = [
-            *files["jsonl"],
-            *(f"{folder}/{p}.jsonl" for folder in self.beir for p in self.parts),
+        counts = [estimate_texts(task, self.parts) for task in self._mteb_tasks]
+        counts += [
+            estimate_rows("jsonl", [f"{folder}/{part}.jsonl"])
+            for folder in self.beir
+            for part in self.parts
         ]
-        counts = [estimate_rows(kind, patterns) for kind, patterns in files.items() if patterns]
-        if None in counts:
+        for kind, patterns in self.files.items():
+            named = [name for name in patterns if name != "-"]
+            counts += [None] * (len(patterns) - len(named))
+            counts += [estimate_rows(kind, [str(path)]) for path in find_files(named, kind)]
+        if self.dataset is not None:
+            counts.append(estimate_dataset(self.dataset, self.config, self.dataset_split))
+        known = [count for count in counts if count is not None]
+        if len(known) < len(counts):
             return None
-        total = sum(count for count in counts if count is not None)
-        return (total if limit is None else min(total, limit * len(counts))) // shards
+        return sum(count if limit is None else min(count, limit) for count in known) // shards
+
+    @cached_property
+    def _mteb_tasks(self) -> list[Any]:
+        return mteb_tasks(self.tasks, self.benchmarks, self.splits, self.subsets)
 
     @property
     def empty(self) -> bool:

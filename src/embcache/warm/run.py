@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from embcache.chunks import WINDOW_TEXTS
 from embcache.keys import Keys
-from embcache.pipeline import WINDOW_TEXTS
 from embcache.request import TextRequest
 from embcache.warm.sources import TextBatch
 from embcache.warm.streams import join_small, read_ahead
+from embcache.watch import Watcher
 
 if TYPE_CHECKING:
     from embcache.encoders import VllmEncoderWrapper
@@ -31,8 +32,11 @@ class WarmStats:
         unique: Distinct ones, window by window.
         hits: Distinct ones that were cached already, window by window.
         encoded: Distinct ones sent to the engine.
-        tokens: Tokens of those.
+        committed: Of those, the ones that are on disk.
+        tokens: Tokens of those that were encoded.
         seconds: Wall-clock seconds.
+        start_seconds: Those of them that the engine took to start.
+        starting: Whether it is starting at this moment.
         stopped: Whether it was stopped before the end.
     """
 
@@ -40,9 +44,17 @@ class WarmStats:
     unique: int = 0
     hits: int = 0
     encoded: int = 0
+    committed: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    start_seconds: float = 0.0
+    starting: bool = False
     stopped: bool = False
+
+    @property
+    def working_seconds(self) -> float:
+        """Seconds without the engine's start: what rates are about."""
+        return self.seconds - self.start_seconds
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class Warmer:
 
     Args:
         encoder: With a cache_path that can be written.
-        advance: Called with the stats after each chunk and each window.
+        advance: Called with the stats whenever they change.
     """
 
     def __init__(
@@ -76,11 +88,10 @@ class Warmer:
         advance: Callable[[WarmStats], None] = lambda stats: None,
     ) -> None:
         self._encoder = encoder
-        self._advance = advance
-        self._began = time.perf_counter()
         self.stop = threading.Event()
         """Set it to end after the chunk in flight; what is encoded by then is committed."""
         self.stats = WarmStats()
+        self._watcher = _Counter(self.stats, advance)
 
     def run(self, batches: Iterable[TextBatch]) -> WarmStats:
         """Encode and commit whatever of a stream is missing.
@@ -97,12 +108,12 @@ class Warmer:
         pipeline.refresh()
         for window in self.windows(batches):
             done = pipeline.fill(
-                window.request, window.keys, advance=self._count, stop=self.stop.is_set
+                window.request, window.keys, watcher=self._watcher, stop=self.stop.is_set
             )
-            self.stats.texts += done.texts
+            self.stats.texts += done.texts - done.encoded  # which were counted chunk by chunk
             self.stats.unique += done.unique
             self.stats.hits += done.hits
-            self._count(0, 0)
+            self._watcher.show()
             # Else Arrow's pool keeps what it once had, and a long run grows slowly.
             pa.default_memory_pool().release_unused()
         self.stats.stopped = self.stop.is_set()
@@ -128,8 +139,41 @@ class Warmer:
                 )
                 yield Window(request, request.keys(identity))
 
-    def _count(self, encoded: int, tokens: int) -> None:
-        self.stats.encoded += encoded
-        self.stats.tokens += tokens
-        self.stats.seconds = time.perf_counter() - self._began
-        self._advance(self.stats)
+
+class _Counter(Watcher):
+    """Keeps the stats while a window is encoded.
+
+    Args:
+        stats: Kept up to date.
+        advance: Called with them whenever they change.
+    """
+
+    def __init__(self, stats: WarmStats, advance: Callable[[WarmStats], None]) -> None:
+        self._stats = stats
+        self._advance = advance
+        self._began = time.perf_counter()
+
+    def show(self) -> None:
+        """Tell how long it has taken, and whoever listens."""
+        self._stats.seconds = time.perf_counter() - self._began
+        self._advance(self._stats)
+
+    def starting(self) -> None:
+        self._stats.starting = True
+        self.show()
+
+    def started(self) -> None:
+        before = self._stats.seconds
+        self._stats.starting = False
+        self.show()
+        self._stats.start_seconds += self._stats.seconds - before
+
+    def encoded(self, items: int, tokens: int) -> None:
+        self._stats.texts += items
+        self._stats.encoded += items
+        self._stats.tokens += tokens
+        self.show()
+
+    def committed(self, items: int) -> None:
+        self._stats.committed += items
+        self.show()

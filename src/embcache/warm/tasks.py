@@ -74,6 +74,37 @@ def read_task(
     yield from pulled(push, 4, stop)
 
 
+def estimate_texts(task: AbsTask, parts: tuple[str, ...]) -> int | None:
+    """About how many texts a task has: from the descriptive statistics that mteb ships.
+
+    Args:
+        task: Its splits and subsets are those that it was made with.
+        parts: As of `read_task`.
+
+    Returns:
+        None where mteb has none of some split.
+    """
+    described = task.metadata.descriptive_stats or {}
+    counts: list[int] = []
+    for split in task.eval_splits:
+        if split not in described:
+            return None
+        of_subsets = described[split].get("hf_subset_descriptive_stats") or {}
+        chosen = [of_subsets[name] for name in task.hf_subsets if name in of_subsets]
+        counts += [_described_texts(one, parts) for one in chosen or [described[split]]]
+    return sum(counts)
+
+
+def _described_texts(described: Mapping[str, Any], parts: tuple[str, ...]) -> int:
+    if "num_documents" in described:
+        corpus = described["num_documents"] if "corpus" in parts else 0
+        return int(corpus + (described["num_queries"] if "queries" in parts else 0))
+    # text_statistics of one text a sample; text1_statistics and text2_statistics of pairs
+    columns = [value for value in described.values() if isinstance(value, dict)]
+    texts = sum("total_text_length" in column for column in columns)
+    return int(described["num_samples"]) * max(texts, 1)
+
+
 class _AskingModel:
     """An mteb model that passes texts on; for retrieval a search model, which need not score."""
 
