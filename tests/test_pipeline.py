@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from embcache.keys import text_keys
 from embcache.pipeline import Pipeline
 from embcache.request import TextRequest
 from embcache.store import Database, Space
+from embcache.store.compact import compact_space
 from tests.fakes import FakeEngine, fake_vector
 from tests.store.conftest import make_rows
 from tests.store.test_damage import data_files, flip_bit
@@ -159,6 +161,36 @@ def test_what_was_encoded_before_a_failure_is_kept(
     fresh = FakeEngine()
     assert (run(make(engine=fresh), TEXTS) == expected(TEXTS)).all()
     assert len(fresh.encoded) + len(engine.encoded) == len(set(TEXTS))
+
+
+def test_a_compaction_between_look_up_and_read(
+    make: Make, engine: FakeEngine, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files that were looked up in are gone; their rows are not."""
+    pipeline_ = make()
+    for text in TEXTS[:4]:
+        run(pipeline_, [text])
+    find, calls = space.find, []
+
+    def find_and_compact(keys: Any) -> Any:
+        found = find(keys)
+        if not calls:
+            compact_space(space.path, older_than=timedelta(0))
+        calls.append(1)
+        return found
+
+    monkeypatch.setattr(space, "find", find_and_compact)
+    assert (run(pipeline_, TEXTS[:4]) == expected(TEXTS[:4])).all()
+    assert len(calls) == 2 and len(engine.encoded) == 4
+
+
+def test_a_damaged_file_is_no_compaction(make: Make, space: Space) -> None:
+    run(make(), TEXTS)
+    space.refresh()
+    for path in data_files(space):
+        path.unlink()
+    with pytest.raises(CacheError, match="Reading vectors from"):
+        run(make(), TEXTS)
 
 
 def test_a_failing_write_is_heard_of(

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 OnMiss = Literal["encode", "raise"]
 
+_READ_ATTEMPTS = 3
+
 
 class Pipeline:
     """Serves a request's items from a space and sends only what is missing to the engine.
@@ -86,7 +88,7 @@ class Pipeline:
         if opened is not None:
             opened.result()
         matrix = Matrix(len(keys), self._narrow)
-        missing = self._read_hits(keys, first, matrix)
+        missing = self._read_hits_patiently(keys, first, matrix)
         hits = len(first) - len(missing)
         with Bar(len(first), hits, request.unit, request.verb, shown=request.show_progress) as bar:
             if len(missing):
@@ -151,6 +153,23 @@ class Pipeline:
         seconds = time.perf_counter() - request.began
         hits = len(first) - len(missing)
         return EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit)
+
+    def _read_hits_patiently(self, keys: Keys, first: RowNumbers, matrix: Matrix) -> RowNumbers:
+        """As `_read_hits`; again where another process moved the rows between look-up and read.
+
+        A compaction may remove the files of the version that was looked up in. The error tells no
+        difference to damage; a newer version of the table does.
+        """
+        for _ in range(_READ_ATTEMPTS):
+            version = None if self._space is None else self._space.version
+            try:
+                return self._read_hits(keys, first, matrix)
+            except CacheError:
+                self.refresh()
+                if self._space is None or self._space.version == version:
+                    raise
+                logger.info("%s was compacted meanwhile; reading again", self._space.path)
+        return self._read_hits(keys, first, matrix)
 
     def _read_hits(self, keys: Keys, first: RowNumbers, matrix: Matrix) -> RowNumbers:
         """Fill in what the space has; the rows that it has not, or not intact, are returned."""

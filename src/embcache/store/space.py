@@ -81,6 +81,11 @@ class Space:
         return None if self._dataset is None else value_dim(self._dataset.schema)
 
     @property
+    def version(self) -> int | None:
+        """The table's version that the last `refresh` saw; None before the first row."""
+        return None if self._dataset is None else int(self._dataset.version)
+
+    @property
     def engine_version(self) -> str | None:
         """Engine package and version of the first writer; None before the first row."""
         return self._engine_version
