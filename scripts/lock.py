@@ -54,7 +54,14 @@ def resolve(device: str, arguments: list[str]) -> str:
     """The text of one lock."""
     lock = FOLDER / f"{device}.txt"
     environment = dict(os.environ)
-    options = ["--extra=map", "--universal", "--python-version=3.11", "--no-header", "--no-annotate", "--quiet"]
+    options = [
+        "--extra=map",
+        "--universal",
+        "--python-version=3.11",
+        "--no-header",
+        "--no-annotate",
+        "--quiet",
+    ]
     if device == "cpu":
         options += ["--override", str(FOLDER / "cpu-overrides.txt")]
         if "UV_FIND_LINKS" not in environment:
