@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         NonFiniteError,
     )
     from embcache.lance_cache import LanceCache
+    from embcache.maps.project import SpaceMap, map_space
     from embcache.stats import EncodeStats
 
 _MODULES = {
@@ -47,9 +48,11 @@ _MODULES = {
     "Moved": "embcache.compare",
     "NonFiniteError": "embcache.errors",
     "SpaceComparison": "embcache.compare",
+    "SpaceMap": "embcache.maps.project",
     "VllmCrossEncoderWrapper": "embcache.cross_encoder",
     "VllmEncoderWrapper": "embcache.encoders",
     "compare_spaces": "embcache.compare",
+    "map_space": "embcache.maps.project",
 }
 
 __all__ = [
@@ -69,9 +72,11 @@ __all__ = [
     "Moved",
     "NonFiniteError",
     "SpaceComparison",
+    "SpaceMap",
     "VllmCrossEncoderWrapper",
     "VllmEncoderWrapper",
     "compare_spaces",
+    "map_space",
 ]
 
 

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from embcache.cli import evaluate, inspect, maintain, search, transfer, warm
+from embcache.cli import map as map_command
 from embcache.cli.output import print_error
 from embcache.errors import EmbcacheError
 from embcache.store.schema import embcache_version
@@ -55,7 +56,7 @@ def _embcache(
     """Look into, compare and look after a cache of embeddings."""
 
 
-for _module in (inspect, search, maintain, transfer, warm, evaluate):
+for _module in (inspect, search, map_command, maintain, transfer, warm, evaluate):
     _module.register(app)
 
 

@@ -6,19 +6,18 @@ import json
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embcache.errors import CacheError, ConfigError
+from embcache.errors import ConfigError
 from embcache.store.copy import read_rows
+from embcache.store.files import check_new, new_files
+from embcache.store.filter import check_filters, filter_rows
 from embcache.store.schema import read_metadata, schema_layout, value_dim
 from embcache.store.survey import batch_values, open_dataset, survey
 
@@ -88,18 +87,15 @@ def export_space(
     wanted = found.row_ids[found.first]
     columns = [name for name in dataset.schema.names if name not in ("key", "checksum")]
     rows = copied = 0
-    with ExitStack() as stack, _write_errors(file):
-        temporary = [_temporary(name, stack) for name in names]
+    with new_files(names) as temporary:
         writer = _KINDS[file.suffix](temporary, _schema(dataset.schema, dtype))
         for batch in read_rows(dataset, wanted, columns):
             copied += batch.num_rows
-            batch = _filtered(batch, prompt, contains)
+            batch = filter_rows(batch, prompt, contains)
             rows += batch.num_rows
             if batch.num_rows:
                 writer.write(_conform(batch, writer.schema, dtype))
         writer.close()
-        for made, name in zip(temporary, names, strict=True):
-            os.replace(made, name)
     left_out = found.rows - len(found.keys) + len(wanted) - copied
     if left_out:
         logger.warning("%d rows of %s are damaged or cannot be read.", left_out, folder)
@@ -186,7 +182,6 @@ class _Numpy(_Writer):
 
 _KINDS: dict[str, type[_Writer]] = {".parquet": _Parquet, ".arrow": _Ipc, ".npy": _Numpy}
 _TYPES = {"float32": pa.float32(), "float16": pa.float16()}
-_PROMPT = "prompt"
 
 
 def _check_arguments(
@@ -203,37 +198,8 @@ def _check_arguments(
         )
     if dtype not in _TYPES:
         raise ConfigError(f"dtype={dtype!r} is unknown. Use one of {', '.join(_TYPES)}.")
-    if prompt is not None and _PROMPT not in schema.names:
-        raise ConfigError(
-            f"prompt={prompt!r}: the space has no column `prompt` (it holds scores, or was begun "
-            "with store_text=False). Export all of it."
-        )
-    if contains is not None and schema_layout(schema).texts[0] not in schema.names:
-        raise ConfigError(
-            f"contains={contains!r}: the space has no texts (store_text=False). Export all of it."
-        )
-    for file in files:
-        if file.exists() and not overwrite:
-            raise ConfigError(
-                f"{file} exists. Give another name, or overwrite=True (--overwrite) to replace it."
-            )
-
-
-@contextmanager
-def _write_errors(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CacheError(
-            f"{file} cannot be written: {error}. Is there such a folder, and room on the disk?"
-        ) from error
-
-
-def _temporary(file: Path, stack: ExitStack) -> Path:
-    """A name beside the file, removed in the end if it is still there."""
-    made = file.with_name(f".{file.name}.{os.getpid()}.part")
-    stack.callback(made.unlink, missing_ok=True)
-    return made
+    check_filters(schema, prompt, contains)
+    check_new(files, overwrite)
 
 
 def _schema(schema: pa.Schema, dtype: str) -> pa.Schema:
@@ -243,22 +209,6 @@ def _schema(schema: pa.Schema, dtype: str) -> pa.Schema:
     kind = inner if value == "score" else pa.list_(inner, value_dim(schema))
     at = schema.get_field_index(value)
     return schema.set(at, pa.field(value, kind, nullable=False))
-
-
-def _filtered(batch: pa.RecordBatch, prompt: str | None, contains: str | None) -> pa.RecordBatch:
-    """Rows that fit; a null fits nothing."""
-    if prompt is not None:
-        if _PROMPT not in batch.schema.names:  # could not be read
-            return batch.slice(0, 0)
-        batch = batch.filter(pc.equal(batch.column(_PROMPT), prompt))
-    if contains is not None:
-        texts = [n for n in ("text", "query", "document") if n in batch.schema.names]
-        if not texts:
-            return batch.slice(0, 0)
-        found = [pc.match_substring(batch.column(name), contains) for name in texts]
-        mask = pc.or_kleene(found[0], found[-1])
-        batch = batch.filter(pc.fill_null(mask, False))
-    return batch
 
 
 def _conform(batch: pa.RecordBatch, schema: pa.Schema, dtype: str) -> pa.RecordBatch:

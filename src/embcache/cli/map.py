@@ -1,0 +1,126 @@
+"""The command map: a picture of what a space holds."""
+
+from __future__ import annotations
+
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embcache.cli.output import human_count, human_size, print_json
+from embcache.cli.spaces import DEFAULT_CACHE, CacheOption, JsonOption, SpaceArgument, find_space
+from embcache.maps.color import color_points
+from embcache.maps.draw import check_target, save_map
+from embcache.maps.points import LEAST_POINTS, sample_points
+from embcache.maps.project import SpaceMap, check_method, project
+
+
+class MethodName(StrEnum):
+    """How vectors become points."""
+
+    pca = "pca"
+    umap = "umap"
+
+
+class ColorName(StrEnum):
+    """What points can be coloured by."""
+
+    prompt = "prompt"
+    prompt_type = "prompt_type"
+    task = "task"
+    n_tokens = "n_tokens"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command("map", epilog="Example: embcache map e5-small e5.html --method umap")(map_)
+
+
+def map_(
+    space: SpaceArgument,
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="File that ends in .html (a page that shows texts and needs no network), .png, or "
+            ".parquet (coordinates and texts, for embedding-atlas, say).",
+            show_default=False,
+        ),
+    ],
+    method: Annotated[
+        MethodName,
+        typer.Option(help="umap (cosine) keeps neighbours together, and takes longer."),
+    ] = MethodName.pca,
+    color: Annotated[
+        ColorName | None,
+        typer.Option(
+            help="What to colour by. If not given: the first of prompt, task and prompt_type that "
+            "has several values.",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Only rows with this prompt.", show_default=False)
+    ] = None,
+    contains: Annotated[
+        str | None, typer.Option(help="Only rows with this in their text.", show_default=False)
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=LEAST_POINTS, help="How many rows at most, drawn at random.")
+    ] = 10_000,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same one draws the same map.")
+    ] = 0,
+    cache: CacheOption = DEFAULT_CACHE,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw a space's vectors, each checked, in two dimensions.
+
+    Needs the extra "map": pip install '.[map]' in a clone of embcache.
+    """
+    wanted = None if color is None else color.value
+    check_target(out, color=wanted, overwrite=overwrite)
+    check_method(method.value)
+    path = find_space(space, cache).path
+    points = sample_points(path, prompt=prompt, contains=contains, limit=limit, seed=seed)
+    coloring = color_points(points.columns, wanted)  # before the projection, which takes longer
+    drawn = project(points, method.value, seed)
+    file = save_map(drawn, out, color=wanted, overwrite=overwrite)
+    by = None if file.suffix == ".parquet" else coloring.by
+    if as_json:
+        print_json(_summary(drawn, file, by))
+    else:
+        _print(drawn, file, by)
+
+
+def _summary(drawn: SpaceMap, file: Path, color: str | None) -> dict[str, Any]:
+    return {
+        "file": file,
+        "points": len(drawn.points),
+        "rows_matched": drawn.points.matched,
+        "damaged": drawn.points.damaged,
+        "method": drawn.method,
+        "color": color,
+        "size_bytes": file.stat().st_size,
+        "explained_variance_ratio": drawn.explained,
+    }
+
+
+def _print(drawn: SpaceMap, file: Path, color: str | None) -> None:
+    points = drawn.points
+    counts = f"{human_count(len(points))} of {human_count(points.matched)} rows"
+    lost = f"; {human_count(points.damaged)} damaged left out" if points.damaged else ""
+    by = f", coloured by {color}" if color else ""
+    print(f"{file}: {counts}{by}, {human_size(file.stat().st_size)}{lost}")
+    if drawn.explained is not None:
+        first, second = drawn.explained
+        print(
+            f"The two axes show {first + second:.1%} of the variance ({first:.1%} and "
+            f"{second:.1%}) of {points.vectors.shape[1]:,} dimensions."
+        )
+    if file.suffix == ".parquet":
+        text = " --text text" if "text" in points.columns.column_names else ""
+        print(f"Open it with: embedding-atlas {shlex.quote(str(file))} --x x --y y{text}")

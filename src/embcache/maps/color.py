@@ -1,0 +1,147 @@
+"""What the points of a map are coloured by: a column's values, in groups or on a scale."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embcache.errors import ConfigError
+
+Color = Literal["prompt", "prompt_type", "task", "n_tokens"]
+COLORS = ("prompt", "prompt_type", "task", "n_tokens")
+
+# Matthew Petroff's ten: told apart with any colour vision (arXiv 2107.02270).
+PALETTE = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
+    "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+REST_COLOR = "#d9d9d9"
+UNKNOWN = "(unknown)"
+OTHER = "other"
+
+_CHOSEN_FROM = ("prompt", "task", "prompt_type")
+_LABEL = 60
+
+
+@dataclass(frozen=True)
+class Group:
+    """Points of one colour.
+
+    Attributes:
+        label: Its value as Python writes it, shortened; `(unknown)` for null, or `other`.
+        color: `#rrggbb`.
+        rows: `(n,) int64`, which points; at least one.
+    """
+
+    label: str
+    color: str
+    rows: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Points coloured by a number, on a logarithmic scale: lengths are very uneven.
+
+    Attributes:
+        rows: `(m,) int64`, which points; at least one.
+        values: `(m,) float64`, their numbers, at least 1.
+    """
+
+    rows: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Its ends; few outliers lie beyond them, and look as the ends do."""
+        low, high = (float(end) for end in np.percentile(self.values, (1, 99)))
+        return (low, high) if low < high else (low, 10 * low)
+
+    @property
+    def ticks(self) -> list[int]:
+        """Round numbers within the bounds; the bounds themselves where there is but one."""
+        low, high = self.bounds
+        rounds = [digit * 10**power for power in range(10) for digit in (1, 2, 5)]
+        inside = [number for number in rounds if low <= number <= high]
+        return inside if len(inside) > 1 else [round(low), round(high)]
+
+
+@dataclass(frozen=True)
+class Coloring:
+    """Which colour each point has.
+
+    Attributes:
+        by: The column.
+        groups: The most frequent first, `other` last. Beside a scale, points without a number.
+        scale: The points that have a number; None where the column has none.
+    """
+
+    by: str
+    groups: list[Group]
+    scale: Scale | None = None
+
+
+def color_points(columns: pa.Table, by: str | None = None) -> Coloring:
+    """Choose colours.
+
+    Args:
+        columns: A row a point, see `Points`.
+        by: `prompt`, `prompt_type`, `task`, or `n_tokens` for a scale. None is the first of
+            prompt, task and prompt_type that has several values; prompt if none has.
+
+    Raises:
+        ConfigError: `by` is unknown, or the space has no such column.
+    """
+    if by is None:
+        by = _default(columns)
+    if by not in COLORS:
+        raise ConfigError(f"color={by!r} is unknown. Use one of {', '.join(COLORS)}.")
+    if by not in columns.column_names:
+        others = ", ".join(name for name in COLORS if name in columns.column_names)
+        raise ConfigError(
+            f"color={by!r}: the space has no column `{by}` (store_text=False keeps texts and "
+            f"prompts off the disk). Colour by one of {others}."
+        )
+    return _scale(columns, by) if by == "n_tokens" else _groups(columns, by)
+
+
+def _default(columns: pa.Table) -> str:
+    there = [name for name in _CHOSEN_FROM if name in columns.column_names]
+    several = (name for name in there if pc.count_distinct(columns[name], "all").as_py() > 1)
+    return next(several, there[0])
+
+
+def _groups(columns: pa.Table, by: str) -> Coloring:
+    values = columns[by].to_pylist()
+    # By value where they are as frequent: the same colours whatever the points' order.
+    counts = sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0] or ""))
+    place = {value: min(at, len(PALETTE)) for at, (value, _) in enumerate(counts)}
+    places = np.array([place[value] for value in values])
+    labels = [*(label(value) for value, _ in counts[: len(PALETTE)]), OTHER]
+    colors = [*PALETTE[: len(labels) - 1], REST_COLOR]
+    groups = [
+        Group(name, color, np.flatnonzero(places == at))
+        for at, (name, color) in enumerate(zip(labels, colors, strict=True))
+    ]
+    return Coloring(by, [group for group in groups if len(group.rows)])
+
+
+def _scale(columns: pa.Table, by: str) -> Coloring:
+    values = columns[by].cast(pa.float64()).to_numpy()
+    unknown = np.isnan(values)  # null
+    groups = [Group(UNKNOWN, REST_COLOR, np.flatnonzero(unknown))] if unknown.any() else []
+    if unknown.all():
+        return Coloring(by, groups)
+    return Coloring(by, groups, Scale(np.flatnonzero(~unknown), np.maximum(values[~unknown], 1)))
+
+
+def label(value: str | None) -> str:
+    """A value in quotes, shortened: whether a prompt ends in a space matters."""
+    if value is None:
+        return UNKNOWN
+    return repr(value if len(value) <= _LABEL else value[: _LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}")

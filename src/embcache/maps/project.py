@@ -1,0 +1,123 @@
+"""Projecting vectors to two dimensions: PCA, or UMAP; and the map that comes of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from embcache.errors import ConfigError
+from embcache.maps.extra import check_extra, import_extra
+from embcache.maps.points import Points, sample_points
+
+Method = Literal["pca", "umap"]
+METHODS = ("pca", "umap")
+
+Vectors = npt.NDArray[np.float32]
+
+_NEIGHBORS = 15  # UMAP's default
+
+
+@dataclass(frozen=True)
+class SpaceMap:
+    """Points of a space in two dimensions.
+
+    Attributes:
+        points: Texts and vectors, and where they come from.
+        xy: `(n, 2) float32`, row i is where point i lies.
+        method: How it was projected.
+        explained: For PCA, the share of the points' variance that each axis shows.
+    """
+
+    points: Points
+    xy: Vectors
+    method: Method
+    explained: tuple[float, float] | None
+
+
+def map_space(
+    path: str | os.PathLike[str],
+    *,
+    method: Method = "pca",
+    prompt: str | None = None,
+    contains: str | None = None,
+    limit: int = 10_000,
+    seed: int = 0,
+) -> SpaceMap:
+    """Draw rows of a space at random, and project their vectors to two dimensions.
+
+    Args:
+        path: Folder of the space, `<cache>/<name>.lance`.
+        method: "pca", or "umap" (cosine metric), which keeps neighbours together and takes longer.
+        prompt: Only rows with this prompt.
+        contains: Only rows with this in their text.
+        limit: How many rows at most.
+        seed: The same one gives the same map.
+
+    Returns:
+        The map. Memory: the points, and about 100 bytes a row of the space.
+
+    Raises:
+        ConfigError: The space holds scores, has not the column that a filter needs, or fewer than
+            three rows that fit; `method` is unknown, or its library not installed; there is no
+            space.
+        CacheError: The space cannot be read.
+    """
+    check_method(method)
+    points = sample_points(path, prompt=prompt, contains=contains, limit=limit, seed=seed)
+    return project(points, method, seed)
+
+
+def check_method(method: str) -> None:
+    """Refuse a method that is unknown, or whose library is missing, before any row is read.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"method={method!r} is unknown. Use one of {', '.join(METHODS)}.")
+    check_extra("sklearn" if method == "pca" else "umap")
+
+
+def project(points: Points, method: Method, seed: int = 0) -> SpaceMap:
+    """Project points; the same ones, method and seed give the same map.
+
+    Raises:
+        ConfigError: The vectors have one component only; a library is missing.
+    """
+    if points.vectors.shape[1] < 2:
+        raise ConfigError(
+            f"{points.path} has vectors of one component: there are no two dimensions to draw."
+        )
+    if method == "umap":
+        return SpaceMap(points, _umap(points.vectors, seed), method, None)
+    xy, explained = _pca(points.vectors)
+    return SpaceMap(points, xy, method, explained)
+
+
+def _pca(vectors: Vectors) -> tuple[Vectors, tuple[float, float]]:
+    pca = import_extra("sklearn.decomposition").PCA(2, random_state=0)
+    # In float64, and centred first: where one component is large, float32 squares lose the rest.
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where all vectors are the same
+        xy = pca.fit_transform(centred)
+    first, second = np.nan_to_num(pca.explained_variance_ratio_)
+    return xy.astype(np.float32), (float(first), float(second))
+
+
+def _umap(vectors: Vectors, seed: int) -> Vectors:
+    count = len(vectors)
+    model = import_extra("umap").UMAP(
+        metric="cosine",
+        n_neighbors=min(_NEIGHBORS, count - 1),
+        # The spectral start needs more points than dimensions of its eigenvectors.
+        init="spectral" if count > _NEIGHBORS else "random",
+        disconnection_distance=np.inf,  # else what is opposite to all others lies at NaN
+        random_state=seed,
+        n_jobs=1,  # a seed allows no more, and UMAP warns where that is left to it
+    )
+    xy: Vectors = np.asarray(model.fit_transform(vectors), np.float32)
+    return xy
