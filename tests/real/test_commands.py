@@ -123,6 +123,20 @@ def test_export_import_and_compare(run: Run, warmed: dict[str, Any]) -> None:
     assert found["shared"] == warmed["encoded"] and found["cosine_min"] == 1
 
 
+def test_map(run: Run, warmed: dict[str, Any]) -> None:
+    """The prompts are far apart; so are their points."""
+    found = run("map", "float32", "map.parquet", "--json")
+    assert found["points"] == warmed["encoded"] and 0.05 < sum(found["explained_variance_ratio"])
+    points = pq.read_table("map.parquet").to_pydict()
+    topic = np.array([prompt == "topic: " for prompt in points["prompt"]])
+    xy = np.stack([points["x"], points["y"]], axis=1)
+    gap = np.linalg.norm(xy[topic].mean(axis=0) - xy[~topic].mean(axis=0))
+    assert gap > xy[topic].std(axis=0).min()
+    for name in ("map.html", "map.png"):
+        assert run("map", "float32", name, "--json")["color"] == "prompt"
+        assert Path(name).stat().st_size > 20_000
+
+
 def test_check_compact_merge_and_rm(run: Run, warmed: dict[str, Any]) -> None:
     assert "ok" in run("check") and "ok" in run("check", "--fix")
     run("compact")

@@ -185,8 +185,12 @@ def test_an_empty_space(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npy", ".arrow", ".parquet"])
-def test_memory_does_not_grow_with_the_space(tmp_path: Path, suffix: str) -> None:
+def test_memory_does_not_grow_with_the_space(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows of 0.5 kB: 190 MB more of them take far less than that."""
+    # glibc keeps freed memory for each thread of Lance, more or less by chance.
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     code = (
         "import sys; from embcache.store.export import export_space\n"
         "export_space(*sys.argv[1:])\n"
@@ -201,5 +205,4 @@ def test_memory_does_not_grow_with_the_space(tmp_path: Path, suffix: str) -> Non
             process = start(code, space.path, tmp_path / f"x{part}{suffix}")
             peaks.append(int(process.communicate(timeout=120)[0]))
     assert (tmp_path / f"x7{suffix}").stat().st_size > 150e6
-    print(peaks)
-    assert peaks[1] - peaks[0] < 130_000, peaks  # kB
+    assert peaks[1] - peaks[0] < 100_000, peaks  # kB
