@@ -186,7 +186,7 @@ def _spaces_table(spaces: Sequence[SpaceDescription]) -> Table:
     table.add_column("model", overflow="fold", min_width=12)
     table.add_column("revision", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
-    table.add_column("prompts", overflow="fold", max_width=20)
+    table.add_column("prompts", overflow="fold", max_width=24)
     for name in ("dim", "rows", "size"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("last written", no_wrap=True)
@@ -222,14 +222,14 @@ def _facts(found: SpaceDescription) -> Table:
     facts: dict[str, object] = {
         "path": found.path,
         "model": metadata.model,
-        **{f"  {f.name}": getattr(identity, f.name) for f in dataclasses.fields(identity)},
-        "fingerprint": identity.fingerprint(),
-        "written by": f"embcache {metadata.embcache_version}, {metadata.engine_version}",
-        "format version": found.format_version,
         "holds": "scores" if found.value == "score" else f"vectors of {found.dim} components",
         "rows": f"{human_count(found.rows)}, in {human_count(found.fragments)} fragments",
         "size": human_size(found.size_bytes),
         "written": f"{human_time(found.first_written)} to {human_time(found.last_written)}",
+        "written by": f"embcache {metadata.embcache_version}, {metadata.engine_version}",
+        "format version": found.format_version,
+        "identity": identity.fingerprint(),
+        **{f"  {f.name}": getattr(identity, f.name) for f in dataclasses.fields(identity)},
         "columns": "\n".join(f"{name}: {kind}" for name, kind in found.columns.items()),
     }
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -245,6 +245,7 @@ def _print_tokens(found: SpaceDescription) -> None:
     most = max((part.count for part in found.tokens), default=1)
     for part in found.tokens:
         bar = "\N{FULL BLOCK}" * round(_BAR * part.count / most)
+        bar = bar or "\N{LEFT ONE EIGHTH BLOCK}" * bool(part.count)  # few are not none
         span = f"{human_count(part.first)} to {human_count(part.last)}"
         print(f"  {span:>18} {human_count(part.count):>12}  {bar}".rstrip())
     if found.tokens_unknown:
