@@ -166,7 +166,9 @@ def test_text_switched_off_later_leaves_nulls(open_space: Open) -> None:
 
 def test_another_dimension_is_an_error(open_space: Open) -> None:
     open_space().append(make_rows(["a"], dim=8))
-    with pytest.raises(CacheError, match="holds vectors of 8 components and the engine returned 9"):
+    with pytest.raises(
+        CacheError, match="holds vectors of 8 components, and those to be added have 9"
+    ):
         open_space().append(make_rows(["b"], dim=9))
 
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from embcache.errors import CacheError
 from embcache.store.index import unique_keys
-from embcache.store.lance_errors import WRITE_FIX, lance_errors
 from embcache.store.space import Space
 from embcache.store.survey import RowIds, batch_keys, read_fragment
 
@@ -101,10 +100,11 @@ class Appender:
         self._space.refresh()
         new = first[self._space.find(keys[first]) < 0]
         if len(new):
-            with lance_errors("Writing to", self._space.path, WRITE_FIX):
-                table = self._space._open_or_create(self._dim)
-                rows = pa.concat_tables(_conform(p, table.schema) for p in self._pending)
-                table.add(rows.take(pa.array(new)))
+            # A batch lacks the columns that could not be read: null in its rows.
+            rows = pa.concat_tables(
+                [pa.Table.from_batches([part]) for part in self._pending], promote_options="default"
+            )
+            self._space.append_arrow(rows.take(pa.array(new)), self._dim)
         self.added += len(new)
         self._pending = []
 
@@ -115,14 +115,3 @@ def _among(row_ids: RowIds, wanted: RowIds) -> np.ndarray[tuple[int], np.dtype[n
     inside = spots < len(wanted)
     inside[inside] = wanted[spots[inside]] == row_ids[inside]
     return inside
-
-
-def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
-    """The rows in a table's columns: null where they have none, and no others."""
-    columns = [
-        batch.column(field.name).cast(field.type)
-        if field.name in batch.schema.names
-        else pa.nulls(batch.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)

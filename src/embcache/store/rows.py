@@ -71,3 +71,14 @@ def _strings(column: Column, count: int) -> pa.Array:
     if column is None or isinstance(column, str):
         return pa.repeat(pa.scalar(column, pa.string()), count)
     return pa.array(column, pa.string())
+
+
+def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows in a schema's columns: null where they have none, and no others."""
+    columns = [
+        rows.column(field.name).cast(field.type)
+        if field.name in rows.column_names
+        else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from embcache.keys import Keys
 from embcache.store.index import KeyIndex, Positions
 from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
 from embcache.store.reader import Narrow, Reader
-from embcache.store.rows import Rows
+from embcache.store.rows import Rows, conform
 from embcache.store.schema import (
     VECTORS,
     Layout,
@@ -192,18 +192,35 @@ class Space:
         Raises:
             CacheError: The vectors have another dimension than the space, or LanceDB refused.
         """
-        dim = rows.values.shape[1]
+        self._commit(
+            rows.values.shape[1],
+            lambda schema: rows.to_arrow(schema, store_text=self._store_text),
+        )
+
+    def append_arrow(self, rows: pa.Table, dim: int) -> None:
+        """Commit rows of another table as they are, with key, value and checksum.
+
+        Args:
+            rows: Columns that the space has not are left out; those that they have not are null.
+            dim: Components of their vectors; 1 for scores.
+
+        Raises:
+            CacheError: As `append`.
+        """
+        self._commit(dim, lambda schema: conform(rows, schema))
+
+    def _commit(self, dim: int, rows: Callable[[pa.Schema], pa.Table]) -> None:
         with lance_errors("Writing to", self.path, WRITE_FIX):
             table = self._open_or_create(dim)
             schema = table.schema
             self._check_identity(schema)
             if value_dim(schema) != dim:
                 raise CacheError(
-                    f"{self.path} holds vectors of {value_dim(schema)} components and the engine "
-                    f"returned {dim}. One identity cannot have two dimensions: the table is not "
+                    f"{self.path} holds vectors of {value_dim(schema)} components, and those to be "
+                    f"added have {dim}. One identity cannot have two dimensions: the table is not "
                     "what its metadata says. Move the folder away; its texts are encoded again."
                 )
-            table.add(rows.to_arrow(schema, store_text=self._store_text))
+            table.add(rows(schema))
 
     def delete(self, keys: Keys) -> None:
         """Delete every row of these keys, in as few transactions as it takes."""
