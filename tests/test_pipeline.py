@@ -292,7 +292,7 @@ def test_another_process_was_first(
 
 def test_another_dimension_than_the_cache(make: Make) -> None:
     run(make(), ["a"])
-    with pytest.raises(CacheError, match=r"vectors of 8 components .* returned 9"):
+    with pytest.raises(CacheError, match=r"vectors of 8 components, and those to be added have 9"):
         run(make(engine=FakeEngine(dim=9)), ["a", "b"])
 
 

@@ -184,15 +184,16 @@ def _index_texts(space: Space) -> KeyIndex:
     everything, where = np.concatenate(keys), np.concatenate(positions)
     index = KeyIndex.build(everything, np.concatenate(row_ids))
     first = np.ones(len(index), bool)
-    first[1:] = (index.keys[1:] != index.keys[:-1]).any(axis=1)
-    return KeyIndex(index.keys[first], where[index.positions[first]])
+    first[1:] = np.diff(index.heads).astype(bool) | np.diff(index.tails).astype(bool)
+    return KeyIndex(index.heads[first], index.tails[first], where[index.positions[first]])
 
 
 def _cosines(
     first: Space, second: Space, index_first: KeyIndex, index_second: KeyIndex
 ) -> tuple[Doubles, npt.NDArray[np.int64], int]:
     """Cosines of shared texts, their positions in `first`, and the number of damaged rows."""
-    spots = index_second.find(index_first.keys)
+    wanted = np.column_stack((index_first.heads, index_first.tails))
+    spots = index_second.find(wanted)
     shared = np.flatnonzero(spots >= 0)
     shared = shared[np.argsort(index_first.positions[shared])]  # front to back
     mine, theirs = index_first.positions[shared], spots[shared]

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embcache.store.index import KeyIndex, unique_keys
+from embcache.store import index
+from embcache.store.index import KeyIndex, KeyParts, UnsortedKeys, unique_keys
 
 # Few different values, so that first halves are shared and keys occur twice.
 pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30)
@@ -19,9 +23,9 @@ def test_find_is_a_dict(
     stored: list[tuple[int, int]], wanted: list[tuple[int, int]], first: int
 ) -> None:
     row_ids = np.arange(len(stored), dtype=np.uint64)[::-1]  # committed in the other order
-    index = KeyIndex.build(as_keys(stored), row_ids, first)
+    built = KeyIndex.build(as_keys(stored), row_ids, first)
     expected = {key: first + row for row, key in enumerate(stored)}  # the last one wins
-    assert index.find(as_keys(wanted)).tolist() == [expected.get(key, -1) for key in wanted]
+    assert built.find(as_keys(wanted)).tolist() == [expected.get(key, -1) for key in wanted]
 
 
 @given(pairs)
@@ -29,3 +33,60 @@ def test_unique_keys(values: list[tuple[int, int]]) -> None:
     first, source = unique_keys(as_keys(values))
     assert first.tolist() == sorted(values.index(value) for value in set(values))
     assert source.tolist() == [values.index(value) for value in values]
+
+
+@given(st.lists(pairs, max_size=6), pairs, st.sampled_from([1, 4, 2**18]))
+def test_a_growing_index_is_a_dict(
+    commits: list[list[tuple[int, int]]], wanted: list[tuple[int, int]], most: int
+) -> None:
+    expected: dict[tuple[int, int], int] = {}
+    with patch.object(index, "_MERGED_UP_TO", most):
+        parts, count = KeyParts(), 0
+        for commit in commits:
+            rows = np.arange(count, count + len(commit), dtype=np.uint64)
+            parts = parts.extended(KeyIndex.build(as_keys(commit), rows, count))
+            for row, key in enumerate(commit, count):
+                expected.setdefault(key, row)  # the one that was committed first
+            count += len(commit)
+    assert len(parts) == count
+    assert parts.find(as_keys(wanted)).tolist() == [expected.get(key, -1) for key in wanted]
+    assert parts.keys().tolist() == as_keys([key for commit in commits for key in commit]).tolist()
+
+
+def test_a_large_index() -> None:
+    """Arrays in pages of their own, ties at the edges of pieces, parts that are left alone."""
+    count = 3 * 2**17 + 5
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 2**64, (count, 2), np.uint64)
+    keys[:, 0] -= keys[:, 0] % 2**40  # some share their first halves
+    keys[-1000:] = keys[:1000]
+    row_ids = np.arange(count, dtype=np.uint64)
+    expected = np.append(np.arange(count - 1000), np.arange(1000))
+    built = KeyIndex.build(keys, row_ids)
+    assert (np.diff(built.heads.astype(float)) >= 0).all()
+    assert (built.find(keys) == expected).all()
+    parts = KeyParts()
+    for at in range(0, count, 10_000):
+        rows = slice(at, at + 10_000)
+        parts = parts.extended(KeyIndex.build(keys[rows], row_ids[rows], at))
+    assert (parts.find(keys) == expected).all()
+    assert 1 < len(parts.parts) < 12
+    assert max(map(len, parts.parts)) <= 2**18
+    assert (parts.keys() == keys).all()
+
+
+def test_parts_stay_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_MERGED_UP_TO", 64)
+    parts = KeyParts()
+    for row in range(20_000):
+        parts = parts.extended(KeyIndex.build(as_keys([(row, 0)]), np.zeros(1, np.uint64), row))
+    assert len(parts.parts) < 100
+
+
+def test_rows_that_are_missing_are_an_error() -> None:
+    unsorted = UnsortedKeys(3)
+    unsorted.add(as_keys([(1, 1)]), np.zeros(1, np.uint64))
+    with pytest.raises(ValueError, match="1 rows were read where 3 should be"):
+        unsorted.index()
+    with pytest.raises(ValueError, match="broadcast"):
+        UnsortedKeys(1).add(as_keys([(1, 1), (2, 2)]), np.zeros(2, np.uint64))

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from embcache import CacheError, VllmEncoderWrapper
 from embcache.warm import Shard, TextBatch, Warmer, WarmStats, plan, select
+from embcache.warm.malloc import limit_arenas
 from tests.conftest import encode
 from tests.fakes import FakeEngine, fake_vector
 
@@ -91,6 +94,49 @@ def test_a_stop_commits_the_chunk_in_flight_and_the_next_run_goes_on(make_encode
     again = make_encoder()
     rest = Warmer(again).run(stream(TEXTS))
     assert rest.encoded == 500 - stats.encoded and not rest.stopped
+
+
+class CountedText(str):
+    """A text; how many there are now, and were at most."""
+
+    alive = most = 0
+
+    def __init__(self, _: str) -> None:
+        CountedText.alive += 1
+        CountedText.most = max(CountedText.most, CountedText.alive)
+
+    def __del__(self) -> None:
+        CountedText.alive -= 1
+
+
+def test_few_texts_are_held_at_a_time(make_encoder: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `make bench-memory` measures in bytes, where it can be told exactly."""
+    monkeypatch.setattr("embcache.warm.run.WINDOW_TEXTS", 50)
+    for _ in ("cold", "warm"):
+        monkeypatch.setattr(CountedText, "most", 0)
+        made = ([CountedText(f"text {at + i}") for i in range(25)] for at in range(0, 3000, 25))
+        stats = Warmer(make_encoder()).run(TextBatch(texts, "file") for texts in made)
+        assert stats.texts == 3000
+        assert CountedText.most <= 7 * 50  # one is worked on, two wait, the next ones are made
+
+
+def test_malloc_gets_two_arenas_unless_the_user_has_set_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library = Mock()
+    monkeypatch.setattr("embcache.warm.malloc.ctypes.CDLL", lambda name: library)
+    monkeypatch.setattr("embcache.warm.malloc.sys.platform", "linux")
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    limit_arenas()
+    library.mallopt.assert_called_once_with(-8, 2)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    limit_arenas()
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    limit_arenas()
+    assert library.mallopt.call_count == 1
 
 
 def test_an_error_in_the_source_keeps_what_was_encoded(make_encoder: Make) -> None:

@@ -17,6 +17,7 @@ from embcache.cli.progress import WarmDisplay
 from embcache.cli.warm_sources import Sources
 from embcache.errors import EmbcacheError
 from embcache.warm import Columns, Plan, Shard, Warmer, WarmStats, plan, select
+from embcache.warm.malloc import limit_arenas
 from embcache.warm.sources import FORMATS
 from embcache.warm.tasks import PARTS
 
@@ -145,6 +146,7 @@ def warm(
     }
     if gpu_memory_utilization is not None:  # else a default that works on this machine
         given["gpu_memory_utilization"] = gpu_memory_utilization
+    limit_arenas()  # the next import brings threads
     from embcache.encoders import VllmEncoderWrapper  # and mteb, which takes seconds
 
     encoder = VllmEncoderWrapper(model, cache_path=cache, **given)

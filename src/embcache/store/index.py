@@ -1,9 +1,12 @@
-"""Key index: where in a table each key lies. Pure numpy, in memory, 40 bytes a row."""
+"""Key index: where in a table each key lies. Pure numpy, in memory, 24 bytes a row.
+
+At its peak, 33 bytes a row while it is built, and little more than 24 while it grows.
+"""
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -13,27 +16,31 @@ from embcache.keys import Keys
 Positions = npt.NDArray[np.int64]
 """`(n,) int64`: a row's position in scan order; -1 where there is no such row."""
 
+Words = npt.NDArray[np.uint64]
+"""`(n,) uint64`: the first or the last eight bytes of keys, or row ids."""
+
+_MAPPED_FROM = 2**17  # words: 1 MiB
+_MERGED_UP_TO = 2**18  # rows: merging takes 6 MiB for a moment
+_LEAST_PARTS = 8
+
 
 @dataclass(frozen=True)
 class KeyIndex:
     """Keys sorted for binary search.
 
     Attributes:
-        keys: `(n, 2) uint64`, sorted by their first eight bytes.
-        positions: `(n,) int64`, keys[i] lies at scan position positions[i]. Of equal keys the
-            one committed first comes first.
+        heads: `(n,) uint64`, the keys' first eight bytes, sorted.
+        tails: `(n,) uint64`, their last eight bytes.
+        positions: `(n,) int64`, key i lies at scan position positions[i]. Of equal keys the one
+            committed first comes first.
     """
 
-    keys: Keys
+    heads: Words
+    tails: Words
     positions: Positions
 
-    @cached_property
-    def heads(self) -> npt.NDArray[np.uint64]:
-        """The keys' first eight bytes, contiguous: searchsorted would copy a strided column."""
-        return np.ascontiguousarray(self.keys[:, 0])
-
     @classmethod
-    def build(cls, keys: Keys, row_ids: npt.NDArray[np.uint64], first: int = 0) -> KeyIndex:
+    def build(cls, keys: Keys, row_ids: Words, first: int = 0) -> KeyIndex:
         """Index rows that lie at scan positions `first`, `first + 1`, ...
 
         Args:
@@ -42,23 +49,27 @@ class KeyIndex:
                 survive compaction, so the lowest is the row that was committed first.
             first: Scan position of the first row.
         """
-        order = sorting_order(keys, row_ids)
-        return cls(keys[order], order.astype(np.int64) + first)
+        unsorted = UnsortedKeys(len(keys))
+        unsorted.add(keys, row_ids)
+        return unsorted.index(first)
 
     def merged(self, newer: KeyIndex) -> KeyIndex:
         """One index of two; of equal keys the older row stays first.
 
-        By insertion, not by sorting both again: half of the time, and of the memory, which for
-        tens of millions of keys is what counts.
+        By insertion, not by sorting both again: half of the time, and of the memory.
         """
         spots = np.searchsorted(self.heads, newer.heads, side="right")
+        spots += np.arange(len(newer))
+        older = np.ones(len(self) + len(newer), bool)
+        older[spots] = False
         return KeyIndex(
-            np.insert(self.keys, spots, newer.keys, axis=0),
-            np.insert(self.positions, spots, newer.positions),
+            _woven(self.heads, newer.heads, older, spots),
+            _woven(self.tails, newer.tails, older, spots),
+            _woven(self.positions.view(np.uint64), newer.positions, older, spots).view(np.int64),
         )
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.heads)
 
     def find(self, wanted: Keys) -> Positions:
         """Position of each wanted key, `(len(wanted),) int64`, -1 where it is not there."""
@@ -77,11 +88,92 @@ class KeyIndex:
             open_, at = open_[inside], at[inside]
             same_head = self.heads[at] == wanted[open_, 0]
             open_, at = open_[same_head], at[same_head]
-            same = self.keys[at, 1] == wanted[open_, 1]
+            same = self.tails[at] == wanted[open_, 1]
             found[open_[same]] = self.positions[at[same]]
             open_ = open_[~same]
             spot[open_] += 1
         return found
+
+
+class UnsortedKeys:
+    """Gathers the keys of rows in scan order, batch by batch, and becomes an index of them.
+
+    Args:
+        count: How many there will be.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._heads, self._tails, self._row_ids = (_words(count) for _ in range(3))
+        self._filled = 0
+
+    def add(self, keys: Keys, row_ids: Words) -> None:
+        """The next rows', see `KeyIndex.build`."""
+        start, self._filled = self._filled, self._filled + len(keys)
+        rows = slice(start, self._filled)
+        self._heads[rows], self._tails[rows] = keys[:, 0], keys[:, 1]
+        self._row_ids[rows] = row_ids
+
+    def index(self, first: int = 0) -> KeyIndex:
+        """The index of what was added, which is gone then: what is sorted takes its place.
+
+        Raises:
+            ValueError: It is not as many rows as were announced.
+        """
+        count = len(self._heads)
+        if self._filled != count:
+            raise ValueError(f"{self._filled} rows were read where {count} should be")
+        order = _order(self._heads, self._tails, self._row_ids)
+        # In each other's place: what this takes is the most that a warm run takes for its keys.
+        self._heads.sort()
+        tails = np.take(self._tails, order, out=self._row_ids, mode="clip")  # "raise" copies
+        positions = np.add(order, first, out=self._tails.view(np.int64))
+        self._filled = -1
+        return KeyIndex(self._heads, tails, positions)
+
+
+@dataclass(frozen=True)
+class KeyParts:
+    """An index that grows: parts, oldest first."""
+
+    parts: tuple[KeyIndex, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def extended(self, newer: KeyIndex) -> KeyParts:
+        """This and newer keys; of equal ones the older row still comes first.
+
+        Parts have halving sizes, so that each key is moved a few times, not at every commit. Large
+        ones are left alone: merging two of them would take the memory of both once more. Their
+        number grows with the logarithm of the number of keys.
+        """
+        parts = [*self.parts, newer]
+        most = max(_MERGED_UP_TO, (len(self) + len(newer)) // _LEAST_PARTS)
+        while (
+            len(parts) > 1
+            and len(parts[-2]) <= 2 * len(parts[-1])
+            and len(parts[-2]) + len(parts[-1]) <= most
+        ):
+            newest = parts.pop()
+            parts[-1] = parts[-1].merged(newest)
+        return KeyParts(tuple(parts))
+
+    def find(self, wanted: Keys) -> Positions:
+        """As `KeyIndex.find`; of equal keys the oldest."""
+        found = np.full(len(wanted), -1, np.int64)
+        open_ = np.arange(len(wanted))
+        for part in self.parts:
+            found[open_] = part.find(wanted[open_])
+            open_ = open_[found[open_] < 0]
+        return found
+
+    def keys(self) -> Keys:
+        """All of them by position, `(len(self), 2) uint64`, where positions are 0, 1, ..."""
+        ordered = np.empty((len(self), 2), np.uint64)
+        for part in self.parts:
+            ordered[part.positions, 0] = part.heads
+            ordered[part.positions, 1] = part.tails
+        return ordered
 
 
 def unique_keys(keys: Keys) -> tuple[Positions, Positions]:
@@ -108,19 +200,49 @@ def unique_keys(keys: Keys) -> tuple[Positions, Positions]:
     return np.sort(order[starts]), source
 
 
-def sorting_order(keys: Keys, rank: npt.NDArray[np.uint64] | Positions) -> Positions:
+def sorting_order(keys: Keys, rank: Words | Positions) -> Positions:
+    """Order that sorts by key, then rank."""
+    return _order(keys[:, 0], keys[:, 1], rank)
+
+
+def _order(heads: Words, tails: Words, rank: Words | Positions) -> Positions:
     """Order that sorts by key, then rank.
 
     Only the first eight bytes are sorted, which NumPy does several times faster than a lexsort,
     and then, properly, the few rows that share them: duplicates.
     """
-    order = np.argsort(keys[:, 0])
-    heads = keys[order, 0]
-    same = heads[1:] == heads[:-1]
-    if same.any():
-        tied = np.zeros(len(keys), bool)
-        tied[1:] = same
-        tied[:-1] |= same
+    order = np.argsort(heads)
+    tied = np.zeros(len(heads), bool)
+    for start in range(0, len(heads), _MAPPED_FROM):  # in pieces: no sorted copy of them all
+        part = heads[order[start : start + _MAPPED_FROM + 1]]
+        same = part[1:] == part[:-1]
+        tied[start + 1 : start + len(part)] |= same
+        tied[start : start + len(part) - 1] |= same
+    if tied.any():
         rows = order[tied]
-        order[tied] = rows[np.lexsort((rank[rows], keys[rows, 1], keys[rows, 0]))]
+        order[tied] = rows[np.lexsort((rank[rows], tails[rows], heads[rows]))]
     return order
+
+
+def _words(count: int) -> Words:
+    """An array; a large one in pages of its own.
+
+    Arrays of many MB that are replaced as a space grows, from the threads that write it, leave
+    holes in malloc's arenas which stay with the process: cold runs over 1,000,000 texts took 60 MB
+    more with them.
+    """
+    if count < _MAPPED_FROM:
+        return np.empty(count, np.uint64)
+    pages = mmap.mmap(-1, 8 * count, access=mmap.ACCESS_COPY)  # anonymous and private
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)  # as NumPy does for its own: faster lookups
+    return np.frombuffer(pages, np.uint64, count)
+
+
+def _woven(
+    older: Words, newer: Words | Positions, is_older: npt.NDArray[np.bool_], spots: Positions
+) -> Words:
+    woven = _words(len(is_older))
+    woven[is_older] = older
+    woven[spots] = newer
+    return woven

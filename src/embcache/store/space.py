@@ -16,7 +16,7 @@ import pyarrow as pa
 from embcache import keys as key_bytes
 from embcache.errors import CacheError
 from embcache.keys import Keys
-from embcache.store.index import KeyIndex, Positions
+from embcache.store.index import KeyIndex, KeyParts, Positions, UnsortedKeys
 from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
 from embcache.store.reader import Narrow, Reader
 from embcache.store.rows import Rows, conform
@@ -67,7 +67,7 @@ class Space:
         self._engine_version: str | None = None
         self._dataset: lance.LanceDataset | None = None
         self._reader: Reader | None = None
-        self._index: list[KeyIndex] = []
+        self._index = KeyParts()
         self._fragments: list[tuple[int, int]] = []
 
     @property
@@ -92,7 +92,7 @@ class Space:
 
     def __len__(self) -> int:
         """Rows seen by the last `refresh`."""
-        return sum(len(index) for index in self._index)
+        return len(self._index)
 
     def refresh(self) -> None:
         """See what was committed since the last call, by whatever process.
@@ -102,7 +102,7 @@ class Space:
             CacheError: It is of another identity, or cannot be read.
         """
         if not table_exists(self.path):
-            self._dataset, self._reader, self._index, self._fragments = None, None, [], []
+            self._dataset, self._reader, self._index, self._fragments = None, None, KeyParts(), []
             self._engine_version = None
             return
         with lance_errors("Opening", self.path, READ_FIX):
@@ -127,10 +127,7 @@ class Space:
 
     def keys(self) -> Keys:
         """All keys in scan order, `(len(self), 2) uint64`: row i lies at position i."""
-        ordered = np.empty((len(self), 2), np.uint64)
-        for index in self._index:
-            ordered[index.positions] = index.keys
-        return ordered
+        return self._index.keys()
 
     def rows_at(self, positions: Positions, columns: list[str]) -> list[dict[str, Any]]:
         """Some columns of a few rows, in the order of the positions; rows are not checked.
@@ -159,12 +156,7 @@ class Space:
 
     def find(self, keys: Keys) -> Positions:
         """Where each key's row lies, `(len(keys),) int64`, -1 for a miss; for `read`."""
-        found = np.full(len(keys), -1, np.int64)
-        open_ = np.arange(len(keys))
-        for index in self._index:  # oldest first: what was committed first is what counts
-            found[open_] = index.find(keys[open_])
-            open_ = open_[found[open_] < 0]
-        return found
+        return self._index.find(keys)
 
     def read(
         self,
@@ -267,16 +259,9 @@ class Space:
         if self._fragments and shape[:known] == self._fragments:
             index, fresh = self._index, fragments[known:]
         else:
-            index, fresh = [], fragments
-        first = sum(len(part) for part in index)
-        keys, row_ids = _scan_keys(dataset, fresh)
-        recent = KeyIndex.build(keys, row_ids, first)
-        # Parts of halving sizes: each key is moved a few times, not at every commit.
-        index = [*index, recent]
-        while len(index) > 1 and len(index[-2]) <= 2 * len(index[-1]):
-            newer = index.pop()
-            index[-1] = index[-1].merged(newer)
-        self._index, self._fragments = index, shape
+            index, fresh = KeyParts(), fragments
+        self._index = index.extended(_index_keys(dataset, fresh, len(index)))
+        self._fragments = shape
 
 
 def table_exists(path: Path) -> bool:
@@ -284,17 +269,24 @@ def table_exists(path: Path) -> bool:
     return any((path / "_versions").glob("*.manifest"))
 
 
-def _scan_keys(
-    dataset: lance.LanceDataset, fragments: list[lance.LanceFragment]
-) -> tuple[Keys, npt.NDArray[np.uint64]]:
-    """Keys and stable row ids of some fragments, in scan order."""
-    if not fragments:
-        return np.empty((0, 2), np.uint64), np.empty(0, np.uint64)
-    table = dataset.scanner(
-        columns=["key"], with_row_id=True, fragments=fragments, scan_in_order=True
-    ).to_table()
-    raw = b"".join(
-        memoryview(chunk.buffers()[1])[16 * chunk.offset : 16 * (chunk.offset + len(chunk))]
-        for chunk in table["key"].chunks
-    )
-    return key_bytes.from_bytes(raw), table["_rowid"].to_numpy()
+def _index_keys(
+    dataset: lance.LanceDataset, fragments: list[lance.LanceFragment], first: int
+) -> KeyIndex:
+    """The keys of some fragments, the first of which begins at scan position `first`."""
+    keys = UnsortedKeys(sum(fragment.metadata.num_rows for fragment in fragments))
+    if fragments:
+        # Batch by batch: a table of all keys would be as large as the index.
+        scanner = dataset.scanner(
+            columns=["key"],
+            with_row_id=True,
+            fragments=fragments,
+            scan_in_order=True,
+            batch_readahead=2,  # as fast as the defaults, for a third of their memory
+            fragment_readahead=1,
+        )
+        for batch in scanner.to_batches():
+            column = batch.column("key")
+            start, stop = 16 * column.offset, 16 * (column.offset + len(column))
+            raw = memoryview(column.buffers()[1])[start:stop]
+            keys.add(key_bytes.from_bytes(raw), batch.column("_rowid").to_numpy())
+    return keys.index(first)

@@ -10,7 +10,7 @@ import numpy as np
 
 from embcache.engine.base import CHARACTERS_A_TOKEN
 from embcache.store import Space
-from embcache.store.index import KeyIndex, unique_keys
+from embcache.store.index import KeyIndex, KeyParts, unique_keys
 from embcache.warm.run import Warmer
 from embcache.warm.sources import TextBatch
 
@@ -43,14 +43,16 @@ class Plan:
 
 
 def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatch]) -> Plan:
-    """Read and hash a stream, and look it up; 24 bytes of memory a distinct text.
+    """Read and hash a stream, and look it up.
+
+    Memory: 24 bytes for each distinct text, and for each key that the space holds.
 
     Raises:
         CacheError: The cache cannot be read.
     """
     pipeline = encoder.open_pipeline()
     pipeline.refresh()
-    seen = KeyIndex.build(np.empty((0, 2), np.uint64), np.empty(0, np.uint64))
+    seen = KeyParts()
     texts = unique = cached = characters = 0
     for window in warmer.windows(batches):
         texts += len(window.keys)
@@ -58,7 +60,7 @@ def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatc
         first = first[seen.find(window.keys[first]) < 0]
         unique += len(first)
         new = KeyIndex.build(window.keys[first], np.arange(len(first), dtype=np.uint64))
-        seen = seen.merged(new)
+        seen = seen.extended(new)
         there = np.zeros(len(first), bool)
         if pipeline.space is not None:
             there = pipeline.space.find(window.keys[first]) >= 0

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def test_it_measures_and_prints(tmp_path: Path) -> None:
+    """A smoke test; with so few texts its figures mean nothing."""
+    result = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "benchmarks" / "warm_memory.py")),
+            *("--texts", "500", "2000", "--rounds", "1"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = [line for line in result.stdout.splitlines() if "MB" in line]
+    assert [("cold" in row, "warm" in row) for row in rows] == [(True, False), (False, True)]
