@@ -28,3 +28,8 @@ def test_the_docs_have_nothing_else() -> None:
 def test_every_help_has_an_example(path: tuple[str, ...]) -> None:
     text = SCRIPT["help_text"](path)
     assert "Example: embcache" in text.replace("\n", " ") and max(map(len, text.split("\n"))) <= 80
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path], ids=" ".join)
+def test_every_command_can_print_json(path: tuple[str, ...]) -> None:
+    assert "--json" in SCRIPT["help_text"](path)

@@ -113,11 +113,12 @@ def test_get_and_search(
 
 
 def test_export_import_and_compare(run: Run, warmed: dict[str, Any]) -> None:
-    run("export", "float32", "all.parquet")
+    assert run("export", "float32", "all.parquet", "--json")["rows"] == warmed["encoded"]
     run("export", "float32", "queries.npy", "--prompt", "search_query: ")
     assert pq.read_table("all.parquet").num_rows == warmed["encoded"]
     assert np.load("queries.npy").shape == (DOCS, 384)
-    run("import", "all.parquet", "--cache", "imported")
+    found = run("import", "all.parquet", "--cache", "imported", "--json")
+    assert (found["added"], found["refused"]) == (warmed["encoded"], 0)
     assert "none has moved" in run("compare", "cache", "imported")
     found = run("compare", "cache", "imported", "--json")
     assert found["shared"] == warmed["encoded"] and found["cosine_min"] == 1
@@ -139,11 +140,14 @@ def test_map(run: Run, warmed: dict[str, Any]) -> None:
 
 def test_check_compact_merge_and_rm(run: Run, warmed: dict[str, Any]) -> None:
     assert "ok" in run("check") and "ok" in run("check", "--fix")
-    run("compact")
-    run("merge", "cache", "--cache", "other")
+    (compacted,) = run("compact", "--json")
+    assert compacted["fragments_after"] == 1 <= compacted["fragments_before"]
+    (merged,) = run("merge", "cache", "--cache", "other", "--json")["spaces"]
+    assert merged["added"] == merged["rows"] == warmed["encoded"] and merged["lost"] == 0
     (space,) = run("ls", "other", "--json")
     assert space["rows"] == warmed["encoded"]
-    run("rm", "float32", "--cache", "other", "--yes")
+    removed = run("rm", "float32", "--cache", "other", "--yes", "--json")
+    assert removed["rows"] == warmed["encoded"]
     assert run("ls", "other", "--json") == []
 
 

@@ -150,6 +150,7 @@ def rm(
     space: SpaceArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     cache: CacheOption = DEFAULT_CACHE,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove a space with all its rows."""
     found = describe(find_space(space, cache))
@@ -159,9 +160,12 @@ def rm(
             raise ConfigError(
                 f"{found.path} ({what}) is not removed: there is no terminal to ask on. Add --yes."
             )
-        typer.confirm(f"Remove {found.path} ({what})?", abort=True)
+        typer.confirm(f"Remove {found.path} ({what})?", abort=True, err=True)
     remove_space(found.path)
-    print(f"Removed {found.path} ({what}).")
+    if as_json:
+        print_json({"path": found.path, "rows": found.rows, "size_bytes": found.size_bytes})
+    else:
+        print(f"Removed {found.path} ({what}).")
 
 
 def description_json(found: SpaceDescription) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from embcache.cli.output import print_error, print_json
+from embcache.cli.output import print_error, print_json, print_report
 from embcache.cli.spaces import DEFAULT_CACHE, CacheOption, JsonOption, find_space, open_cache
 from embcache.errors import CacheError
 from embcache.store.check import CheckReport, check_space
-from embcache.store.compact import compact_space
+from embcache.store.compact import CompactReport, compact_space
 from embcache.store.merge import merge_caches
 from embcache.store.space import table_exists
 
@@ -73,12 +73,17 @@ def compact(
             "where no other process uses the cache.",
         ),
     ] = 60,
+    as_json: JsonOption = False,
 ) -> None:
     """Make large files of small ones; free the disk of deleted rows and old versions."""
-    folders = _folders(spaces, cache)
-    for folder in folders:
-        typer.echo(str(compact_space(folder, older_than=timedelta(minutes=older_than))))
-    if not folders:
+    reports: list[CompactReport] = []
+    for folder in _folders(spaces, cache):
+        reports.append(compact_space(folder, older_than=timedelta(minutes=older_than)))
+        if not as_json:
+            typer.echo(str(reports[-1]))
+    if as_json:
+        print_json(reports)
+    elif not reports:
         typer.echo(f"There is no space in {cache}.")
 
 
@@ -90,13 +95,14 @@ def merge(
     cache: Annotated[
         Path, typer.Option("--cache", metavar="DIR", help="The cache to add to.")
     ] = DEFAULT_CACHE,
+    as_json: JsonOption = False,
 ) -> None:
     """Add to a cache what another one has and it has not.
 
     Rows are checked on the way; nothing is encoded again. After a kill, run it again.
     """
     report = merge_caches(other, cache)
-    typer.echo(str(report))
+    print_report(report, as_json=as_json)
     if report.failed:
         print_error(f"Spaces that could not be opened: {len(report.failed)}")
         raise typer.Exit(1)

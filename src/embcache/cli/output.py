@@ -68,6 +68,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(_plain(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
+def print_report(report: object, *, as_json: bool) -> None:
+    """What a command did: as JSON, or as it says it itself."""
+    if as_json:
+        print_json(report)
+    else:
+        print(report)
+
+
 def console() -> Console:
     """A console on standard output, 110 wide where that is no terminal.
 

@@ -10,7 +10,14 @@ from typing import Annotated
 
 import typer
 
-from embcache.cli.spaces import DEFAULT_CACHE, CacheOption, SpaceArgument, find_space
+from embcache.cli.output import print_report
+from embcache.cli.spaces import (
+    DEFAULT_CACHE,
+    CacheOption,
+    JsonOption,
+    SpaceArgument,
+    find_space,
+)
 from embcache.errors import ConfigError
 from embcache.identity import Identity, normalize_dtype
 from embcache.store.export import export_space
@@ -52,6 +59,7 @@ def export(
         Dtype, typer.Option(help="float16 files are half as large, and cannot be imported.")
     ] = Dtype.float32,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a space's rows, each checked, to a file for other tools."""
     report = export_space(
@@ -62,7 +70,7 @@ def export(
         dtype=dtype.value,
         overwrite=overwrite,
     )
-    typer.echo(str(report))
+    print_report(report, as_json=as_json)
 
 
 def import_(
@@ -97,6 +105,7 @@ def import_(
         str | None, typer.Option(help="What vLLM computed in.", show_default=False)
     ] = None,
     prompt: Annotated[str, typer.Option(help="What was put in front of each text.")] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Add exported vectors to a cache, or those of mteb's NumpyCache.
 
@@ -112,7 +121,7 @@ def import_(
         )
     else:
         report = import_file(source, cache)
-    typer.echo(str(report))
+    print_report(report, as_json=as_json)
 
 
 def _import_folder(
