@@ -36,3 +36,12 @@ def test_registered_but_not_given_is_said(caplog: pytest.LogCaptureFixture) -> N
 def test_bad_prompts(bad: Any) -> None:
     with pytest.raises(ConfigError, match="prompt_dict"):
         resolve_prompts(bad, None, "m")
+
+
+def test_names_that_mteb_does_not_know_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    known = {**E5, "STS12": "a", "STS12-query": "b", "Retrieval": "c", "Retrieval-document": "d"}
+    with caplog.at_level(logging.WARNING):
+        assert resolve_prompts(known, None, "m") == known
+        assert not caplog.records
+        assert resolve_prompts({"qery": "q: ", **E5}, None, "m") == {"qery": "q: ", **E5}
+    assert "prompt_dict has 'qery': no prompt type" in caplog.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from embcache.errors import ConfigError
 
@@ -59,4 +59,30 @@ def resolve_prompts(
     wrong = {name: text for name, text in prompt_dict.items() if not isinstance(text, str)}
     if wrong:
         raise ConfigError(f"prompt_dict must map names to strings; not so: {wrong!r}.")
+    if unknown := [name for name in prompt_dict if not _is_known(name)]:
+        logger.warning(
+            "prompt_dict has %s: no prompt type (query, document), task type or task of mteb's. "
+            "Such a prompt is applied to a task of your own of that name, and to nothing else.",
+            ", ".join(map(repr, unknown)),
+        )
     return dict(prompt_dict)
+
+
+def _is_known(name: str) -> bool:
+    """Whether mteb looks a prompt up by this name, for some task that it has."""
+    from mteb import get_task
+    from mteb.abstasks.task_metadata import TaskType
+    from mteb.types import PromptType
+
+    kinds = [kind.value for kind in PromptType]
+    if name in kinds:
+        return True
+    for kind in kinds:
+        name = name.removesuffix(f"-{kind}")
+    if name in get_args(TaskType):
+        return True
+    try:
+        get_task(name)
+    except KeyError:
+        return False
+    return True

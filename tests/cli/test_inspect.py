@@ -70,6 +70,14 @@ def test_ls(run: Run) -> None:
     assert "score" in next(line for line in lines if "bge-reranker" in line).split()
 
 
+def test_ls_on_a_narrow_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = inspect.console
+    monkeypatch.setattr(inspect, "console", lambda: setattr(c := made(), "width", 80) or c)
+    lines = run("ls").splitlines()
+    assert all(len(line) <= 80 for line in lines) and "last written" in lines[0]
+    assert "revision" not in lines[0] and E5.fingerprint() in "".join(lines)
+
+
 def test_ls_json(run: Run, cache: Path) -> None:
     spaces = json.loads(run("ls", str(cache), "--json"))
     found = next(space for space in spaces if space["identity"]["dtype"] == "float32")
@@ -170,6 +178,8 @@ def test_compare(run: Run, cache: Path, tmp_path: Path) -> None:
     assert "3 shared texts" in run("compare", "one", str(next(cache.glob("*bfloat16*"))))
     assert "is not one space: 3 in" in run("compare", "one", "cache", code=1)
     assert "holds scores, not vectors" in run("compare", "one", "bge", code=1)
+    (tmp_path / "none").mkdir()
+    assert f"There is no space in {tmp_path / 'none'}" in run("compare", "one", "none", code=1)
 
 
 def test_nothing_shared_is_null_in_json(run: Run, tmp_path: Path) -> None:

@@ -122,6 +122,14 @@ def test_merge_says_what_it_could_not_open(tmp_path: Path) -> None:
     assert result.exit_code == 1 and "could not be opened: 1" in result.output
 
 
+def test_merge_of_what_is_no_cache(tmp_path: Path) -> None:
+    space_in(tmp_path / "a").append(make_rows(["a"]))
+    (folder,) = (tmp_path / "a").glob("*.lance")
+    for where, hint in ((folder, f"its cache is {tmp_path / 'a'}"), (tmp_path, "nothing to merge")):
+        result = run("merge", where, "--cache", tmp_path / "b", "--json")
+        assert result.exit_code == 1 and hint in result.stderr and not result.stdout
+
+
 def test_merge_with_itself_is_one_line(tmp_path: Path) -> None:
     fill(tmp_path)
     result = run("merge", tmp_path, "--cache", tmp_path)

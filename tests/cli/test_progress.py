@@ -13,7 +13,7 @@ from embcache.cli.progress import WarmDisplay
 from embcache.warm import WarmStats
 
 STATS = WarmStats(
-    texts=900, unique=900, hits=500, encoded=400, committed=300, tokens=8000,
+    texts=900, hits=500, encoded=400, committed=300, tokens=8000,
     seconds=110.0, start_seconds=10.0,
 )  # fmt: skip
 
@@ -74,10 +74,14 @@ def test_time_left_follows_the_speed_of_late(
     assert 2 <= 60 * minutes + seconds <= 20  # 9,800 at 100 in 0.05 s or a little more
 
 
-def test_quiet(capsys: pytest.CaptureFixture[str], always: None) -> None:
-    with WarmDisplay(quiet=True) as display:
+def test_rows_that_are_left_out_are_no_work_left(
+    capsys: pytest.CaptureFixture[str], always: None
+) -> None:
+    with WarmDisplay(total=1000, left_out=lambda: 100) as display:
+        display.update(replace(STATS, texts=10))
+        time.sleep(0.01)
         display.update(STATS)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.splitlines()[-1].endswith("left about 0:00:00")
 
 
 def test_on_a_terminal(terminal: io.StringIO) -> None:

@@ -45,6 +45,13 @@ def test_export_options(tmp_path: Path) -> None:
     assert refused.exit_code == 1 and "float16 values" in refused.stderr
 
 
+def test_an_export_of_nothing_names_the_prompts(tmp_path: Path) -> None:
+    path = filled(tmp_path / "a").path
+    result = run("export", path, tmp_path / "x.parquet", "--prompt", "p")
+    assert result.exit_code == 0 and "0 rows" in result.stdout
+    assert "no row fits --prompt and --contains; prompts: 'p: ' (" in result.stderr
+
+
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "objects"])
 def test_numpy_cache(tmp_path: Path, kind: str) -> None:
     texts = ["a", "b b", "c"]

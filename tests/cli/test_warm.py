@@ -55,7 +55,7 @@ def cached(tiny_model: Path, tmp_path: Path, texts: list[str], **kwargs: Any) ->
 
 def test_a_file(run: Run, lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     out = run("--jsonl", lines).stdout
-    assert "300 texts: 0 were cached, 300 encoded, 0 left out" in out
+    assert "300 texts: 0 were cached, 300 encoded; 0 rows left out" in out
     vectors = cached(tiny_model, tmp_path, TEXTS)
     assert (vectors == np.stack([fake_vector(text) for text in TEXTS])).all()
     assert "300 texts: 300 were cached, 0 encoded" in run("--jsonl", lines).stdout
@@ -122,6 +122,11 @@ def test_prompts(run: Run, lines: Path, tiny_model: Path, tmp_path: Path) -> Non
     assert found["hits"] == 0
 
 
+def test_a_dry_run_makes_no_cache(run: Run, lines: Path, tmp_path: Path) -> None:
+    assert "missing  300" in run("--jsonl", lines, "--dry-run").stdout
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_dry_run_starts_nothing(
     run: Run, lines: Path, fake_engines: list[FakeEngine], tmp_path: Path
 ) -> None:
@@ -147,7 +152,8 @@ def test_bad_rows_are_shown_and_counted(run: Run, tmp_path: Path) -> None:
     result = run("--jsonl", path)
     assert f"left out: {path}, line 2: broken JSON" in result.stderr
     assert result.stderr.count("left out: ") == 10
-    assert "1 texts: 0 were cached, 1 encoded, 21 left out" in result.stdout
+    assert result.stderr.count("only counted") == 1
+    assert "1 texts: 0 were cached, 1 encoded; 21 rows left out" in result.stdout
     with pytest.raises(EmbcacheError, match="line 2: broken JSON"):
         run("--jsonl", path, "--strict")
 
@@ -172,12 +178,47 @@ def test_usage_errors(run: Run, arguments: tuple[str, ...], message: str) -> Non
 
 def test_wrong_values(run: Run, lines: Path) -> None:
     for arguments, message in (
-        (("--shard", "4/3"), "give number/of"),
-        (("--part", "titles", "--task", "STS13"), "part 'titles' is none of"),
-        (("--text-column", "body"), r"no column|line 1"),
+        (("--text-column", "body"), "has no column 'body', only 'text'"),
+        (("--title-column", "titel"), "has no column 'titel', only 'text'"),
+        (("--strict", "--text-column", "body"), r"line 1: no column 'body'"),
     ):
         with pytest.raises(EmbcacheError, match=message):
-            run("--jsonl", lines, "--strict", *arguments)
+            run("--jsonl", lines, *arguments)
+    for option, value, message in (
+        ("--shard", "4/3", "give number/of"),
+        ("--part", "titles", "is not one of"),
+        ("--prompt-type", "quer", "is not one of"),
+        ("--limit", "0", "greater than or equal to 1"),
+    ):
+        assert message in run("--jsonl", lines, option, value, code=2).stderr
+
+
+def test_no_text_at_all(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"text": 1}\n' * 30)
+    for dry in ((), ("--dry-run",)):
+        with pytest.raises(EmbcacheError, match="No row had a text: 30 were left out"):
+            run("--jsonl", path, *dry)
+
+
+def test_duplicates_are_hits(run: Run, tmp_path: Path, lines: Path) -> None:
+    found = json.loads(run("--jsonl", lines, "--csv", _same(lines, tmp_path), "--json").stdout)
+    assert (found["texts"], found["hits"], found["encoded"]) == (600, 300, 300)
+    assert found["committed"] == 300 and "unique" not in found
+
+
+def _same(lines: Path, folder: Path) -> Path:
+    (folder / "same.csv").write_text("\n".join(["text", *TEXTS]))
+    return folder / "same.csv"
+
+
+def test_prompts_that_no_file_gets_are_said(run: Run, lines: Path) -> None:
+    prompts = ("--prompts", json.dumps({"query": "q: ", "document": "d: "}))
+    result = run("--jsonl", lines, *prompts, "--dry-run")
+    assert "files and data sets get no prompt: of --prompts (query, document)" in result.stderr
+    assert "prompts  '' (300)\n" in result.stdout
+    result = run("--jsonl", lines, *prompts, "--dry-run", "--prompt-type", "query")
+    assert "no prompt" not in result.stderr and "prompts  'q: ' (300)\n" in result.stdout
 
 
 def test_engine_arguments_reach_the_engine(

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from embcache import VllmEncoderWrapper
+from embcache.store.check import check_space
 from tests.conftest import ROOT, encode
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -68,6 +69,8 @@ def test_three_kills_lose_no_committed_row(
         process.communicate()
         assert committed(tmp_path) >= rows
         rows = committed(tmp_path)
+        for table in (tmp_path / "cache").glob("*.lance"):
+            assert not rows or check_space(table).ok
     assert rows > 0
     process = start(tmp_path, model_path, "--json")
     out, _ = process.communicate(timeout=300)

@@ -135,6 +135,16 @@ def test_damaged_rows_and_duplicates_are_left_out(
     assert (np.load(tmp_path / "x.npy") == np.delete(rows.values, 3, 0)).all()
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".npy"])
+def test_a_text_that_is_not_its_keys_is_left_out(tmp_path: Path, suffix: str) -> None:
+    space = space_in(tmp_path / "cache")
+    space.append(make_rows(["elephant", "b", "c"]))
+    (path,) = data_files(space)
+    flip_bit(path, path.read_bytes().index(b"elephant") + 2, bit=1)
+    report = export_space(space.path, tmp_path / f"x{suffix}")
+    assert (report.rows, report.left_out) == (2, 1) and "1 damaged" in str(report)
+
+
 def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
     space = filled(tmp_path / "cache")
     path = next(p for p in data_files(space) if b"other" in p.read_bytes())

@@ -20,6 +20,7 @@ from embcache.store.lookup import (
     search_words,
 )
 from tests.store.conftest import IDENTITY, make_rows
+from tests.store.test_damage import data_files, flip_bit
 
 DIM = 8
 
@@ -158,6 +159,26 @@ def test_nearest_to_a_vector_leaves_nothing_out(open_space: Callable[..., Space]
     own = find_text(info(space), ["a"], ["p: "])
     first, second = nearest(info(space), own.value, 5)
     assert (first.text, first.score) == ("a", 1.0) and second.text == "b"
+
+
+def test_a_text_that_became_another_is_not_said_to_be_there(
+    open_space: Callable[..., Space],
+) -> None:
+    space = open_space()
+    space.append(make_rows(["elephant"]))
+    (path,) = data_files(space)
+    flip_bit(path, path.read_bytes().index(b"elephant") + 2, bit=1)
+    with pytest.raises(MissingTextsError, match="its key is another text's: the row is damaged"):
+        find_text(info(space), ["elgphant"], ["p: "])
+
+
+def test_words_with_a_prompt(open_space: Callable[..., Space]) -> None:
+    space = open_space()
+    space.append(make_rows(["a fox", "a dog"]))
+    space.append(vectors_of(["a quick fox"], np.ones((1, DIM), np.float32), "it's: "))
+    assert [m.text for m in search_words(info(space), "fox", 5, "it's: ")] == ["a quick fox"]
+    assert [m.text for m in search_words(info(space), "fox", 5, "p: ")] == ["a fox"]
+    assert search_words(info(space), "fox", 5, "nope") == []
 
 
 def test_prompts_of(open_space: Callable[..., Space]) -> None:

@@ -147,6 +147,16 @@ def test_damaged_rows_are_left_out_with_a_warning(
     assert (read_all(merged, duplicate)[0] == duplicate.values).all()
 
 
+def test_a_text_that_is_not_its_keys_does_not_spread(tmp_path: Path) -> None:
+    source = space_in(tmp_path / "a")
+    source.append(make_rows(["elephant", "b"]))
+    (path,) = data_files(source)
+    flip_bit(path, path.read_bytes().index(b"elephant") + 2, bit=1)
+    (report,) = merge_caches(tmp_path / "a", tmp_path / "b").spaces
+    assert (report.added, report.lost) == (1, 1)
+    assert check_space(tmp_path / "b" / source.path.name).ok
+
+
 def test_other_files_of_a_space_with_a_truncated_one_are_saved(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

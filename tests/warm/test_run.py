@@ -90,6 +90,7 @@ def test_a_stop_commits_the_chunk_in_flight_and_the_next_run_goes_on(make_encode
     encoder.open_pipeline().chunker.tokens = 200
     stats = warmer.run(stream(TEXTS))
     assert stats.stopped and 100 <= stats.encoded < 400
+    assert stats.texts == stats.encoded == stats.committed and stats.hits == 0
     assert len(engine(encoder).encoded) == stats.encoded
     again = make_encoder()
     rest = Warmer(again).run(stream(TEXTS))

@@ -119,6 +119,48 @@ def test_bad_lines_are_told_by_their_place(tmp_path: Path) -> None:
         assert expected in reasons
 
 
+def test_what_is_no_utf_8_costs_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"text": "a"}\n{"text": "b\\ud83d"}\n{"text": "c\xff"}\n{"text": "d"}\n')
+    bad: list[BadRow] = []
+    assert read("jsonl", path, report=bad.append) == ["a", "d"]
+    assert [str(row) for row in bad] == [
+        f"{path}, line 2: column 'text' is no UTF-8 text ('\\ud83d' at character 1)",
+        f"{path}, line 3: column 'text' is no UTF-8 text ('\\udcff' at character 1)",
+    ]
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"text\na\n\xff\nb\n")
+    assert read("csv", path, report=bad.append) == ["a", "b"] and len(bad) == 3
+
+
+@pytest.mark.parametrize(("kind", "start"), [("jsonl", '{"text": "a"}'), ("csv", "text\na")])
+def test_a_byte_order_mark(kind: str, start: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{kind}"
+    path.write_text(start + "\n", encoding="utf-8-sig")
+    assert read(kind, path) == ["a"]
+
+
+def test_json_lines_without_the_column(tmp_path: Path) -> None:
+    """Some rows may lack it; that none has it is a mistake in its name."""
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b", "title": "T"}\n')
+    assert read("jsonl", path, columns=Columns("text", "title")) == ["a", "T b"]
+    with pytest.raises(ConfigError, match="has no column 'titel', only 'text', 'title'"):
+        read("jsonl", path, columns=Columns("text", "titel"))
+    path.write_text('{"text": "a"}\n' * 20_000)
+    given: list[str] = []
+    with pytest.raises(ConfigError, match="has no column 'titel'"):
+        for batch in read_files("jsonl", [str(path)], Columns("text", "titel"), refuse):
+            given += batch.texts
+    assert given == []
+
+
+def test_an_empty_csv_file(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("")
+    with pytest.raises(ConfigError, match=r"has no column 'text', and no others: empty\?"):
+        read("csv", tmp_path / "x.csv")
+
+
 def test_nulls_in_arrow_files(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"text": ["a", None, "b"], "n": [1, 2, 3]}), path)

@@ -39,6 +39,7 @@ from embcache.store.describe import SpaceDescription, ValueCount, describe, remo
 from embcache.store.lookup import find_text
 
 _BAR = 40
+_NARROW = 100  # columns that a whole row of `ls` takes
 _VALUES_SHOWN = 20
 _COMPONENTS_SHOWN = 8
 
@@ -69,7 +70,8 @@ def list_spaces(
     if as_json:
         print_json([description_json(space) for space in described])
     elif described:
-        console().print(_spaces_table(described))
+        out = console()
+        out.print(_spaces_table(described, narrow=out.width < _NARROW))
     elif not errors:
         where = cache.expanduser().absolute()
         print(f"There are no spaces in {where}.{kind_of_folder(where)}")
@@ -184,28 +186,32 @@ def _can_ask() -> bool:
     return sys.stdin.isatty()
 
 
-def _spaces_table(spaces: Sequence[SpaceDescription]) -> Table:
+def _spaces_table(spaces: Sequence[SpaceDescription], *, narrow: bool) -> Table:
+    """A row a space; on a narrow terminal without what tells least."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("space", no_wrap=True)
     table.add_column("model", overflow="fold", min_width=12)
-    table.add_column("revision", no_wrap=True)
+    if not narrow:
+        table.add_column("revision", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
-    table.add_column("prompts", overflow="fold", max_width=24)
+    table.add_column("prompts", overflow="fold", max_width=11 if narrow else 24)
     for name in ("dim", "rows", "size"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("last written", no_wrap=True)
     for space in spaces:
         metadata = space.info.metadata
+        revision = [] if narrow else [metadata.identity.revision[:8]]
+        written = human_time(space.last_written)
         table.add_row(
             metadata.identity.fingerprint(),
             metadata.model,
-            metadata.identity.revision[:8],
+            *revision,
             metadata.identity.dtype,
             _prompts(space),
             "score" if space.value == "score" else str(space.dim),
             human_count(space.rows),
             human_size(space.size_bytes),
-            human_time(space.last_written),
+            written.split()[0] if narrow else written,
         )
     return table
 

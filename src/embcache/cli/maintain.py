@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from embcache.cli.output import print_error, print_json, print_report
-from embcache.cli.spaces import DEFAULT_CACHE, CacheOption, JsonOption, find_space, open_cache
+from embcache.cli.spaces import (
+    DEFAULT_CACHE,
+    CacheOption,
+    JsonOption,
+    find_space,
+    kind_of_folder,
+    open_cache,
+)
 from embcache.errors import CacheError
 from embcache.store.check import CheckReport, check_space
 from embcache.store.compact import CompactReport, compact_space
@@ -102,6 +109,12 @@ def merge(
     Rows are checked on the way; nothing is encoded again. After a kill, run it again.
     """
     report = merge_caches(other, cache)
+    if not report.spaces and not report.failed:
+        where = other.expanduser().absolute()
+        raise CacheError(
+            f"There is no space in {where}: nothing to merge.{kind_of_folder(where)} Give the "
+            "directory of a cache: it holds folders called <model>--<dtype>--<fingerprint>.lance."
+        )
     print_report(report, as_json=as_json)
     if report.failed:
         print_error(f"Spaces that could not be opened: {len(report.failed)}")

@@ -6,13 +6,15 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+
+from embcache.store.describe import ValueCount
 
 _PIPE_WIDTH = 110  # where there is no terminal to ask
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -49,6 +51,13 @@ def one_line(text: str, limit: int = 80) -> str:
 def quoted(text: str, limit: int = 60) -> str:
     """A prompt in quotes, shortened: whether it ends in a space matters."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}")
+
+
+def prompt_counts(counts: Iterable[ValueCount], most: int = 5) -> str:
+    """The most frequent prompts: `'query: ' (1,500), 'passage: ' (20)`."""
+    known = [(one.value, one.count) for one in counts if one.value is not None]
+    named = [f"{quoted(value)} ({human_count(count)})" for value, count in known[:most]]
+    return ", ".join(named + ([f"{len(known) - most:,} more"] if len(known) > most else []))
 
 
 def print_error(error: BaseException | str) -> None:

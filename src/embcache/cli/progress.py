@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -25,11 +26,11 @@ class WarmDisplay:
 
     Args:
         total: About how many texts there will be; None if that is not known.
-        quiet: Show nothing.
+        left_out: How many of them have been left out so far.
     """
 
-    def __init__(self, total: int | None = None, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self, total: int | None = None, left_out: Callable[[], int] = lambda: 0) -> None:
+        self._left_out = left_out
         console = Console(stderr=True, markup=False, highlight=False)
         self._is_terminal = console.is_terminal
         # It draws the bar and estimates speed; the live display is the table's as well.
@@ -45,7 +46,7 @@ class WarmDisplay:
         self._last = time.monotonic()
 
     def __enter__(self) -> WarmDisplay:
-        if self._is_terminal and not self._quiet:
+        if self._is_terminal:
             self._live.start()
         return self
 
@@ -59,10 +60,9 @@ class WarmDisplay:
 
     def update(self, stats: WarmStats) -> None:
         """Show these figures, if it is time to."""
-        if self._quiet:
-            return
         doing = "starting the engine" if stats.starting else "warming"
-        self._progress.update(self._task, completed=stats.texts, description=doing)
+        done = stats.texts + self._left_out()
+        self._progress.update(self._task, completed=done, description=doing)
         figures = _figures(stats, self._progress.tasks[0].time_remaining)
         if self._is_terminal:
             self._live.update(Group(self._progress, _table(figures)))

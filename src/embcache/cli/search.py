@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from embcache.cli.output import human_count, one_line, print_json, print_note, quoted
+from embcache.cli.output import one_line, print_json, print_note, prompt_counts, quoted
 from embcache.cli.spaces import (
     DEFAULT_CACHE,
     CacheOption,
@@ -17,13 +17,11 @@ from embcache.cli.spaces import (
     SpaceArgument,
     find_space,
 )
-from embcache.errors import MissingTextsError
+from embcache.errors import ConfigError, MissingTextsError
 from embcache.keys import Keys
 from embcache.store import SpaceInfo
 from embcache.store.describe import describe
 from embcache.store.lookup import find_text, nearest, prompts_of, search_words
-
-_PROMPTS_NAMED = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +53,10 @@ def search(
     """
     info = find_space(space, cache)
     if fts:
-        matches, score = search_words(info, words, count), "bm25"
+        if len(prompt or []) > 1:
+            raise ConfigError("--fts takes one --prompt: that of the texts to search.")
+        matches = search_words(info, words, count, prompt[0] if prompt else None)
+        score = "bm25"
     else:
         vector, own = _embedded(info, words, prompt or [], model, cached_only)
         matches, score = nearest(info, vector, count, own), "cosine"
@@ -97,10 +98,6 @@ def _embedded(
 def _not_cached(info: SpaceInfo, prompt: str, *, named: bool) -> str:
     note = f"not cached: starting vLLM to embed it with prompt {quoted(prompt)}"
     counts = [] if named else describe(info).counts.get("prompt", [])
-    others = [one for one in counts if one.value]
-    if not others:
+    if not any(one.value for one in counts):
         return note
-    listed = ", ".join(
-        f"{quoted(str(one.value))} ({human_count(one.count)})" for one in others[:_PROMPTS_NAMED]
-    )
-    return f"{note}\ntexts of this space have {listed}: name one with --prompt"
+    return f"{note}\ntexts of this space have {prompt_counts(counts)}: name one with --prompt"

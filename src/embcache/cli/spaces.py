@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from embcache.errors import CacheError, ConfigError
+from embcache.errors import CacheError, ConfigError, EmbcacheError
 from embcache.store import Database, SpaceInfo
 
 DEFAULT_CACHE = Path("cache")
@@ -47,7 +47,10 @@ def open_cache(cache: Path) -> Database:
     """
     database = Database(cache, writable=False)
     if not database.path.is_dir():
-        raise CacheError(f"{database.path} does not exist. Give the directory of a cache.")
+        raise CacheError(
+            f"{database.path} does not exist. Give the directory of a cache: --cache DIR, to `ls` "
+            "and `merge` without --cache."
+        )
     return database
 
 
@@ -109,6 +112,10 @@ def find_space_or_cache(space: str, cache: Path) -> SpaceInfo:
             return spaces[0]
         if spaces:
             raise ConfigError(_not_one(space, folder, spaces, spaces))
+        try:
+            return find_space(space, cache)
+        except EmbcacheError as error:  # a cache of that name would do, and this is none
+            raise ConfigError(_not_one(space, folder, spaces, spaces)) from error
     return find_space(space, cache)
 
 

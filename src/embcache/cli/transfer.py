@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from embcache.cli.output import print_report
+from embcache.cli.output import print_note, print_report, prompt_counts
 from embcache.cli.spaces import (
     DEFAULT_CACHE,
     CacheOption,
@@ -20,6 +20,7 @@ from embcache.cli.spaces import (
 )
 from embcache.errors import ConfigError
 from embcache.identity import Identity, normalize_dtype
+from embcache.store.describe import describe
 from embcache.store.export import export_space
 from embcache.store.import_ import ImportReport, import_file, import_numpy_cache
 
@@ -62,8 +63,9 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a space's rows, each checked, to a file for other tools."""
+    info = find_space(space, cache)
     report = export_space(
-        find_space(space, cache).path,
+        info.path,
         target,
         prompt=prompt,
         contains=contains,
@@ -71,6 +73,9 @@ def export(
         overwrite=overwrite,
     )
     print_report(report, as_json=as_json)
+    if not report.rows and (prompt is not None or contains is not None):
+        known = prompt_counts(describe(info).counts.get("prompt", []))
+        print_note("no row fits --prompt and --contains" + (f"; prompts: {known}" if known else ""))
 
 
 def import_(

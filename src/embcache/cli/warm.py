@@ -6,26 +6,48 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from embcache.cli.engine_options import parse_json, parse_prompts
-from embcache.cli.output import human_count, human_size, print_error, print_json, print_note
+from embcache.cli.output import (
+    human_count,
+    human_size,
+    print_error,
+    print_json,
+    print_note,
+    prompt_counts,
+)
 from embcache.cli.progress import WarmDisplay
 from embcache.cli.warm_sources import Sources
-from embcache.errors import EmbcacheError
+from embcache.errors import ConfigError, EmbcacheError
+from embcache.store.describe import ValueCount
 from embcache.warm import Columns, Plan, Shard, Warmer, WarmStats, plan, select
 from embcache.warm.malloc import limit_arenas
 from embcache.warm.sources import FORMATS
-from embcache.warm.tasks import PARTS
 
 _INTERRUPTED = 130
 _EXAMPLE = "Example: {} -m intfloat/e5-small --prompts registered --task NFCorpus"
 
 List = list[str] | None
 _MODEL = "Model and engine"
+
+
+class Part(StrEnum):
+    """Of retrieval tasks."""
+
+    corpus = "corpus"
+    queries = "queries"
+
+
+class TextKind(StrEnum):
+    """Prompt types of mteb."""
+
+    query = "query"
+    document = "document"
 
 
 def warm(
@@ -36,7 +58,7 @@ def warm(
     task: Annotated[List, typer.Option(help="mteb task, or module:Class; again for more.")] = None,
     benchmark: Annotated[List, typer.Option(help="All tasks of an mteb benchmark.")] = None,
     part: Annotated[
-        List, typer.Option(help="Of retrieval tasks and BEIR folders: corpus, queries.")
+        list[Part] | None, typer.Option(help="Of retrieval tasks and BEIR folders; both if none.")
     ] = None,
     eval_split: Annotated[List, typer.Option(help="Only these splits of the tasks.")] = None,
     subset: Annotated[List, typer.Option(help="Only these subsets of the tasks.")] = None,
@@ -56,12 +78,14 @@ def warm(
         str | None, typer.Option(help="Put in front of every text of files and data sets.")
     ] = None,
     prompt_type: Annotated[
-        str | None, typer.Option(help="query or document: which of --prompts files get.")
+        TextKind | None, typer.Option(help="Which of --prompts files get.")
     ] = None,
     prompts: Annotated[
         str | None, typer.Option(help='The encoder\'s prompt_dict: "registered", or JSON.')
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="So many texts of each source.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many texts of each file, task or data set.")
+    ] = None,
     shard: Annotated[str, typer.Option(help="3/8: every 8th text, from the 3rd on.")] = "1/1",
     dry_run: Annotated[bool, typer.Option(help="Only count; starts no engine.")] = False,
     strict: Annotated[bool, typer.Option(help="Stop at the first row without a text.")] = False,
@@ -111,11 +135,11 @@ def warm(
         config=config,
         dataset_split=split,
         columns=Columns(text_column, title_column),
-        parts=tuple(part or PARTS),
+        parts=tuple(each.value for each in part or Part),
         splits=eval_split or [],
         subsets=subset or [],
         prompt=prompt,
-        prompt_type=prompt_type,
+        prompt_type=None if prompt_type is None else prompt_type.value,
         strict=strict,
     )
     if sources.empty:
@@ -149,18 +173,23 @@ def warm(
     limit_arenas()  # the next import brings threads
     from embcache.encoders import VllmEncoderWrapper  # and mteb, which takes seconds
 
-    encoder = VllmEncoderWrapper(model, cache_path=cache, **given)
-    pick = Shard.parse(shard)
+    pick = _shard(shard)
+    encoder = VllmEncoderWrapper(model, cache_path=cache, read_only=dry_run, **given)
+    if note := sources.prompt_note(encoder):
+        print_note(note)
     if dry_run:
         warmer = Warmer(encoder)
         found = plan(warmer, encoder, select(sources.batches(encoder, warmer), pick, limit))
+        sources.check_read(found.texts)
         _print_plan(found, sources.bad_rows, as_json=as_json)
         return
-    total = None if as_json else sources.estimate(limit, pick.of)
-    with WarmDisplay(total, quiet=as_json) as display:
+    total = sources.estimate(limit, pick.of)
+    with WarmDisplay(total, lambda: sources.bad_rows) as display:
         warmer = Warmer(encoder, display.update)
         with _stopped_by_signals(warmer.stop.set):
             stats = warmer.run(select(sources.batches(encoder, warmer), pick, limit))
+    if not stats.stopped:
+        sources.check_read(stats.texts)
     _print_summary(stats, sources.bad_rows, cache, as_json=as_json)
     if stats.stopped:
         raise typer.Exit(_INTERRUPTED)
@@ -208,8 +237,16 @@ def _print_plan(found: Plan, bad_rows: int, *, as_json: bool) -> None:
         ("tokens", f"about {human_count(found.tokens)}"),
         ("disk", disk if found.disk_bytes is None else f"about {disk}"),
         ("bad rows", human_count(bad_rows)),
+        ("prompts", prompt_counts(map(ValueCount, found.prompts, found.prompts.values())) or "-"),
     ):
         typer.echo(f"{name:<9}{value}")
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _print_summary(stats: WarmStats, bad_rows: int, cache: str, *, as_json: bool) -> None:
@@ -222,11 +259,14 @@ def _print_summary(stats: WarmStats, bad_rows: int, cache: str, *, as_json: bool
     start = f", {stats.start_seconds:.1f} s of it vLLM's start" if stats.start_seconds else ""
     typer.echo(
         f"{human_count(stats.texts)} texts: {human_count(stats.hits)} were cached, "
-        f"{human_count(stats.encoded)} encoded, {human_count(bad_rows)} left out; "
+        f"{human_count(stats.encoded)} encoded; {human_count(bad_rows)} rows left out; "
         f"{stats.seconds:.1f} s{start}; {human_count(round(rate))} texts/s"
     )
     if stats.stopped:
-        typer.echo(f"Stopped. All of that is in {cache}; the same command goes on from here.")
+        typer.echo(
+            f"Stopped. The {human_count(stats.committed)} that were encoded are in {cache}; the "
+            "same command goes on from here."
+        )
 
 
 def _engine_arguments(pairs: list[str]) -> dict[str, Any]:

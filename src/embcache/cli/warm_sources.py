@@ -12,6 +12,7 @@ from embcache.cli.output import print_note
 from embcache.errors import InputError
 from embcache.warm import BadRow, Columns, TextBatch, Warmer
 from embcache.warm.sources import (
+    beir_file,
     estimate_dataset,
     estimate_rows,
     find_files,
@@ -72,6 +73,33 @@ class Sources:
         self.bad_rows += 1
         if self.bad_rows <= _SHOWN_BAD_ROWS:
             print_note(f"left out: {row}")
+        elif self.bad_rows == _SHOWN_BAD_ROWS + 1:
+            print_note("further rows that are left out are only counted")
+
+    def check_read(self, texts: int) -> None:
+        """Refuse sources in which there was no text at all.
+
+        Raises:
+            InputError: There was none, but rows that had to be left out.
+        """
+        if not texts and self.bad_rows:
+            raise InputError(
+                f"No row had a text: {self.bad_rows:,} were left out, the first ones are named "
+                "above. Is this the right file, and --text-column?"
+            )
+
+    def prompt_note(self, encoder: VllmEncoderWrapper) -> str | None:
+        """What to say where files get no prompt although there are some."""
+        files = any(self.files.values()) or self.dataset
+        if not files or self.prompt is not None or self.prompt_type or not encoder.prompts_dict:
+            return None
+        if encoder.prompt_for(None):
+            return None
+        names = ", ".join(encoder.prompts_dict)
+        return (
+            f"files and data sets get no prompt: of --prompts ({names}), --prompt-type says which; "
+            "or give --prompt"
+        )
 
     def batches(self, encoder: VllmEncoderWrapper, warmer: Warmer) -> Iterator[TextBatch]:
         """All texts, source by source."""
@@ -95,7 +123,7 @@ class Sources:
         """About how many texts `batches` has; None where that cannot be told."""
         counts = [estimate_texts(task, self.parts) for task in self._mteb_tasks]
         counts += [
-            estimate_rows("jsonl", [f"{folder}/{part}.jsonl"])
+            estimate_rows("jsonl", [str(beir_file(folder, part))])
             for folder in self.beir
             for part in self.parts
         ]

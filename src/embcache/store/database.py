@@ -62,7 +62,10 @@ class Database:
             )
         if not os.fspath(path):
             raise ConfigError("cache_path is empty. Give a directory, or None for no cache.")
-        self.path = Path(path).expanduser().absolute()  # whatever the caller changes to later
+        try:
+            self.path = Path(path).expanduser().absolute()  # whatever the caller changes to later
+        except RuntimeError as error:  # ~name of nobody
+            raise ConfigError(f"cache_path={os.fspath(path)!r}: {error} Write it out.") from error
         if self.path.exists() and not self.path.is_dir():
             raise CacheError(
                 f"cache_path={str(self.path)!r} is a file; a cache is a directory. Give another "

@@ -33,7 +33,7 @@ class ExportReport:
     Attributes:
         files: The files.
         rows: Rows in them.
-        left_out: Rows that are damaged or cannot be read.
+        left_out: Rows that are damaged, or cannot be read, or whose key is not that of their text.
         size: Bytes of the files.
     """
 
@@ -80,10 +80,10 @@ def export_space(
     """
     folder, file = Path(path), Path(target).expanduser()
     dataset = open_dataset(folder)
-    read_metadata(dataset.schema, str(folder))
+    metadata = read_metadata(dataset.schema, str(folder))
     names = [file] if file.suffix != ".npy" else [file, file.with_suffix(".texts.jsonl")]
     _check_arguments(names, dataset.schema, prompt, contains, dtype, overwrite)
-    found = survey(dataset)
+    found = survey(dataset, metadata.identity)
     wanted = found.row_ids[found.first]
     columns = [name for name in dataset.schema.names if name not in ("key", "checksum")]
     rows = copied = 0

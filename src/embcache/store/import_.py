@@ -29,6 +29,7 @@ from embcache.store.schema import (
     VECTORS,
     SpaceMetadata,
     embcache_version,
+    is_space,
     read_metadata,
     schema_layout,
     space_schema,
@@ -87,8 +88,15 @@ def import_file(source: str | os.PathLike[str], cache: str | os.PathLike[str]) -
         CacheError: It cannot be read, or the cache not be written.
     """
     file = Path(source).expanduser()
+    if not file.is_file():
+        raise CacheError(f"{file} is no file (working directory: {Path.cwd()}).")
     with _read_errors(file):
         schema, batches = _open(file)
+        if not is_space(schema):
+            raise CacheFormatError(
+                f"{file} does not say what its vectors are of: no `export` of embcache wrote it. "
+                "Give a .parquet or .arrow file that one did."
+            )
         metadata = read_metadata(schema, str(file))
         layout = schema_layout(schema)
         _check_schema(file, schema, metadata)
@@ -171,7 +179,10 @@ def _open(file: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     if file.suffix == ".arrow":
         reader = pa.ipc.open_file(pa.memory_map(str(file)))
         return reader.schema, map(reader.get_batch, range(reader.num_record_batches))
-    raise ConfigError(f"{file} ends in neither .parquet nor .arrow. Give a file of `export`.")
+    raise ConfigError(
+        f"{file} ends in neither .parquet nor .arrow. Give such a file of `export`: an .npy has no "
+        "keys, and does not say what its vectors are of."
+    )
 
 
 def _check_schema(file: Path, schema: pa.Schema, metadata: SpaceMetadata) -> None:

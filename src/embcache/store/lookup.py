@@ -159,11 +159,17 @@ def nearest(
     return sorted(best, key=lambda match: -match.score)[:count]
 
 
-def search_words(info: SpaceInfo, words: str, count: int) -> list[Match]:
+def search_words(info: SpaceInfo, words: str, count: int, prompt: str | None = None) -> list[Match]:
     """The cached texts that fit some words best, by BM25; nothing is written to the table.
 
     Without an index, LanceDB compares words as they are spelt: no stemming, and of upper and lower
     case the usual forms are tried.
+
+    Args:
+        info: A space of vectors.
+        words: To look for in the texts; the prompts are not searched.
+        count: How many, at most.
+        prompt: Only texts with this prompt.
 
     Raises:
         ConfigError: The space holds scores, or no texts.
@@ -176,6 +182,9 @@ def search_words(info: SpaceInfo, words: str, count: int) -> list[Match]:
             raise ConfigError(f"{info.path} has no column of texts, so no words can be searched.")
         forms = {f(w): None for w in words.split() for f in (str, *_CASES)}
         query = table.search(" ".join(forms), query_type="fts", fts_columns="text").limit(2 * count)
+        if prompt is not None:
+            quoted = prompt.replace("'", "''")
+            query = query.where(f"prompt = '{quoted}'", prefilter=True)
         rows = query.select(["key", *columns, "_score"]).to_list()
     return [Match(r["text"], r.get("prompt"), r["_score"]) for r in _distinct(rows)][:count]
 
@@ -193,6 +202,11 @@ def _missing(space: Space, texts: Sequence[str], prompts: Sequence[str]) -> str:
     if not found:
         return (
             f"{where} is not in {space.path}, with whatever prompt. Is it the text as mteb has it?"
+        )
+    if tuple(prompts) in found:
+        return (
+            f"{space.path} has {where} with prompt {tried}, but its key is another text's: the row "
+            "is damaged, and not used. `embcache check --fix` deletes it."
         )
     others = "; ".join(" and ".join(map(_prompt, one)) for one in found[:_PROMPTS_NAMED])
     return f"{where} is not in {space.path} with prompt {tried}, but with: {others}."

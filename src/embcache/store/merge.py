@@ -31,7 +31,8 @@ class SpaceMerge:
         added: Rows that the target had not, and has now.
         present: Rows whose key the target had before.
         duplicates: Rows whose key an earlier row of the source has.
-        lost: Rows that are damaged or cannot be read. They are not in the target.
+        lost: Rows that are damaged, or cannot be read, or whose key is not that of their text.
+            They are not in the target.
     """
 
     name: str
@@ -96,8 +97,9 @@ def merge_caches(source: str | os.PathLike[str], target: str | os.PathLike[str])
     Raises:
         ConfigError: Both are the same directory, or the source holds a table of `LanceCache`,
             whose keys say nothing of the model.
-        CacheError: There is no source, the target cannot be written, or one identity has vectors
-            of different dimensions, or scores, in the two. Then nothing was merged.
+        CacheError: There is no source; the target cannot be written; or one
+            identity has vectors of different dimensions, or scores, in the two. Then nothing was
+            merged.
     """
     reading = Database(source, writable=False)
     if not reading.path.is_dir():
@@ -107,7 +109,7 @@ def merge_caches(source: str | os.PathLike[str], target: str | os.PathLike[str])
     spaces, failed = _openable(reading)
     writing = Database(target, writable=True)
     pairs = [(info, *_pair(info, writing)) for info in spaces]
-    merged = tuple(_merge(info.path.name, dataset, space) for info, dataset, space in pairs)
+    merged = tuple(_merge(info, dataset, space) for info, dataset, space in pairs)
     return MergeReport(merged, failed)
 
 
@@ -159,8 +161,8 @@ def _pair(info: SpaceInfo, writing: Database) -> tuple[lance.LanceDataset, Space
     return dataset, target_space(writing, info, dataset.schema)
 
 
-def _merge(name: str, dataset: lance.LanceDataset, space: Space) -> SpaceMerge:
-    found = survey(dataset)
+def _merge(info: SpaceInfo, dataset: lance.LanceDataset, space: Space) -> SpaceMerge:
+    found, name = survey(dataset, info.metadata.identity), info.path.name
     first = found.first
     missing = space.find(found.keys[first]) < 0
     wanted = found.row_ids[first][missing]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ class Plan:
         missing: Distinct ones that would be encoded.
         tokens: Of those, estimated.
         disk_bytes: What they would take, estimated; None where the vectors' size is not known.
+        prompts: What would be put in front of how many of the texts read.
     """
 
     texts: int
@@ -40,6 +42,7 @@ class Plan:
     missing: int
     tokens: int
     disk_bytes: int | None
+    prompts: dict[str, int]
 
 
 def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatch]) -> Plan:
@@ -54,6 +57,7 @@ def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatc
     pipeline.refresh()
     seen = KeyParts()
     texts = unique = cached = characters = 0
+    prompts: Counter[str] = Counter()
     for window in warmer.windows(batches):
         texts += len(window.keys)
         first, _ = unique_keys(window.keys)
@@ -66,6 +70,7 @@ def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatc
             there = pipeline.space.find(window.keys[first]) >= 0
         cached += int(there.sum())
         request = window.request
+        prompts[request.prompt] += len(window.keys)
         characters += sum(
             len(request.prompt) + len(request.texts[row]) for row in first[~there].tolist()
         )
@@ -73,9 +78,8 @@ def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatc
     space = pipeline.space
     width = None if space is None or space.dim is None else 4 * space.dim
     disk = None if width is None else missing * (width + _ROW_OVERHEAD_BYTES) + characters
-    return Plan(
-        texts, unique, cached, missing, round(characters / _characters_a_token(space)), disk
-    )
+    tokens = round(characters / _characters_a_token(space))
+    return Plan(texts, unique, cached, missing, tokens, disk, dict(prompts.most_common()))
 
 
 def _characters_a_token(space: Space | None) -> float:

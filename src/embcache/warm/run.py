@@ -13,6 +13,7 @@ import pyarrow as pa
 from embcache.chunks import WINDOW_TEXTS
 from embcache.keys import Keys
 from embcache.request import TextRequest
+from embcache.stats import EncodeStats
 from embcache.warm.sources import TextBatch
 from embcache.warm.streams import join_small, read_ahead
 from embcache.watch import Watcher
@@ -28,10 +29,9 @@ class WarmStats:
     """What was done so far.
 
     Attributes:
-        texts: Texts read, duplicates included.
-        unique: Distinct ones, window by window.
-        hits: Distinct ones that were cached already, window by window.
-        encoded: Distinct ones sent to the engine.
+        texts: Texts that are cached now; hits and encoded add up to them.
+        hits: Those that were cached before, or by an earlier text of the same run.
+        encoded: Those sent to the engine.
         committed: Of those, the ones that are on disk.
         tokens: Tokens of those that were encoded.
         seconds: Wall-clock seconds.
@@ -41,7 +41,6 @@ class WarmStats:
     """
 
     texts: int = 0
-    unique: int = 0
     hits: int = 0
     encoded: int = 0
     committed: int = 0
@@ -111,10 +110,7 @@ class Warmer:
             done = pipeline.fill(
                 window.request, window.keys, watcher=self._watcher, stop=self.stop.is_set
             )
-            self.stats.texts += done.texts - done.encoded  # which were counted chunk by chunk
-            self.stats.unique += done.unique
-            self.stats.hits += done.hits
-            self._watcher.show()
+            self._watcher.settle(done)
             # Else Arrow's pool keeps what it once had, and a long run grows slowly.
             pa.default_memory_pool().release_unused()
         self.stats.stopped = self.stop.is_set()
@@ -158,6 +154,14 @@ class _Counter(Watcher):
         """Tell how long it has taken, and whoever listens."""
         self._stats.seconds = time.perf_counter() - self._began
         self._advance(self._stats)
+
+    def settle(self, done: EncodeStats) -> None:
+        """A window is done, or was stopped: count what was encoded before, or twice in it."""
+        stopped = done.hits + done.encoded < done.unique
+        hits = done.hits if stopped else done.texts - done.encoded
+        self._stats.hits += hits
+        self._stats.texts += hits
+        self.show()
 
     def starting(self) -> None:
         self._stats.starting = True

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
@@ -17,6 +17,7 @@ import pyarrow as pa
 from embcache.errors import ConfigError, InputError
 
 BATCH_ROWS = 8192
+_LOOKED_AT = 1000
 
 FORMATS = {
     "parquet": (".parquet", ".pq"),
@@ -74,16 +75,18 @@ class Columns:
     Attributes:
         text: Column of the text.
         title: Column of a title that is put in front of it, as mteb does; None for none.
+        title_is_optional: Whether a source may have no such column at all.
     """
 
     text: str = "text"
     title: str | None = None
+    title_is_optional: bool = False
 
     def join(self, row: Mapping[str, Any]) -> str:
         """The text that mteb would embed: title, space, text, stripped.
 
         Raises:
-            ValueError: There is no text, or it is no string.
+            ValueError: There is no text, or it is no string, or has no UTF-8 form.
         """
         if self.text not in row:
             names = ", ".join(map(repr, row)) or "none"
@@ -93,7 +96,28 @@ class Columns:
             what = "null" if text is None else f"{type(text).__name__} {text!r:.40}"
             raise ValueError(f"column {self.text!r} is {what}, not a string")
         title = None if self.title is None else row.get(self.title)
-        return f"{title} {text}".strip() if title else text.strip() if self.title else text
+        joined = f"{title} {text}".strip() if title else text.strip() if self.title else text
+        try:
+            joined.encode()  # what is no UTF-8 in a file arrives here as lone surrogates
+        except UnicodeEncodeError as error:
+            found = f"{joined[error.start]!r} at character {error.start}"
+            raise ValueError(f"column {self.text!r} is no UTF-8 text ({found})") from error
+        return joined
+
+    def check(self, names: Collection[str], where: str) -> None:
+        """Refuse a source that has not the columns.
+
+        Raises:
+            ConfigError: It has not.
+        """
+        wanted = [self.text, *([] if self.title_is_optional or not self.title else [self.title])]
+        for name in wanted:
+            if name not in names:
+                listed = f"only {', '.join(map(repr, names))}" if names else "and no others: empty?"
+                raise ConfigError(
+                    f"{where} has no column {name!r}, {listed}. Name the one that holds the texts: "
+                    "--text-column, --title-column."
+                )
 
 
 def find_files(patterns: Iterable[str], kind: str) -> list[Path]:
@@ -126,8 +150,8 @@ def read_files(
     """Texts of files of one format; `-` is standard input, as JSON lines."""
     patterns = list(patterns)
     if kind == "jsonl" and patterns == ["-"]:
-        lines = _json_lines(sys.stdin, "standard input", report)
-        for texts in _joined(lines, columns, report):
+        lines = _json_lines(_standard_input(), "standard input", report)
+        for texts in _joined(_checked(lines, columns, "standard input"), columns, report):
             yield TextBatch(texts, "-")
         return
     for path in find_files(patterns, kind):
@@ -179,16 +203,27 @@ def read_beir(folder: str, report: Report, parts: Iterable[str]) -> Iterator[Tex
         ConfigError: A file is not there.
     """
     for part, columns, prompt_type in (
-        ("corpus", Columns("text", "title"), "document"),
+        ("corpus", Columns("text", "title", title_is_optional=True), "document"),
         ("queries", Columns("text"), "query"),
     ):
         if part not in parts:
             continue
-        path = Path(folder).expanduser() / f"{part}.jsonl"
-        if not path.is_file():
-            raise ConfigError(f"--beir {folder}: there is no {path.name} in it.")
+        path = beir_file(folder, part)
         for batch in read_files("jsonl", [str(path)], columns, report):
             yield TextBatch(batch.texts, batch.source, prompt_type=prompt_type)
+
+
+def beir_file(folder: str, part: str) -> Path:
+    """`corpus.jsonl` or `queries.jsonl` of a BEIR folder, compressed or not.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    for suffix in ("", ".gz", ".bz2", ".zst"):
+        path = Path(folder).expanduser() / f"{part}.jsonl{suffix}"
+        if path.is_file():
+            return path
+    raise ConfigError(f"--beir {folder}: there is no {part}.jsonl in it.")
 
 
 def read_dataset(
@@ -208,7 +243,7 @@ def read_dataset(
             f"--dataset {name} --config {config} --split {split}: {type(error).__name__}: {error}"
         ) from error
     numbered = ((f"{name}, row {number}", row) for number, row in enumerate(rows))
-    for texts in _joined(numbered, columns, report):
+    for texts in _joined(_checked(numbered, columns, name), columns, report):
         yield TextBatch(texts, name)
 
 
@@ -238,6 +273,23 @@ def _joined(rows: Iterable[Row], columns: Columns, report: Report) -> Iterator[l
         yield texts
 
 
+def _checked(rows: Iterable[Row], columns: Columns, where: str) -> Iterator[Row]:
+    """The same rows; refused where none of the first thousand has a column that was named.
+
+    That is fewer than a batch: no text has gone anywhere by then.
+    """
+    names: dict[str, None] = {}
+    count = 0
+    for count, (place, row) in enumerate(rows, 1):
+        if count <= _LOOKED_AT:
+            names.update(dict.fromkeys(row))
+        yield place, row
+        if count == _LOOKED_AT:
+            columns.check(names, where)
+    if 0 < count < _LOOKED_AT:
+        columns.check(names, where)
+
+
 def _json_lines(lines: Iterable[str], name: str, report: Report) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         place = f"{name}, line {number}"
@@ -255,20 +307,34 @@ def _json_lines(lines: Iterable[str], name: str, report: Report) -> Iterator[Row
 
 
 def _open_text(path: Path) -> IO[str]:
-    """Text of a file that may be compressed (by its name)."""
-    return io.TextIOWrapper(pa.input_stream(str(path), compression="detect"), encoding="utf-8")
+    """Text of a file that may be compressed (by its name).
+
+    What is no UTF-8 becomes lone surrogates, so that it costs one row and not the file.
+    """
+    return _as_text(pa.input_stream(str(path), compression="detect"))
+
+
+def _standard_input() -> IO[str]:
+    buffer = getattr(sys.stdin, "buffer", None)  # a test's stand-in may have none
+    return sys.stdin if buffer is None else _as_text(buffer)
+
+
+def _as_text(raw: Any) -> IO[str]:
+    # Excel and Windows put a byte order mark in front.
+    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape")
 
 
 def _read_jsonl(path: Path, columns: Columns, report: Report) -> Iterator[list[str]]:
     with _open_text(path) as file:
-        yield from _joined(_json_lines(file, str(path), report), columns, report)
+        rows = _checked(_json_lines(file, str(path), report), columns, str(path))
+        yield from _joined(rows, columns, report)
 
 
 def _read_csv(path: Path, columns: Columns, report: Report) -> Iterator[list[str]]:
     csv.field_size_limit(2**31 - 1)  # the default, 128 kB, is less than a long document
     with _open_text(path) as file:
         reader = csv.DictReader(file)
-        _wanted(list(reader.fieldnames or ()), columns, path)
+        columns.check(reader.fieldnames or (), str(path))
         # A line that is too long has its rest under the key None; one that is too short, None.
         rows = ((f"{path}, line {reader.line_num}", row) for row in reader)
         yield from _joined(rows, columns, report)
@@ -303,12 +369,7 @@ def _read_arrow(path: Path, columns: Columns, report: Report) -> Iterator[list[s
 
 
 def _wanted(names: list[str], columns: Columns, path: Path) -> list[str]:
-    for name in (columns.text, columns.title):
-        if name is not None and name not in names:
-            raise ConfigError(
-                f"{path} has no column {name!r}, only {', '.join(map(repr, names))}. Name the one "
-                "that holds the texts: --text-column, --title-column."
-            )
+    columns.check(names, str(path))
     return [name for name in (columns.text, columns.title) if name is not None]
 
 

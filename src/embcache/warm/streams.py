@@ -37,7 +37,7 @@ class Shard:
         """
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-            raise ConfigError(f"shard {text!r}: give number/of, from 1/8 to 8/8, say.")
+            raise ConfigError(f"shard {text!r}: give number/of, of 8 shards 1/8 to 8/8, say.")
         return cls(int(number), int(of))
 
 
