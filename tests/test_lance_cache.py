@@ -458,7 +458,7 @@ def test_another_dimension_from_another_process_is_refused(tmp_path: Path) -> No
     cache = LanceCache(tmp_path)
     cache.add(items("a"), vectors("a", dim=8))
     filled(tmp_path, "b")
-    with pytest.raises(CacheError, match=r"holds vectors of 64 components and .* 8"):
+    with pytest.raises(CacheError, match=r"holds vectors of 64 components, .* have 8"):
         cache.save()
     assert holds(LanceCache(tmp_path), "b")
 
