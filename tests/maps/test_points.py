@@ -115,6 +115,16 @@ def test_damaged_rows_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "1 of 50 rows drawn" in caplog.text and "damaged" in caplog.text
 
 
+def test_a_text_that_is_not_its_keys_is_left_out(tmp_path: Path) -> None:
+    space = space_in(tmp_path)
+    space.append(make_rows(["elephant", "b", "c", "d"]))
+    (path,) = data_files(space)
+    flip_bit(path, path.read_bytes().index(b"elephant") + 2, bit=1)
+    points = sample_points(space.path)
+    assert sorted(texts_of(points)) == ["b", "c", "d"] and points.damaged == 1
+    assert len(points.vectors) == 3
+
+
 def test_too_few_points(tmp_path: Path) -> None:
     space, rows = space_in(tmp_path), make_rows(["a", "b", "c"], dim=32)
     space.append(rows)

@@ -170,6 +170,8 @@ def test_a_text_that_became_another_is_not_said_to_be_there(
     flip_bit(path, path.read_bytes().index(b"elephant") + 2, bit=1)
     with pytest.raises(MissingTextsError, match="its key is another text's: the row is damaged"):
         find_text(info(space), ["elgphant"], ["p: "])
+    assert search_words(info(space), "elgphant", 5) == []
+    assert nearest(info(space), np.ones(DIM, np.float32), 5) == []
 
 
 def test_words_with_a_prompt(open_space: Callable[..., Space]) -> None:

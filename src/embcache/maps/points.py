@@ -14,6 +14,7 @@ import pyarrow as pa
 from embcache.errors import ConfigError
 from embcache.keys import Keys
 from embcache.store.filter import check_filters, filter_rows
+from embcache.store.fit import key_fits
 from embcache.store.index import sorting_order
 from embcache.store.schema import VECTORS, SpaceMetadata, read_metadata, schema_layout
 from embcache.store.space import Space
@@ -43,7 +44,8 @@ class Points:
         columns: n rows of `text`, `prompt`, `prompt_type`, `task` (strings) and `n_tokens`
             (int32), as far as the space has them.
         matched: Rows that they were drawn from; a key that is there twice counts once.
-        damaged: Rows that were drawn and left out, because they fail their checksum.
+        damaged: Rows that were drawn and left out: they fail their checksum, or their text is not
+            that of their key.
     """
 
     path: Path
@@ -92,18 +94,20 @@ def sample_points(
     positions = space.find(keys)
     vectors = np.empty((count, space.dim or 0), np.float32)
     bad = space.read(positions, keys, vectors, np.arange(count))
+    types = {name: kind for name, kind in _TYPES.items() if name in space.columns}
+    rows = space.rows_at(positions, list(types))
+    columns = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
+    bad |= key_fits(columns, keys, VECTORS, space.metadata.identity) == 0
     if bad.any():
         logger.warning(
             "%d of %d rows drawn from %s are damaged and left out.", bad.sum(), count, space.path
         )
     _check_count(len(candidates), count, int(bad.sum()), space.path)
-    types = {name: kind for name, kind in _TYPES.items() if name in space.columns}
-    rows = space.rows_at(positions[~bad], list(types))
     return Points(
         path=space.path,
         metadata=space.metadata,
         vectors=vectors[~bad],
-        columns=pa.Table.from_pylist(rows, pa.schema(list(types.items()))),
+        columns=columns.filter(pa.array(~bad)),
         matched=len(candidates),
         damaged=int(bad.sum()),
     )

@@ -16,9 +16,11 @@ from embcache.errors import CacheError, ConfigError, MissingTextsError
 from embcache.keys import Keys, pair_keys, text_keys
 from embcache.store.cosine import cosines
 from embcache.store.database import SpaceInfo
+from embcache.store.fit import key_fits
 from embcache.store.lance_errors import READ_FIX, lance_errors
 from embcache.store.schema import VECTORS
 from embcache.store.space import Space
+from embcache.store.survey import batch_keys
 
 if TYPE_CHECKING:
     import lancedb
@@ -136,12 +138,8 @@ def nearest(
         columns = ["key", *_stored(table.schema, VECTORS.texts)]
         # More than asked for: the text itself, duplicates and damaged rows are left out.
         query: Any = table.search(vector, vector_column_name="vector")
-        rows = (
-            query.distance_type("cosine")
-            .limit(2 * count + 1)
-            .select([*columns, "_distance"])
-            .to_list()
-        )
+        found = query.distance_type("cosine").limit(2 * count + 1)
+        rows = _fitting(found.select([*columns, "_distance"]).to_arrow(), info)
     rows = _distinct(rows, b"" if besides is None else key_bytes.to_bytes(besides))
     if not rows:
         return []
@@ -185,7 +183,7 @@ def search_words(info: SpaceInfo, words: str, count: int, prompt: str | None = N
         if prompt is not None:
             quoted = prompt.replace("'", "''")
             query = query.where(f"prompt = '{quoted}'", prefilter=True)
-        rows = query.select(["key", *columns, "_score"]).to_list()
+        rows = _fitting(query.select(["key", *columns, "_score"]).to_arrow(), info)
     return [Match(r["text"], r.get("prompt"), r["_score"]) for r in _distinct(rows)][:count]
 
 
@@ -237,6 +235,13 @@ def _open_table(info: SpaceInfo) -> lancedb.table.Table:
     import lancedb  # takes a second
 
     return lancedb.connect(str(info.path.parent)).open_table(info.path.name.removesuffix(".lance"))
+
+
+def _fitting(rows: pa.Table, info: SpaceInfo) -> list[dict[str, Any]]:
+    """The rows whose text, where it is stored, is that of their key: others are damaged."""
+    fits = key_fits(rows, batch_keys(rows), VECTORS, info.metadata.identity)
+    kept: list[dict[str, Any]] = rows.filter(pa.array(fits != 0)).to_pylist()
+    return kept
 
 
 def _stored(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
