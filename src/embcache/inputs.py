@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embcache.errors import InputError
+from embcache.shown import shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -116,7 +117,7 @@ def _read_batches(inputs: Any) -> list[str]:
         if not isinstance(batch, Mapping):
             raise InputError(
                 f"inputs must give batches that are mappings with a 'text' list, not "
-                f"{type(batch).__name__} ({batch!r:.80}). By hand: "
+                f"{type(batch).__name__} ({shown(batch)}). By hand: "
                 "DataLoader(datasets.Dataset.from_dict({'text': texts}), batch_size=32)."
             )
         _check_columns(batch)
@@ -124,7 +125,7 @@ def _read_batches(inputs: Any) -> list[str]:
         if isinstance(column, str) or not hasattr(column, "__iter__"):
             raise InputError(
                 f"'text' of a batch must be a list of strings, not {type(column).__name__} "
-                f"({column!r:.80})."
+                f"({shown(column)})."
             )
         texts.extend(column)
     return texts

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import xxhash
 
 from embcache.errors import InputError
+from embcache.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +112,7 @@ def _part(raw: bytes) -> bytes:
 def _encode(text: object, where: str) -> bytes:
     if not isinstance(text, str):
         raise InputError(
-            f"{where} is no text but {type(text).__name__}: {text!r:.80}. Every input must be a "
+            f"{where} is no text but {type(text).__name__}: {shown(text)}. Every input must be a "
             "str; drop or replace the row."
         )
     try:

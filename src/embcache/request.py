@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from embcache.errors import InputError
 from embcache.keys import Keys, pair_keys, text_keys
+from embcache.shown import shown
 from embcache.store import Column
 
 Rows = Sequence[int]
@@ -94,7 +95,7 @@ class TextRequest(Request):
 
     def show(self, row: int) -> str:
         """The text without its prompt."""
-        return f"{self.texts[row]!r:.80}"
+        return f"{shown(self.texts[row])}"
 
     @property
     def prompts(self) -> str:
@@ -154,7 +155,7 @@ class PairRequest(Request):
 
     def show(self, row: int) -> str:
         """Both texts without their prefixes."""
-        return f"({self.queries[row]!r:.60}, {self.documents[row]!r:.60})"
+        return f"({shown(self.queries[row])}, {shown(self.documents[row])})"
 
     @property
     def prompts(self) -> str:

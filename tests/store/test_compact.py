@@ -14,7 +14,7 @@ import pytest
 
 from embcache import CacheError, ConfigError
 from embcache.store import Space
-from embcache.store.compact import compact_space
+from embcache.store.compact import CompactReport, compact_space
 from tests.store.conftest import make_rows, read_all
 
 Open = Callable[..., Space]
@@ -136,3 +136,9 @@ def test_a_conflict_that_stays_is_an_error(
 def test_no_table(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no space: there is no Lance table"):
         compact_space(tmp_path)
+
+
+def test_a_folder_that_is_larger_afterwards_is_explained() -> None:
+    report = CompactReport(Path("x.lance"), 3, 1, 1_000_000, 2_000_000)
+    assert "1.0 -> 2.0 MB (the old files stay for who reads them" in str(report)
+    assert "old files" not in str(CompactReport(Path("x.lance"), 3, 1, 2_000_000, 1_000_000))

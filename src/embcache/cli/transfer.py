@@ -20,6 +20,7 @@ from embcache.cli.spaces import (
 )
 from embcache.errors import ConfigError
 from embcache.identity import Identity, normalize_dtype
+from embcache.shown import shown
 from embcache.store.describe import describe
 from embcache.store.export import export_space
 from embcache.store.import_ import ImportReport, import_file, import_numpy_cache
@@ -169,5 +170,5 @@ def _json_text(line: str, where: str) -> str:
         ) from error
     text = value.get("text") if isinstance(value, dict) else value
     if not isinstance(text, str):
-        raise ConfigError(f'{where} is neither a string nor an object with "text": {line!r:.80}.')
+        raise ConfigError(f'{where} is neither a string nor an object with "text": {shown(line)}.')
     return text

@@ -35,10 +35,13 @@ class CompactReport:
     bytes_after: int
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.path.name}: {self.fragments_before:,} -> {self.fragments_after:,} fragments, "
             f"{self.bytes_before / 1e6:,.1f} -> {self.bytes_after / 1e6:,.1f} MB"
         )
+        if self.bytes_after > self.bytes_before:
+            text += " (the old files stay for who reads them; compact again after an hour)"
+        return text
 
 
 def compact_space(

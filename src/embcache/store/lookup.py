@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from embcache import keys as key_bytes
 from embcache.errors import CacheError, ConfigError, MissingTextsError
 from embcache.keys import Keys, pair_keys, text_keys
+from embcache.shown import shown
 from embcache.store.cosine import cosines
 from embcache.store.database import SpaceInfo
 from embcache.store.fit import key_fits
@@ -89,7 +90,7 @@ def find_text(info: SpaceInfo, texts: Sequence[str], prompts: Sequence[str] = ()
     value = np.zeros((1, space.dim or 1), np.float32)
     if space.read(position, key, value, np.zeros(1, np.int64))[0]:
         raise CacheError(
-            f"{info.path} has a row for {texts[0]!r:.80}, but it fails its checksum. The next run "
+            f"{info.path} has a row for {shown(texts[0])}, but it fails its checksum. The next run "
             "that needs it drops it and encodes it again."
         )
     n_tokens = space.rows_at(position, ["n_tokens"])[0]["n_tokens"]
@@ -193,10 +194,10 @@ def _missing(space: Space, texts: Sequence[str], prompts: Sequence[str]) -> str:
     found = _prompts_of(space, texts)
     if found is None:
         return (
-            f"{texts[0]!r:.80} is not in {space.path} with prompt {tried}; the space has no texts, "
-            "so other prompts cannot be looked for."
+            f"{shown(texts[0])} is not in {space.path} with prompt {tried}; the space has no "
+            "texts, so other prompts cannot be looked for."
         )
-    where = " and ".join(f"{text!r:.80}" for text in texts)
+    where = " and ".join(shown(text) for text in texts)
     if not found:
         return (
             f"{where} is not in {space.path}, with whatever prompt. Is it the text as mteb has it?"

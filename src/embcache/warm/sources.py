@@ -15,6 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from embcache.errors import ConfigError, InputError
+from embcache.shown import shown
 
 BATCH_ROWS = 8192
 _LOOKED_AT = 1000
@@ -93,7 +94,7 @@ class Columns:
             raise ValueError(f"no column {self.text!r} (columns: {names})")
         text = row[self.text]
         if not isinstance(text, str):
-            what = "null" if text is None else f"{type(text).__name__} {text!r:.40}"
+            what = "null" if text is None else f"{type(text).__name__} {shown(text)}"
             raise ValueError(f"column {self.text!r} is {what}, not a string")
         title = None if self.title is None else row.get(self.title)
         joined = f"{title} {text}".strip() if title else text.strip() if self.title else text
