@@ -74,6 +74,20 @@ def test_time_left_follows_the_speed_of_late(
     assert 2 <= 60 * minutes + seconds <= 20  # 9,800 at 100 in 0.05 s or a little more
 
 
+def test_the_start_of_the_engine_says_nothing_of_speed(
+    capsys: pytest.CaptureFixture[str], always: None
+) -> None:
+    with WarmDisplay(total=1000) as display:
+        display.update(replace(STATS, texts=0, starting=True))
+        time.sleep(0.5)
+        for texts in (0, 10, 20):
+            display.update(replace(STATS, texts=texts))
+            time.sleep(0.02)
+    lines = capsys.readouterr().err.splitlines()
+    assert "left" not in lines[1]
+    assert int(lines[-1].split("left about 0:00:")[1]) <= 8  # 980 at 10 in 0.02 s; else 27 s
+
+
 def test_rows_that_are_left_out_are_no_work_left(
     capsys: pytest.CaptureFixture[str], always: None
 ) -> None:

@@ -44,6 +44,7 @@ class WarmDisplay:
         self._task = self._progress.add_task("reading", total=total)
         self._live = Live(self._progress, console=console, transient=True)
         self._last = time.monotonic()
+        self._starting = False
 
     def __enter__(self) -> WarmDisplay:
         if self._is_terminal:
@@ -62,6 +63,9 @@ class WarmDisplay:
         """Show these figures, if it is time to."""
         doing = "starting the engine" if stats.starting else "warming"
         done = stats.texts + self._left_out()
+        if self._starting and not stats.starting:
+            self._progress.reset(self._task, completed=done)  # its time says nothing of speed
+        self._starting = stats.starting
         self._progress.update(self._task, completed=done, description=doing)
         figures = _figures(stats, self._progress.tasks[0].time_remaining)
         if self._is_terminal:
