@@ -47,7 +47,12 @@ def task() -> Any:
 
 @pytest.fixture(scope="session")
 def real_engine(model_path: str) -> Iterator[VllmEngine]:
-    """The one vLLM engine that slow tests share: MiniLM, float32, eager (starts in seconds)."""
+    """The one vLLM engine that slow tests share: MiniLM, float32, eager (starts in seconds).
+
+    numba's llvmlite is in many a process, and vLLM by itself does not start beside it on CPU.
+    """
+    import llvmlite.binding  # noqa: F401
+
     engine = VllmEngine(
         model_path,
         None,

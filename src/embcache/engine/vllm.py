@@ -16,6 +16,7 @@ from embcache.engine.base import Embedded, Prepared, RefusedTextError
 from embcache.engine.vllm_process import (
     cannot_compile,
     cpu_memory_share,
+    llvmlite_hidden,
     prepare_environment,
     process_state_kept,
     vllm_version,
@@ -87,7 +88,7 @@ class VllmEngine:
                 "which every text is cached needs no vllm."
             )
         prepare_environment()
-        with process_state_kept():
+        with process_state_kept(), llvmlite_hidden():
             self._llm = self._load()
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
             _in_process.add(id(self))

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import random
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -48,6 +49,23 @@ def process_state_kept() -> Iterator[None]:
         os.environ.pop("LD_PRELOAD", None)
         if preload is not None:
             os.environ["LD_PRELOAD"] = preload
+
+
+@contextmanager
+def llvmlite_hidden() -> Iterator[None]:
+    """Keep an object out of sight that vLLM's start on CPU stumbles over.
+
+    vLLM 0.32 asks every object in every imported module for its `__dict__`, in search of kernels.
+    What `llvmlite.binding.ffi.lib` gives as its own is none, so where numba had been imported (umap
+    and librosa do), the start ended in "'_lib_fn_wrapper' object has no attribute 'get'".
+    """
+    name = "llvmlite.binding.ffi"
+    module = sys.modules.pop(name, None)
+    try:
+        yield
+    finally:
+        if module is not None:
+            sys.modules[name] = module
 
 
 def prepare_environment() -> None:
