@@ -202,3 +202,29 @@ def test_damaged_metadata(open_space: Open) -> None:
     lance.dataset(str(space.path)).update_schema_metadata({"embcache:identity": "{}"})
     with pytest.raises(CacheFormatError, match="unreadable schema metadata"):
         open_space()
+
+
+def test_two_creations_at_once_keep_what_both_write(
+    open_space: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one creates and appends between this one's look and its creation."""
+    mine, theirs = make_rows(["a"]), make_rows(["b"])
+    space, other = open_space(), open_space()
+    create = Space._create
+
+    def create_late(self: Space, dim: int) -> None:
+        if self is space:
+            other.append(theirs)
+        create(self, dim)
+
+    monkeypatch.setattr(Space, "_create", create_late)
+    space.append(mine)
+    space.refresh()
+    assert len(space) == 2 and (space.find(theirs.keys) >= 0).all()
+    assert [path.name for path in space.path.parent.iterdir()] == [space.path.name]
+
+
+def test_spaces_keep_stable_row_ids(open_space: Open) -> None:
+    space = open_space()
+    space.append(make_rows(["a"]))
+    assert lance.dataset(str(space.path)).has_stable_row_ids

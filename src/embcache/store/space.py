@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,22 +225,37 @@ class Space:
             for at in range(0, len(literals), _DELETE_KEYS):
                 table.delete(f"key IN ({', '.join(literals[at : at + _DELETE_KEYS])})")
 
-    def _connect(self) -> lancedb.DBConnection:
+    def _connect(self, folder: Path | None = None) -> lancedb.DBConnection:
         import lancedb  # takes a second, and a warm run writes nothing
 
         # An interval of zero: always the latest version, whatever other processes do.
-        return lancedb.connect(str(self.path.parent), read_consistency_interval=timedelta(0))
+        where = str(folder or self.path.parent)
+        return lancedb.connect(where, read_consistency_interval=timedelta(0))
 
     def _open_or_create(self, dim: int) -> lancedb.table.Table:
-        connection = self._connect()
-        if table_exists(self.path):
-            return connection.open_table(self.name)
-        return connection.create_table(
-            self.name,
-            schema=space_schema(self._layout, dim, self.metadata, store_text=self._store_text),
-            exist_ok=True,  # another process may be first
-            storage_options={"new_table_enable_stable_row_ids": "true"},
-        )
+        if not table_exists(self.path):
+            self._create(dim)
+        return self._connect().open_table(self.name)
+
+    def _create(self, dim: int) -> None:
+        """Make the table, unless another process does: what that one wrote stays.
+
+        Elsewhere first, and then moved here in one step: where two processes create a table at
+        once, the second creation may commit as an overwrite (Lance 13), and take the rows with it
+        that the first has written by then.
+        """
+        schema = space_schema(self._layout, dim, self.metadata, store_text=self._store_text)
+        options = {"new_table_enable_stable_row_ids": "true"}
+        parent = self.path.parent
+        with tempfile.TemporaryDirectory(prefix=".creating-", dir=parent) as folder:
+            made = self._connect(Path(folder))
+            made.create_table(self.name, schema=schema, storage_options=options)
+            with suppress(OSError):  # a table is there already, or what a killed creation left
+                (Path(folder) / self.path.name).rename(self.path)
+        if not table_exists(self.path):
+            self._connect().create_table(
+                self.name, schema=schema, storage_options=options, exist_ok=True
+            )
 
     def _check_identity(self, schema: pa.Schema) -> SpaceMetadata:
         metadata = read_metadata(schema, str(self.path))
