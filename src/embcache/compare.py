@@ -16,7 +16,7 @@ from embcache.errors import CacheError, ConfigError
 from embcache.keys import Keys, pair_keys
 from embcache.store import VECTORS, Database, Space, SpaceInfo
 from embcache.store.cosine import cosines
-from embcache.store.index import KeyIndex
+from embcache.store.index import KeyIndex, run_starts
 
 logger = logging.getLogger(__name__)
 
@@ -183,8 +183,7 @@ def _index_texts(space: Space) -> KeyIndex:
         start += batch.num_rows
     everything, where = np.concatenate(keys), np.concatenate(positions)
     index = KeyIndex.build(everything, np.concatenate(row_ids))
-    first = np.ones(len(index), bool)
-    first[1:] = np.diff(index.heads).astype(bool) | np.diff(index.tails).astype(bool)
+    first = run_starts(index.keys)
     return KeyIndex(index.heads[first], index.tails[first], where[index.positions[first]])
 
 
@@ -192,8 +191,7 @@ def _cosines(
     first: Space, second: Space, index_first: KeyIndex, index_second: KeyIndex
 ) -> tuple[Doubles, npt.NDArray[np.int64], int]:
     """Cosines of shared texts, their positions in `first`, and the number of damaged rows."""
-    wanted = np.column_stack((index_first.heads, index_first.tails))
-    spots = index_second.find(wanted)
+    spots = index_second.find(index_first.keys)
     shared = np.flatnonzero(spots >= 0)
     shared = shared[np.argsort(index_first.positions[shared])]  # front to back
     mine, theirs = index_first.positions[shared], spots[shared]

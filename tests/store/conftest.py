@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from embcache.identity import Identity
-from embcache.keys import text_keys
-from embcache.store import Database, Rows, Space
+from embcache.keys import pair_keys, text_keys
+from embcache.store import SCORES, Database, Rows, Space, SpaceInfo
 
 IDENTITY = Identity("organization/name", "0" * 40, "float32")
 
@@ -40,3 +40,29 @@ def open_space(tmp_path: Path) -> Callable[..., Space]:
         return space
 
     return open_
+
+
+def info(space: Space) -> SpaceInfo:
+    return SpaceInfo(space.path, space.metadata)
+
+
+def vectors_of(texts: list[str], vectors: np.ndarray, prompt: str | None = "p: ") -> Rows:
+    """Rows with vectors of one's own."""
+    keys = text_keys(IDENTITY.to_bytes(), prompt or "unknown", texts)
+    return Rows(keys, vectors.astype(np.float32), {"text": texts, "prompt": prompt})
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> SpaceInfo:
+    database = Database(tmp_path / "cache", writable=True)
+    space = database.space(IDENTITY, IDENTITY.model, "vllm 1.0", layout=SCORES)
+    keys = pair_keys(IDENTITY.to_bytes(), ("q: ", ""), ["a", "a"], ["b", "c"])
+    columns = {
+        "query": "a",
+        "document": ["b", "c"],
+        "query_prefix": "q: ",
+        "document_prefix": "",
+        "task": "Task",
+    }
+    space.append(Rows(keys, np.array([[0.5], [0.25]], np.float32), columns))
+    return info(space)

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import lancedb
 import numpy as np
 import pytest
 
 from embcache import CacheError, ConfigError, InputError, MissingTextsError
-from embcache.keys import pair_keys, text_keys
-from embcache.store import SCORES, Database, Rows, Space, SpaceInfo
+from embcache.store import Space, SpaceInfo
 from embcache.store.describe import describe
 from embcache.store.lookup import (
     CachedText,
@@ -19,36 +17,10 @@ from embcache.store.lookup import (
     prompts_of,
     search_words,
 )
-from tests.store.conftest import IDENTITY, make_rows
+from tests.store.conftest import info, make_rows, vectors_of
 from tests.store.test_damage import data_files, flip_bit
 
 DIM = 8
-
-
-def info(space: Space) -> SpaceInfo:
-    return SpaceInfo(space.path, space.metadata)
-
-
-def vectors_of(texts: list[str], vectors: np.ndarray, prompt: str | None = "p: ") -> Rows:
-    """Rows with vectors of one's own."""
-    keys = text_keys(IDENTITY.to_bytes(), prompt or "unknown", texts)
-    return Rows(keys, vectors.astype(np.float32), {"text": texts, "prompt": prompt})
-
-
-@pytest.fixture
-def scores(tmp_path: Path) -> SpaceInfo:
-    database = Database(tmp_path / "cache", writable=True)
-    space = database.space(IDENTITY, IDENTITY.model, "vllm 1.0", layout=SCORES)
-    keys = pair_keys(IDENTITY.to_bytes(), ("q: ", ""), ["a", "a"], ["b", "c"])
-    columns = {
-        "query": "a",
-        "document": ["b", "c"],
-        "query_prefix": "q: ",
-        "document_prefix": "",
-        "task": "Task",
-    }
-    space.append(Rows(keys, np.array([[0.5], [0.25]], np.float32), columns))
-    return info(space)
 
 
 def near(space: Space, text: CachedText, count: int) -> list[Match]:

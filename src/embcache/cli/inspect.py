@@ -20,7 +20,6 @@ from embcache.cli.output import (
     one_line,
     print_error,
     print_json,
-    quoted,
 )
 from embcache.cli.spaces import (
     DEFAULT_CACHE,
@@ -35,6 +34,7 @@ from embcache.cli.spaces import (
 )
 from embcache.compare import compare_spaces
 from embcache.errors import CacheError, ConfigError
+from embcache.shown import quoted
 from embcache.store.describe import SpaceDescription, ValueCount, describe, remove_space
 from embcache.store.lookup import find_text
 

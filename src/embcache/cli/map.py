@@ -10,7 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from embcache.cli.output import human_count, human_size, print_json
-from embcache.cli.spaces import DEFAULT_CACHE, CacheOption, JsonOption, SpaceArgument, find_space
+from embcache.cli.spaces import (
+    DEFAULT_CACHE,
+    CacheOption,
+    ContainsFilter,
+    JsonOption,
+    OverwriteOption,
+    PromptFilter,
+    SpaceArgument,
+    find_space,
+)
 from embcache.maps.color import color_points
 from embcache.maps.draw import check_target, save_map
 from embcache.maps.points import LEAST_POINTS, sample_points
@@ -61,12 +70,8 @@ def map_(
             show_default=False,
         ),
     ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="Only rows with this prompt.", show_default=False)
-    ] = None,
-    contains: Annotated[
-        str | None, typer.Option(help="Only rows with this in their text.", show_default=False)
-    ] = None,
+    prompt: PromptFilter = None,
+    contains: ContainsFilter = None,
     limit: Annotated[
         int, typer.Option(min=LEAST_POINTS, help="How many rows at most, drawn at random.")
     ] = 10_000,
@@ -74,7 +79,7 @@ def map_(
         int, typer.Option(min=0, max=2**32 - 1, help="The same one draws the same map.")
     ] = 0,
     cache: CacheOption = DEFAULT_CACHE,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Draw a space's vectors, each checked, in two dimensions.

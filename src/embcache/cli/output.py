@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from embcache.shown import quoted
 from embcache.store.describe import ValueCount
 
 _PIPE_WIDTH = 110  # where there is no terminal to ask
@@ -46,11 +47,6 @@ def one_line(text: str, limit: int = 80) -> str:
     if len(flat) <= limit and len(text) <= 4 * limit:
         return flat
     return flat[: limit - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def quoted(text: str, limit: int = 60) -> str:
-    """A prompt in quotes, shortened: whether it ends in a space matters."""
-    return repr(text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}")
 
 
 def prompt_counts(counts: Iterable[ValueCount], most: int = 5) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from embcache.cli.output import one_line, print_json, print_note, prompt_counts, quoted
+from embcache.cli.output import one_line, print_json, print_note, prompt_counts
 from embcache.cli.spaces import (
     DEFAULT_CACHE,
     CacheOption,
@@ -19,6 +19,7 @@ from embcache.cli.spaces import (
 )
 from embcache.errors import ConfigError, MissingTextsError
 from embcache.keys import Keys
+from embcache.shown import quoted
 from embcache.store import SpaceInfo
 from embcache.store.describe import describe
 from embcache.store.lookup import find_text, nearest, prompts_of, search_words

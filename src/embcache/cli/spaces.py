@@ -36,6 +36,14 @@ PromptOption = Annotated[
     ),
 ]
 
+PromptFilter = Annotated[
+    str | None, typer.Option(help="Only rows with this prompt.", show_default=False)
+]
+ContainsFilter = Annotated[
+    str | None, typer.Option(help="Only rows with this in their text.", show_default=False)
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the file.")]
+
 _NUMPY_CACHE = ("vectors.npy", "index.json")  # mteb's NumpyCache writes these
 
 

@@ -14,7 +14,10 @@ from embcache.cli.output import print_note, print_report, prompt_counts
 from embcache.cli.spaces import (
     DEFAULT_CACHE,
     CacheOption,
+    ContainsFilter,
     JsonOption,
+    OverwriteOption,
+    PromptFilter,
     SpaceArgument,
     find_space,
 )
@@ -51,16 +54,12 @@ def export(
         ),
     ],
     cache: CacheOption = DEFAULT_CACHE,
-    prompt: Annotated[
-        str | None, typer.Option(help="Only rows with this prompt.", show_default=False)
-    ] = None,
-    contains: Annotated[
-        str | None, typer.Option(help="Only rows with this in their text.", show_default=False)
-    ] = None,
+    prompt: PromptFilter = None,
+    contains: ContainsFilter = None,
     dtype: Annotated[
         Dtype, typer.Option(help="float16 files are half as large, and cannot be imported.")
     ] = Dtype.float32,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a space's rows, each checked, to a file for other tools."""

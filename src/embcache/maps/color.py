@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embcache.errors import ConfigError
+from embcache.shown import quoted
 
 Color = Literal["prompt", "prompt_type", "task", "n_tokens"]
 COLORS = ("prompt", "prompt_type", "task", "n_tokens")
@@ -26,7 +27,6 @@ UNKNOWN = "(unknown)"
 OTHER = "other"
 
 _CHOSEN_FROM = ("prompt", "task", "prompt_type")
-_LABEL = 60
 
 
 @dataclass(frozen=True)
@@ -144,4 +144,4 @@ def label(value: str | None) -> str:
     """A value in quotes, shortened: whether a prompt ends in a space matters."""
     if value is None:
         return UNKNOWN
-    return repr(value if len(value) <= _LABEL else value[: _LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}")
+    return quoted(value)

@@ -15,10 +15,11 @@ from embcache.errors import ConfigError
 from embcache.keys import Keys
 from embcache.store.filter import check_filters, filter_rows
 from embcache.store.fit import key_fits
-from embcache.store.index import sorting_order
+from embcache.store.index import run_starts, sorting_order
+from embcache.store.rows import batch_keys
 from embcache.store.schema import VECTORS, SpaceMetadata, read_metadata, schema_layout
 from embcache.store.space import Space
-from embcache.store.survey import batch_keys, open_dataset
+from embcache.store.survey import open_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -141,9 +142,7 @@ def _matching(space: Space, prompt: str | None, contains: str | None) -> Keys:
 def _distinct(keys: Keys) -> Keys:
     """Each key once, sorted: the same for the same rows, however they lie in the table."""
     ordered = keys[sorting_order(keys, np.arange(len(keys)))]
-    first = np.ones(len(keys), bool)
-    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    distinct: Keys = ordered[first]
+    distinct: Keys = ordered[run_starts(ordered)]
     return distinct
 
 

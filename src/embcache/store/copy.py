@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from embcache.errors import CacheError
 from embcache.store.index import unique_keys
+from embcache.store.rows import batch_keys
 from embcache.store.space import Space
-from embcache.store.survey import RowIds, batch_keys, read_fragment
+from embcache.store.survey import RowIds, read_fragment
 
 logger = logging.getLogger(__name__)
 

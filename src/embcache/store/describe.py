@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lance
 import pyarrow as pa
@@ -18,9 +18,6 @@ from embcache.errors import CacheError
 from embcache.store.database import SpaceInfo
 from embcache.store.lance_errors import READ_FIX, lance_errors
 from embcache.store.schema import FORMAT_VERSION, VECTORS, schema_layout, value_dim
-
-if TYPE_CHECKING:
-    pass
 
 _SCAN_ROWS = 65_536
 _MOST_DISTINCT = 1000  # values counted a column; a prompt for each text must not fill the memory

@@ -24,7 +24,7 @@ from embcache.store.copy import Appender
 from embcache.store.database import Database, SpaceInfo
 from embcache.store.fit import key_fits
 from embcache.store.merge import target_space
-from embcache.store.rows import Rows
+from embcache.store.rows import Rows, batch_keys
 from embcache.store.schema import (
     VECTORS,
     SpaceMetadata,
@@ -35,7 +35,7 @@ from embcache.store.schema import (
     space_schema,
     value_dim,
 )
-from embcache.store.survey import batch_keys, batch_values, damaged_rows
+from embcache.store.survey import batch_values, damaged_rows
 
 logger = logging.getLogger(__name__)
 

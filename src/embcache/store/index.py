@@ -71,6 +71,11 @@ class KeyIndex:
     def __len__(self) -> int:
         return len(self.heads)
 
+    @property
+    def keys(self) -> Keys:
+        """`(n, 2) uint64`, sorted; a copy."""
+        return np.column_stack((self.heads, self.tails))
+
     def find(self, wanted: Keys) -> Positions:
         """Position of each wanted key, `(len(wanted),) int64`, -1 where it is not there."""
         found = np.full(len(wanted), -1, np.int64)
@@ -193,11 +198,17 @@ def unique_keys(keys: Keys) -> tuple[Positions, Positions]:
         return everything, everything
     order = sorting_order(keys, np.arange(count))
     ordered = keys[order]
-    starts = np.ones(count, bool)
-    starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    starts = run_starts(ordered)
     source = np.empty(count, np.int64)
     source[order] = order[starts][np.cumsum(starts) - 1]
     return np.sort(order[starts]), source
+
+
+def run_starts(ordered: Keys) -> npt.NDArray[np.bool_]:
+    """`(n,) bool`, False where a row of sorted keys is equal to the one before."""
+    starts = np.ones(len(ordered), bool)
+    starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    return starts
 
 
 def sorting_order(keys: Keys, rank: Words | Positions) -> Positions:

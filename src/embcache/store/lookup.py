@@ -19,9 +19,9 @@ from embcache.store.cosine import cosines
 from embcache.store.database import SpaceInfo
 from embcache.store.fit import key_fits
 from embcache.store.lance_errors import READ_FIX, lance_errors
+from embcache.store.rows import batch_keys
 from embcache.store.schema import VECTORS
 from embcache.store.space import Space
-from embcache.store.survey import batch_keys
 
 if TYPE_CHECKING:
     import lancedb

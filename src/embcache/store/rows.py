@@ -73,6 +73,18 @@ def _strings(column: Column, count: int) -> pa.Array:
     return pa.array(column, pa.string())
 
 
+def batch_keys(batch: pa.RecordBatch | pa.Table) -> Keys:
+    """The column `key`, `(n, 2) uint64`."""
+    column = batch.column("key")
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return key_bytes.from_bytes(
+        b"".join(
+            memoryview(chunk.buffers()[1])[KEY_BYTES * chunk.offset :][: KEY_BYTES * len(chunk)]
+            for chunk in chunks
+        )
+    )
+
+
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """The rows in a schema's columns: null where they have none, and no others."""
     columns = [

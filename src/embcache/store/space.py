@@ -21,7 +21,7 @@ from embcache.keys import Keys
 from embcache.store.index import KeyIndex, KeyParts, Positions, UnsortedKeys
 from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
 from embcache.store.reader import Narrow, Reader
-from embcache.store.rows import Rows, conform
+from embcache.store.rows import Rows, batch_keys, conform
 from embcache.store.schema import (
     VECTORS,
     Layout,
@@ -302,8 +302,5 @@ def _index_keys(
             fragment_readahead=1,
         )
         for batch in scanner.to_batches():
-            column = batch.column("key")
-            start, stop = 16 * column.offset, 16 * (column.offset + len(column))
-            raw = memoryview(column.buffers()[1])[start:stop]
-            keys.add(key_bytes.from_bytes(raw), batch.column("_rowid").to_numpy())
+            keys.add(batch_keys(batch), batch.column("_rowid").to_numpy())
     return keys.index(first)

@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embcache import keys as key_bytes
 from embcache.errors import CacheError, ConfigError
 from embcache.identity import Identity
-from embcache.keys import KEY_BYTES, Keys
+from embcache.keys import Keys
 from embcache.store.checksum import row_checksums
 from embcache.store.fit import key_fits
-from embcache.store.index import sorting_order
+from embcache.store.index import run_starts, sorting_order
 from embcache.store.lance_errors import READ_FIX, lance_errors
+from embcache.store.rows import batch_keys
 from embcache.store.schema import Layout, schema_layout, value_dim
 from embcache.store.space import table_exists
 
@@ -76,9 +76,7 @@ class Survey:
     @property
     def first(self) -> npt.NDArray[np.bool_]:
         """`(n,) bool`, False for rows whose key an earlier row has."""
-        first = np.ones(len(self.keys), bool)
-        first[1:] = (self.keys[1:] != self.keys[:-1]).any(axis=1)
-        return first
+        return run_starts(self.keys)
 
 
 def open_dataset(folder: Path) -> lance.LanceDataset:
@@ -219,18 +217,6 @@ def read_fragment(
         files = ", ".join(f"data/{Path(file.path).name}" for file in fragment.metadata.files)
         said = f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]
         raise CacheError(f"{files} ({fragment.metadata.num_rows:,} rows): {said}") from error
-
-
-def batch_keys(batch: pa.RecordBatch | pa.Table) -> Keys:
-    """The column `key`, `(n, 2) uint64`."""
-    column = batch.column("key")
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    return key_bytes.from_bytes(
-        b"".join(
-            memoryview(chunk.buffers()[1])[KEY_BYTES * chunk.offset :][: KEY_BYTES * len(chunk)]
-            for chunk in chunks
-        )
-    )
 
 
 def batch_values(batch: pa.RecordBatch | pa.Table, value: str) -> npt.NDArray[np.float32]:
