@@ -141,11 +141,12 @@ def warm(folder: Path, texts: int) -> None:
     limit_arenas()  # as the command `embcache warm` does, before anything has threads
     import lancedb  # noqa: F401 - a warm run imports none, and peaks shall compare
 
-    from embcache import VllmEncoderWrapper, encoders
+    from embcache import VllmEncoderWrapper
+    from embcache.encoders import vllm_encoder
     from embcache.warm import Columns, Warmer
     from embcache.warm.sources import read_files
 
-    encoders.VllmEngine = StandIn  # type: ignore[assignment,attr-defined]
+    vllm_encoder.VllmEngine = StandIn  # type: ignore[attr-defined]
     encoder = VllmEncoderWrapper(
         str(folder / "model"), dtype="float32", cache_path=folder / "cache"
     )

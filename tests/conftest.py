@@ -18,10 +18,14 @@ import pytest
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper, cross_encoder, encoders
-from embcache.engine.vllm import VllmEngine
-from embcache.engine.vllm_scoring import VllmScoringEngine
+from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper
+from embcache.encoders import vllm_cross_encoder as cross_encoder
+from embcache.encoders import vllm_encoder as encoders
+from embcache.engine.vllm import VllmEngine, VllmScoringEngine
 from tests.fakes import FakeEngine, FakeScoringEngine
+from tests.spaces import open_space, scores  # fixtures of every test that needs a table
+
+__all__ = ["open_space", "scores"]
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from embcache import CachedEncoder, LanceCache, VllmCrossEncoderWrapper, VllmEncoderWrapper
-from embcache.identity import Identity
-from embcache.keys import pair_keys, text_keys, to_bytes
-from embcache.store.check import check_space
+from embcache.identity.identity import Identity
+from embcache.identity.keys import pair_keys, text_keys, to_bytes
+from embcache.tools.check import check_space
 from tests.conftest import encode, predict
 from tests.data import make_golden_cache as golden
 

@@ -14,9 +14,10 @@ import pytest
 from mteb.mocks.mock_tasks import MockRerankingTask, MockSTSTask
 from mteb.models import SentenceTransformerEncoderWrapper
 
-from embcache import cross_encoder, encoders, vllm_base
-from embcache.engine.vllm import VllmEngine
-from embcache.engine.vllm_scoring import VllmScoringEngine
+from embcache.encoders import vllm_base
+from embcache.encoders import vllm_cross_encoder as cross_encoder
+from embcache.encoders import vllm_encoder as encoders
+from embcache.engine.vllm import VllmEngine, VllmScoringEngine
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embcache.cached_encoder import CachedEncoder
-    from embcache.compare import Moved, SpaceComparison, compare_spaces
-    from embcache.cross_encoder import VllmCrossEncoderWrapper
-    from embcache.encoders import VllmEncoderWrapper
+    from embcache.encoders.cached_encoder import CachedEncoder
+    from embcache.encoders.lance_cache import LanceCache
+    from embcache.encoders.vllm_cross_encoder import VllmCrossEncoderWrapper
+    from embcache.encoders.vllm_encoder import VllmEncoderWrapper
     from embcache.errors import (
         CacheError,
         CacheFormatError,
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         NonFiniteError,
     )
-    from embcache.lance_cache import LanceCache
     from embcache.maps.project import SpaceMap, map_space
-    from embcache.stats import EncodeStats
+    from embcache.pipeline.stats import EncodeStats
+    from embcache.tools.compare import Moved, SpaceComparison, compare_spaces
 
 _MODULES = {
     "CacheError": "embcache.errors",
     "CacheFormatError": "embcache.errors",
-    "CachedEncoder": "embcache.cached_encoder",
+    "CachedEncoder": "embcache.encoders.cached_encoder",
     "ConfigError": "embcache.errors",
     "DtypeMismatchError": "embcache.errors",
     "EmbcacheError": "embcache.errors",
-    "EncodeStats": "embcache.stats",
+    "EncodeStats": "embcache.pipeline.stats",
     "EngineError": "embcache.errors",
     "EngineNotInstalledError": "embcache.errors",
     "InputError": "embcache.errors",
-    "LanceCache": "embcache.lance_cache",
+    "LanceCache": "embcache.encoders.lance_cache",
     "MissingTextsError": "embcache.errors",
     "ModelNotFoundError": "embcache.errors",
-    "Moved": "embcache.compare",
+    "Moved": "embcache.tools.compare",
     "NonFiniteError": "embcache.errors",
-    "SpaceComparison": "embcache.compare",
+    "SpaceComparison": "embcache.tools.compare",
     "SpaceMap": "embcache.maps.project",
-    "VllmCrossEncoderWrapper": "embcache.cross_encoder",
-    "VllmEncoderWrapper": "embcache.encoders",
-    "compare_spaces": "embcache.compare",
+    "VllmCrossEncoderWrapper": "embcache.encoders.vllm_cross_encoder",
+    "VllmEncoderWrapper": "embcache.encoders.vllm_encoder",
+    "compare_spaces": "embcache.tools.compare",
     "map_space": "embcache.maps.project",
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+
 
 class EmbcacheError(Exception):
     """Base class of every error that embcache raises on purpose."""
@@ -53,3 +55,17 @@ class DtypeMismatchError(EngineError):
 
 class NonFiniteError(EngineError):
     """The engine returned NaN or infinity; nothing of that chunk was written."""
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 70
+
+
+def shown(value: object) -> str:
+    """A value in quotes; of a long text its beginning and its end: a text may be a book."""
+    return _REPR.repr(value)
+
+
+def quoted(text: str, limit: int = 60) -> str:
+    """A prompt in quotes, shortened: whether it ends in a space matters."""
+    return repr(text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from embcache import compare_spaces, encoders
+from embcache import compare_spaces
+from embcache.encoders import vllm_encoder as encoders
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine
 

@@ -13,7 +13,7 @@ from embcache.cli import output
 from embcache.cli.app import app
 from embcache.store import Database
 from tests.conftest import run_python
-from tests.store.conftest import IDENTITY, make_rows
+from tests.spaces import IDENTITY, make_rows
 
 
 def embcache(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from embcache.cli import inspect
 from embcache.cli.app import app
-from embcache.identity import Identity
-from embcache.keys import pair_keys
+from embcache.identity.identity import Identity
+from embcache.identity.keys import pair_keys
 from embcache.store import SCORES, Database, Rows, Space
-from tests.store.conftest import make_rows
+from tests.spaces import make_rows
 
 TEXTS = ["the quick fox", "a [bold] dog", "多语言\ntext\x1b[31m"]
 E5 = Identity("intfloat/e5-small", "abcdef0123456789" * 2, "float32")

@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from embcache.cli.app import app
-from embcache.identity import Identity
+from embcache.identity.identity import Identity
 from embcache.store import Space
-from tests.store.conftest import IDENTITY, make_rows
+from tests.spaces import IDENTITY, make_rows
 from tests.store.test_damage import data_files, flip_bit
-from tests.store.test_merge import space_in
+from tests.tools.test_merge import space_in
 
 OTHER = Identity("another/model", "1", "bfloat16")
 

@@ -14,8 +14,8 @@ from embcache.store import Space
 from tests.cli.test_maintain import damage, fill, run
 from tests.conftest import run_python
 from tests.maps.test_project import clusters
-from tests.store.conftest import make_rows
-from tests.store.test_merge import space_in
+from tests.spaces import make_rows
+from tests.tools.test_merge import space_in
 
 
 def draw(cache: Path, out: Path, *options: Any) -> str:

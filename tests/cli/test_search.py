@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from embcache import VllmEncoderWrapper
 from embcache.cli.app import app
-from embcache.keys import pair_keys
+from embcache.identity.keys import pair_keys
 from embcache.store import SCORES, Database, Rows
 from tests.conftest import encode
 from tests.fakes import FakeEngine

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from embcache.identity import Identity
-from embcache.keys import text_keys
+from embcache.identity.identity import Identity
+from embcache.identity.keys import text_keys
 from tests.cli.test_maintain import run
-from tests.store.test_export import filled
-from tests.store.test_import import numpy_cache
-from tests.store.test_merge import space_in
+from tests.tools.test_export import filled
+from tests.tools.test_import import numpy_cache
+from tests.tools.test_merge import space_in
 
 
 @pytest.mark.parametrize("command", ["export", "import"])

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embcache import VllmEncoderWrapper, encoders
-from embcache.store.check import CheckReport, check_space
+from embcache import VllmEncoderWrapper
+from embcache.encoders import vllm_encoder as encoders
+from embcache.tools.check import CheckReport, check_space
 from tests.conftest import encode
 from tests.fakes import FakeEngine, fake_vector
 from tests.warm.driver import CHUNK_TEXTS, start

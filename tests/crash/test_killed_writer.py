@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embcache.pipeline import Pipeline
-from embcache.request import TextRequest
+from embcache.pipeline.pipeline import Pipeline
+from embcache.pipeline.request import TextRequest
 from embcache.store import Database
 from tests.conftest import ROOT
 from tests.crash import writer

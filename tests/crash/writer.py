@@ -11,9 +11,9 @@ import time
 import lancedb  # noqa: F401 - takes a second; kills shall fall into writing
 import numpy as np
 
-from embcache.identity import Identity
-from embcache.pipeline import Pipeline
-from embcache.request import TextRequest
+from embcache.identity.identity import Identity
+from embcache.pipeline.pipeline import Pipeline
+from embcache.pipeline.request import TextRequest
 from embcache.store import Database, Rows, Space
 from tests.fakes import FakeEngine
 

@@ -20,9 +20,9 @@ from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 
 from embcache import CachedEncoder
-from embcache.identity import Identity
-from embcache.keys import pair_keys, text_keys
-from embcache.lance_cache import LanceCache
+from embcache.encoders.lance_cache import LanceCache
+from embcache.identity.identity import Identity
+from embcache.identity.keys import pair_keys, text_keys
 from embcache.store import SCORES, Database, Rows
 
 MODEL_FILES = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"golden weights"}

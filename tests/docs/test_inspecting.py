@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embcache.identity import Identity
-from embcache.keys import KEY_BYTES, pair_keys, text_keys, to_bytes
+from embcache.identity.identity import Identity
+from embcache.identity.keys import KEY_BYTES, pair_keys, text_keys, to_bytes
 from embcache.store import SCORES, VECTORS, Database, Rows
-from embcache.store.checksum import row_checksums
+from embcache.store.verify import row_checksums
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "inspecting.md").read_text(encoding="utf-8")

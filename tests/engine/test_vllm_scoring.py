@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from embcache import EngineError, VllmCrossEncoderWrapper, VllmEncoderWrapper
-from embcache.engine.vllm_scoring import VllmScoringEngine
+from embcache.engine.vllm import VllmScoringEngine
 from tests.conftest import encode, predict
 from tests.models import save_bert, save_cross_encoder
 

@@ -15,13 +15,13 @@ from matplotlib._pylab_helpers import Gcf
 from PIL import Image
 
 from embcache import CacheError, ConfigError, SpaceMap, map_space
-from embcache.keys import text_keys
+from embcache.identity.keys import text_keys
 from embcache.maps.draw import save_map
 from embcache.maps.page import hover_texts
 from embcache.store import Database, Rows
 from tests.maps.test_project import clusters
-from tests.store.conftest import IDENTITY, make_rows
-from tests.store.test_merge import space_in
+from tests.spaces import IDENTITY, make_rows
+from tests.tools.test_merge import space_in
 
 HOSTILE = "</script><script>alert(1)</script> <b>bold</b> & &lt; $x^2$ %{x} <br> \" ' \x00 "
 PROMPT = "$x_1$ <b>多语言</b> & $y: "

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from embcache import ConfigError
-from embcache.identity import Identity
-from embcache.keys import pair_keys, text_keys
+from embcache.identity.identity import Identity
+from embcache.identity.keys import pair_keys, text_keys
 from embcache.maps.points import Points, sample_points
 from embcache.store import SCORES, Rows, Space
-from embcache.store.compact import compact_space
-from tests.store.conftest import IDENTITY, make_rows
+from embcache.tools.compact import compact_space
+from tests.spaces import IDENTITY, make_rows
 from tests.store.test_damage import data_files, flip_bit
-from tests.store.test_merge import space_in
+from tests.tools.test_merge import space_in
 
 
 def filled(cache: Path) -> Space:

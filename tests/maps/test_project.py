@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 
 from embcache import ConfigError, SpaceMap, map_space
-from embcache.keys import text_keys
+from embcache.identity.keys import text_keys
 from embcache.maps.points import Points
 from embcache.maps.project import project
 from embcache.store import Rows, SpaceInfo
 from embcache.store.schema import SpaceMetadata
-from tests.store.conftest import IDENTITY
-from tests.store.test_merge import space_in
+from tests.spaces import IDENTITY
+from tests.tools.test_merge import space_in
 
 
 def clusters(cache: Path, count: int = 100, dim: int = 16) -> Path:

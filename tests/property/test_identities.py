@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embcache import CachedEncoder
-from embcache.identity import Identity, vector_arguments
-from embcache.keys import pair_keys, text_keys, to_bytes
-from embcache.pipeline import Pipeline
-from embcache.request import TextRequest
+from embcache.identity.identity import Identity, vector_arguments
+from embcache.identity.keys import pair_keys, text_keys, to_bytes
+from embcache.pipeline.pipeline import Pipeline
+from embcache.pipeline.request import TextRequest
 from embcache.store import Database
 from tests.conftest import encode
 from tests.fakes import FakeEngine, FakeModel

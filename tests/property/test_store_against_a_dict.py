@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from embcache.identity import Identity
-from embcache.keys import text_keys
+from embcache.identity.identity import Identity
+from embcache.identity.keys import text_keys
 from embcache.store import Database, Rows, Space
 
 IDENTITY = Identity("m", "r", "float32")

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from embcache import VllmEncoderWrapper, encoders
+from embcache import VllmEncoderWrapper
 from embcache.cli.app import app
+from embcache.encoders import vllm_encoder as encoders
 from embcache.engine.vllm import VllmEngine
 from tests.conftest import ROOT
 from tests.real.tasks import PROMPTS, DocstringBodies, DocstringKinds, docstrings

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from embcache import VllmEncoderWrapper
-from embcache.store.check import check_space
+from embcache.tools.check import check_space
 from tests.conftest import ROOT, encode
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

@@ -14,7 +14,7 @@ import pytest
 
 from embcache import CacheError
 from embcache.store import Space
-from tests.store.conftest import make_rows, read_all
+from tests.spaces import make_rows, read_all
 
 Open = Callable[..., Space]
 

@@ -9,7 +9,7 @@ import pytest
 
 from embcache import CacheError, CacheFormatError, ConfigError
 from embcache.store import Database
-from tests.store.conftest import IDENTITY, make_rows
+from tests.spaces import IDENTITY, make_rows
 
 
 def test_path_that_is_a_file(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from embcache import ConfigError
-from embcache.store.filter import check_filters, filter_rows
+from embcache.store.rows import check_filters, filter_rows
 
 ROWS = pa.record_batch(
     {"text": ["one", None, "two", "%"], "prompt": ["p: ", "p: ", None, "q: "], "n": [0, 1, 2, 3]}

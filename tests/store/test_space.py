@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from embcache import CacheError, CacheFormatError
-from embcache.identity import Identity
+from embcache.identity.identity import Identity
 from embcache.store import Space
-from embcache.store.checksum import row_checksums
-from tests.store.conftest import IDENTITY, make_rows, read_all
+from embcache.store.verify import row_checksums
+from tests.spaces import IDENTITY, make_rows, read_all
 
 Open = Callable[..., Space]
 

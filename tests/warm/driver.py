@@ -14,9 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from embcache import encoders
 from embcache.cli.warm import main
-from embcache.pipeline import Pipeline
+from embcache.encoders import vllm_encoder as encoders
+from embcache.pipeline.pipeline import Pipeline
 from tests.fakes import FakeEngine
 
 CHUNK_TEXTS = 100

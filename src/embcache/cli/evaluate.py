@@ -11,10 +11,10 @@ from rich.table import Table
 
 from embcache.cli.engine_options import mteb_tasks, parse_prompts
 from embcache.cli.output import console, human_count, print_json
-from embcache.pipeline import OnMiss
+from embcache.pipeline.pipeline import OnMiss
 
 if TYPE_CHECKING:
-    from embcache.encoders import VllmEncoderWrapper as Encoder
+    from embcache.encoders.vllm_encoder import VllmEncoderWrapper as Encoder
 
 Names = list[str] | None
 
@@ -62,7 +62,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate a model on mteb tasks through the cache: scores, hits and seconds."""
-    from embcache.encoders import VllmEncoderWrapper  # and mteb, which takes seconds
+    from embcache.encoders.vllm_encoder import VllmEncoderWrapper  # and mteb, which takes seconds
 
     tasks = mteb_tasks(task or [], benchmark or [])
     if not tasks:

@@ -32,11 +32,10 @@ from embcache.cli.spaces import (
     kind_of_folder,
     readable_spaces,
 )
-from embcache.compare import compare_spaces
-from embcache.errors import CacheError, ConfigError
-from embcache.shown import quoted
-from embcache.store.describe import SpaceDescription, ValueCount, describe, remove_space
-from embcache.store.lookup import find_text
+from embcache.errors import CacheError, ConfigError, quoted
+from embcache.tools.compare import compare_spaces
+from embcache.tools.describe import SpaceDescription, ValueCount, describe, remove_space
+from embcache.tools.search import find_text
 
 _BAR = 40
 _NARROW = 100  # columns that a whole row of `ls` takes

@@ -18,10 +18,10 @@ from embcache.cli.spaces import (
     open_cache,
 )
 from embcache.errors import CacheError
-from embcache.store.check import CheckReport, check_space
-from embcache.store.compact import CompactReport, compact_space
-from embcache.store.merge import merge_caches
 from embcache.store.space import table_exists
+from embcache.tools.check import CheckReport, check_space
+from embcache.tools.compact import CompactReport, compact_space
+from embcache.tools.merge import merge_caches
 
 SpacesArgument = Annotated[
     list[str] | None,

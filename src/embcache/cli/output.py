@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from embcache.shown import quoted
-from embcache.store.describe import ValueCount
+from embcache.errors import quoted
+from embcache.tools.describe import ValueCount
 
 _PIPE_WIDTH = 110  # where there is no terminal to ask
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")

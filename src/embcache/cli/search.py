@@ -17,12 +17,11 @@ from embcache.cli.spaces import (
     SpaceArgument,
     find_space,
 )
-from embcache.errors import ConfigError, MissingTextsError
-from embcache.keys import Keys
-from embcache.shown import quoted
+from embcache.errors import ConfigError, MissingTextsError, quoted
+from embcache.identity.keys import Keys
 from embcache.store import SpaceInfo
-from embcache.store.describe import describe
-from embcache.store.lookup import find_text, nearest, prompts_of, search_words
+from embcache.tools.describe import describe
+from embcache.tools.search import find_text, nearest, prompts_of, search_words
 
 
 def register(app: typer.Typer) -> None:
@@ -89,7 +88,7 @@ def _embedded(
             raise MissingTextsError(message, error.missing) from error
     else:
         return found.value, found.key
-    from embcache.space_encoder import embed_as
+    from embcache.encoders.space_encoder import embed_as
 
     prompt = prompts[0] if prompts else ""
     print_note(_not_cached(info, prompt, named=bool(prompts)))

@@ -21,12 +21,11 @@ from embcache.cli.spaces import (
     SpaceArgument,
     find_space,
 )
-from embcache.errors import ConfigError
-from embcache.identity import Identity, normalize_dtype
-from embcache.shown import shown
-from embcache.store.describe import describe
-from embcache.store.export import export_space
-from embcache.store.import_ import ImportReport, import_file, import_numpy_cache
+from embcache.errors import ConfigError, shown
+from embcache.identity.identity import Identity, normalize_dtype
+from embcache.tools.describe import describe
+from embcache.tools.export import export_space
+from embcache.tools.import_ import ImportReport, import_file, import_numpy_cache
 
 
 class Dtype(StrEnum):

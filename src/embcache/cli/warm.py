@@ -24,7 +24,7 @@ from embcache.cli.output import (
 from embcache.cli.progress import WarmDisplay
 from embcache.cli.warm_sources import Sources
 from embcache.errors import ConfigError, EmbcacheError
-from embcache.store.describe import ValueCount
+from embcache.tools.describe import ValueCount
 from embcache.warm import Columns, Plan, Shard, Warmer, WarmStats, plan, select
 from embcache.warm.malloc import limit_arenas
 from embcache.warm.sources import FORMATS
@@ -171,7 +171,7 @@ def warm(
     if gpu_memory_utilization is not None:  # else a default that works on this machine
         given["gpu_memory_utilization"] = gpu_memory_utilization
     limit_arenas()  # the next import brings threads
-    from embcache.encoders import VllmEncoderWrapper  # and mteb, which takes seconds
+    from embcache.encoders.vllm_encoder import VllmEncoderWrapper  # and mteb, which takes seconds
 
     pick = _shard(shard)
     encoder = VllmEncoderWrapper(model, cache_path=cache, read_only=dry_run, **given)

@@ -23,7 +23,7 @@ from embcache.warm.sources import (
 from embcache.warm.tasks import estimate_texts, read_task
 
 if TYPE_CHECKING:
-    from embcache.encoders import VllmEncoderWrapper
+    from embcache.encoders.vllm_encoder import VllmEncoderWrapper
 
 _SHOWN_BAD_ROWS = 10
 

@@ -1,7 +1,6 @@
 """Engines: what turns texts into vectors."""
 
 from embcache.engine.base import Embedded, Engine, Prepared
-from embcache.engine.vllm import VllmEngine
-from embcache.engine.vllm_scoring import VllmScoringEngine
+from embcache.engine.vllm import VllmEngine, VllmScoringEngine
 
 __all__ = ["Embedded", "Engine", "Prepared", "VllmEngine", "VllmScoringEngine"]

@@ -9,8 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from embcache.maps.caption import axis_titles, legend_entry, subtitle, title
-from embcache.maps.color import OTHER, Coloring, Scale, label
+from embcache.maps.color import (
+    OTHER,
+    Coloring,
+    Scale,
+    axis_titles,
+    label,
+    legend_entry,
+    subtitle,
+    title,
+)
 from embcache.maps.extra import import_extra
 from embcache.maps.project import SpaceMap
 

@@ -8,8 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from embcache.maps.caption import axis_titles, legend_entry, subtitle, title
-from embcache.maps.color import REST_COLOR, Coloring, Scale
+from embcache.maps.color import (
+    REST_COLOR,
+    Coloring,
+    Scale,
+    axis_titles,
+    legend_entry,
+    subtitle,
+    title,
+)
 from embcache.maps.extra import import_extra
 from embcache.maps.project import SpaceMap
 

@@ -12,14 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embcache.errors import ConfigError
-from embcache.keys import Keys
-from embcache.store.filter import check_filters, filter_rows
-from embcache.store.fit import key_fits
+from embcache.identity.keys import Keys
 from embcache.store.index import run_starts, sorting_order
-from embcache.store.rows import batch_keys
+from embcache.store.rows import batch_keys, check_filters, filter_rows
 from embcache.store.schema import VECTORS, SpaceMetadata, read_metadata, schema_layout
 from embcache.store.space import Space
-from embcache.store.survey import open_dataset
+from embcache.store.verify import key_fits
+from embcache.tools.survey import open_dataset
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import lance
 
 from embcache.errors import CacheError, ConfigError
-from embcache.identity import Identity, readable_name
-from embcache.store.lance_errors import READ_FIX, lance_errors
+from embcache.identity.identity import Identity, readable_name
+from embcache.store.location import READ_FIX, lance_errors
 from embcache.store.schema import (
     VECTORS,
     Layout,

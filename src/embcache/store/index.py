@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from embcache.keys import Keys
+from embcache.identity.keys import Keys
 
 Positions = npt.NDArray[np.int64]
 """`(n,) int64`: a row's position in scan order; -1 where there is no such row."""

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embcache.keys import Keys
-from embcache.store.checksum import row_checksums
+from embcache.identity.keys import Keys
 from embcache.store.index import Positions
 from embcache.store.schema import schema_layout, value_dim
+from embcache.store.verify import row_checksums
 
 # Measured on 50,000 rows of 384 components: a scan of everything takes 12 ms, takes of a tenth
 # 29 ms, of a hundredth 5 ms. From a tenth of a fragment on, the fragment is scanned.

@@ -12,8 +12,8 @@ from typing import Literal
 import pyarrow as pa
 
 from embcache.errors import CacheFormatError
-from embcache.identity import Identity
-from embcache.keys import KEY_BYTES
+from embcache.identity.identity import Identity
+from embcache.identity.keys import KEY_BYTES
 
 FORMAT_VERSION = 1
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embcache import keys as key_bytes
 from embcache.errors import CacheError
-from embcache.keys import Keys
+from embcache.identity import keys as key_bytes
+from embcache.identity.keys import Keys
 from embcache.store.index import KeyIndex, KeyParts, Positions, UnsortedKeys
-from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
+from embcache.store.location import READ_FIX, WRITE_FIX, lance_errors
 from embcache.store.reader import Narrow, Reader
 from embcache.store.rows import Rows, batch_keys, conform
 from embcache.store.schema import (

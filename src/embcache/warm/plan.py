@@ -16,7 +16,7 @@ from embcache.warm.run import Warmer
 from embcache.warm.sources import TextBatch
 
 if TYPE_CHECKING:
-    from embcache.encoders import VllmEncoderWrapper
+    from embcache.encoders.vllm_encoder import VllmEncoderWrapper
 
 _ROW_OVERHEAD_BYTES = 60  # key, checksum, tokens, time, and Lance's own
 _SAMPLE_ROWS = 2000

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from embcache.chunks import WINDOW_TEXTS
-from embcache.keys import Keys
-from embcache.request import TextRequest
-from embcache.stats import EncodeStats
+from embcache.identity.keys import Keys
+from embcache.pipeline.chunks import WINDOW_TEXTS
+from embcache.pipeline.request import TextRequest
+from embcache.pipeline.stats import EncodeStats, Watcher
 from embcache.warm.sources import TextBatch
 from embcache.warm.streams import join_small, read_ahead
-from embcache.watch import Watcher
 
 if TYPE_CHECKING:
-    from embcache.encoders import VllmEncoderWrapper
+    from embcache.encoders.vllm_encoder import VllmEncoderWrapper
 
 _AHEAD = 2  # windows that are read and hashed while one is encoded
 

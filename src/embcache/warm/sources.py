@@ -14,8 +14,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from embcache.errors import ConfigError, InputError
-from embcache.shown import shown
+from embcache.errors import ConfigError, InputError, shown
 
 BATCH_ROWS = 8192
 _LOOKED_AT = 1000

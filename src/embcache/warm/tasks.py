@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from embcache.encoders.inputs import read_texts
 from embcache.errors import ConfigError, EmbcacheError, InputError
-from embcache.inputs import read_texts
 from embcache.warm.sources import BATCH_ROWS, TextBatch
 from embcache.warm.streams import Abandoned, pulled
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    from embcache.encoders import VllmEncoderWrapper
+    from embcache.encoders.vllm_encoder import VllmEncoderWrapper
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""mteb's protocols, with a cache in front."""

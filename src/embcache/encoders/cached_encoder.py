@@ -1,0 +1,336 @@
+"""A cache in front of any mteb encoder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from embcache.encoders.inputs import Items, read_items
+from embcache.encoders.vllm_base import VllmWrapperBase
+from embcache.engine.mteb_model import Item, ModelCall, ModelEngine
+from embcache.errors import ConfigError
+from embcache.identity.identity import Identity, canonical
+from embcache.identity.keys import Keys, text_keys
+from embcache.identity.live_model import (
+    NO_NAME,
+    LiveModel,
+    base_identity,
+    hugging_face_config,
+    sentence_transformer,
+)
+from embcache.identity.prompt_rules import AppliedPrompt, Call, find_rule
+from embcache.pipeline.pipeline import OnMiss, Pipeline, check_on_miss
+from embcache.pipeline.request import Rows, TextRequest
+from embcache.pipeline.result import Truncation, truncated_meta, warn_if_untrained
+from embcache.pipeline.stats import EncodeStats
+from embcache.store import Column, Database
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.models import EncoderProtocol
+    from mteb.models.abs_encoder import AbsEncoder
+    from mteb.types import Array, BatchedInput, PromptType
+    from sentence_transformers import SentenceTransformer
+    from torch.utils.data import DataLoader
+
+logger = logging.getLogger(__name__)
+
+# encode kwargs that change no vector.
+_SPEED_KWARGS = frozenset(
+    {"batch_size", "chunk_size", "convert_to_numpy", "convert_to_tensor", "device", "num_proc"}
+    | {"pool", "show_progress_bar"}
+)
+# Columns beside `text` that mteb's loaders make of a text and that an encoder may read.
+_TEXT_PARTS = ("title", "body", "query", "instruction", "conversation")
+
+
+class CachedEncoder:
+    """Any mteb encoder, with a cache in front of it.
+
+    Sentence Transformers, endpoints, a class of your own: each text is sent to it once. What makes
+    a hit: the model's name, revision and experiment settings (its ModelMeta), its weights as they
+    are in memory, the encode kwargs (`precision`, say), `identity`, and the prompt as the model
+    applies it. Where that is not known, task, subset, split and prompt type stand in for it.
+
+    Args:
+        model: An mteb encoder, or a SentenceTransformer.
+        cache_path: Directory of the cache; None for no cache.
+        identity: What else decides the vectors: `{"server": "vllm 0.32, float16"}`, say. Plain
+            values.
+        applied_prompt: For encoders whose prompts embcache does not know: a function of task
+            metadata and prompt type that returns the prompt which the encoder applies. Texts are
+            then shared between tasks with the same prompt.
+        on_miss: "encode", or "raise": never call the model, raise MissingTextsError.
+        read_only: Use the cache, write nothing to it.
+        store_text: Whether a new space keeps text and prompt beside each vector.
+        truncate_dim: Return the first so many components (Matryoshka), see `VllmEncoderWrapper`.
+
+    Attributes:
+        mteb_model_meta: The model's.
+        stats: Counts of the last `encode`, an `EncodeStats`.
+        total: The sum of all `stats` of this object.
+
+    Raises:
+        ConfigError: It is no encoder, cannot be cached by text, or has neither name nor revision.
+        CacheError: The cache path is a file or cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: EncoderProtocol | AbsEncoder | SentenceTransformer,
+        cache_path: str | os.PathLike[str] | None = "cache",
+        *,
+        identity: Mapping[str, Any] | None = None,
+        applied_prompt: Callable[[TaskMetadata, PromptType | None], str] | None = None,
+        on_miss: OnMiss = "encode",
+        read_only: bool = False,
+        store_text: bool = True,
+        truncate_dim: int | None = None,
+    ) -> None:
+        from mteb.models import ModelMeta
+
+        check_on_miss(on_miss)
+        if isinstance(model, CachedEncoder):
+            raise ConfigError("CachedEncoder has a cache already. Use it as it is.")
+        self._model = _as_mteb_encoder(model)
+        self._narrow = None if truncate_dim is None else Truncation(truncate_dim)
+        self._write = not read_only and on_miss == "encode"
+        self._on_miss: OnMiss = on_miss
+        self._store_text = store_text
+        meta = getattr(self._model, "mteb_model_meta", None) or ModelMeta.create_empty()
+        self.mteb_model_meta = meta
+        self._live = LiveModel(self._model)
+        self._rule = find_rule(self._model, applied_prompt)
+        self._base = base_identity(self._model, meta, self._live, self._rule, identity)
+        self._name = _display_name(self._model, meta)
+        self._database = None if cache_path is None else Database(cache_path, writable=self._write)
+        self._pipelines: dict[str, Pipeline] = {}
+        self._warned = False
+        self.stats = EncodeStats()
+        self.total = EncodeStats()
+        if truncate_dim is not None:
+            warn_if_untrained(truncate_dim, meta, hugging_face_config(self._model))
+            self.mteb_model_meta = truncated_meta(meta, truncate_dim)
+
+    def encode(
+        self,
+        inputs: DataLoader[BatchedInput],
+        *,
+        task_metadata: TaskMetadata,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        **kwargs: Any,
+    ) -> Array:
+        """Vectors of the inputs' texts, from the cache where it has them.
+
+        Inputs with images, audio or video go to the model as they are, uncached.
+
+        Args:
+            inputs: DataLoader whose batches have a `text` list.
+            task_metadata: Passed on to the model; its name is noted beside new rows.
+            hf_split: Passed on.
+            hf_subset: Passed on.
+            prompt_type: Passed on.
+            **kwargs: mteb's encode kwargs, passed on. All but those that only change speed
+                (`batch_size`, `show_progress_bar`, ...) are part of the identity.
+
+        Returns:
+            `(n, dim) float32`, row i = i-th text of the inputs. With Sentence Transformers and
+            `precision`, what its quantisation makes of that.
+
+        Raises:
+            InputError: The inputs cannot be read.
+            MissingTextsError: `on_miss="raise"`, and texts are not cached.
+            CacheError: The cache cannot be read or written.
+            EngineError: The model did not return one vector for each text; NonFiniteError where
+                there is NaN among them. What the model itself raises is passed on.
+        """
+        began = time.perf_counter()
+        call = Call(task_metadata, prompt_type, hf_subset, hf_split)
+        circumstances = {
+            "task_metadata": task_metadata,
+            "hf_split": hf_split,
+            "hf_subset": hf_subset,
+            "prompt_type": prompt_type,
+        }
+        items = read_items(inputs)
+        if items is None:
+            return self._pass_through(inputs, circumstances | kwargs)
+        precision = self._own_precision(kwargs)
+        arguments = {**circumstances, **kwargs, "show_progress_bar": False}
+        request = _ModelRequest(
+            texts=items.texts,
+            prompt_type=None if prompt_type is None else str(getattr(prompt_type, "value", "")),
+            task=task_metadata.name,
+            show_progress=bool(kwargs.get("show_progress_bar", True)),
+            began=began,
+            applied=self._rule.apply(call),
+            parts=None if self._rule.known else _text_parts(items),
+            call=ModelCall(items.dataset, items.collate_fn, arguments),
+        )
+        vectors, self.stats = self._pipeline(kwargs).encode(request)
+        self.total += self.stats
+        return vectors if precision is None else _quantize(vectors, precision)
+
+    def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
+        """The model's."""
+        return self._model.similarity(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Array:
+        """The model's."""
+        return self._model.similarity_pairwise(embeddings1, embeddings2)
+
+    @property
+    def identity(self) -> Identity:
+        """What all vectors of a call without special encode kwargs have in common, now."""
+        return self._identity({})
+
+    def _identity(self, kwargs: Mapping[str, Any]) -> Identity:
+        changing = {
+            name: canonical(value, name)
+            for name, value in kwargs.items()
+            if name not in _SPEED_KWARGS and value is not None
+        }
+        if changing.get("precision") == "float32":
+            del changing["precision"]
+        live = {
+            "weights": self._live.weights(),
+            "settings": canonical(self._live.settings(), "settings"),
+            "encode_kwargs": changing,
+        }
+        arguments = {**self._base.arguments, **{k: v for k, v in live.items() if v}}
+        return self._base.with_arguments(arguments).with_dtype(self._live.dtype())
+
+    def _pipeline(self, kwargs: Mapping[str, Any]) -> Pipeline:
+        identity = self._identity(kwargs)
+        key = identity.to_json()
+        if key not in self._pipelines:
+            engine = ModelEngine(self._model, identity.dtype)
+            space = None
+            if self._database is not None:
+                space = self._database.space(
+                    identity, self._name, engine.version, store_text=self._store_text
+                )
+            self._pipelines[key] = Pipeline(
+                engine,
+                identity,
+                space,
+                on_miss=self._on_miss,
+                write=self._write,
+                narrow=self._narrow,
+            )
+        return self._pipelines[key]
+
+    def _own_precision(self, kwargs: dict[str, Any]) -> str | None:
+        """Take `precision` out of the kwargs where it is better applied here.
+
+        Sentence Transformers quantises all vectors of a call together: int8 values depend on the
+        other texts. So the float vectors are cached, and quantised in the same way at the end.
+        """
+        if not self._rule.known or sentence_transformer(self._model) is None:
+            return None
+        precision = kwargs.pop("precision", None)
+        return None if precision in (None, "float32") else str(precision)
+
+    def _pass_through(self, inputs: Any, arguments: dict[str, Any]) -> Array:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "Task %s has inputs that are not text alone (images, audio, video): they go to %s "
+                "uncached, here and in the rest of this run.",
+                arguments["task_metadata"].name,
+                self._name,
+            )
+        return self._model.encode(inputs, **arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ModelRequest(TextRequest):
+    """Texts of a call to a wrapped model.
+
+    Attributes:
+        applied: What stands for the prompt.
+        parts: Other text columns that the model may read, by name.
+        call: What the model is to be called with.
+    """
+
+    applied: AppliedPrompt
+    parts: Mapping[str, Sequence[Any]] | None
+    call: ModelCall
+
+    def keys(self, identity: bytes) -> Keys:
+        """Over identity, prompt, text, and the other parts, if the model may read them."""
+        if not self.parts:
+            return text_keys(identity, self.applied.key, self.texts)
+        rows = zip(self.texts, *self.parts.values(), strict=True)
+        prompt = json.dumps({"prompt": self.applied.key, "columns": sorted(self.parts)})
+        return text_keys(identity, prompt, [json.dumps(row, default=str) for row in rows])
+
+    def inputs(self, rows: Rows) -> list[Any]:
+        """Rows of the call: the model adds its prompt itself."""
+        return [Item(self.call, row, self.texts[row]) for row in rows]
+
+    def columns(self, rows: Rows) -> Mapping[str, Column]:
+        """As in `store.schema.VECTORS`; the prompt is null where it is not known."""
+        return {**super().columns(rows), "prompt": self.applied.text}
+
+    @property
+    def prompts(self) -> str:
+        """What stands for the prompt."""
+        text = self.applied.text
+        return f"prompt {text!r}" if text is not None else f"circumstances {self.applied.key}"
+
+
+def _text_parts(items: Items) -> dict[str, Sequence[Any]]:
+    return {
+        name: items.dataset[name][:] for name in _TEXT_PARTS if name in items.dataset.column_names
+    }
+
+
+def _quantize(vectors: Any, precision: str) -> Any:
+    from sentence_transformers.util import quantize_embeddings
+
+    return quantize_embeddings(vectors, precision=precision) if len(vectors) else vectors
+
+
+def _as_mteb_encoder(model: Any) -> Any:
+    """The model as mteb would wrap it.
+
+    Raises:
+        ConfigError: It is no encoder, or its vectors cannot be cached by text.
+    """
+    from mteb.models import CompressionWrapper, SentenceTransformerEncoderWrapper
+    from sentence_transformers import SentenceTransformer
+
+    kind = type(model).__name__
+    if isinstance(model, str):
+        raise ConfigError(
+            f"model={model!r} is a name. CachedEncoder wraps a loaded encoder: "
+            f"CachedEncoder(mteb.get_model({model!r})); for vLLM, VllmEncoderWrapper({model!r})."
+        )
+    if isinstance(model, VllmWrapperBase):
+        raise ConfigError(f"{kind} has a cache already. Use it as it is.")
+    if isinstance(model, CompressionWrapper):
+        raise ConfigError(
+            "CompressionWrapper's vectors depend on the other texts of a call, so they cannot be "
+            "cached by text. Wrap the other way round: CompressionWrapper(CachedEncoder(model))."
+        )
+    if isinstance(model, SentenceTransformer):
+        return SentenceTransformerEncoderWrapper(model)
+    if not callable(getattr(model, "encode", None)):
+        hint = ""
+        if hasattr(model, "predict"):
+            hint = " For cross-encoders on vLLM there is VllmCrossEncoderWrapper."
+        raise ConfigError(f"{kind} is no mteb encoder: it has no encode().{hint}")
+    return model
+
+
+def _display_name(model: Any, meta: Any) -> str:
+    """For table names and messages."""
+    return type(model).__name__ if meta.name in NO_NAME else str(meta.name)

@@ -1,0 +1,175 @@
+"""From mteb's DataLoader to texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from embcache.errors import InputError, shown
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+OTHER_MODALITIES = ("image", "audio", "video")
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """All of a DataLoader, for a model that may read more than its texts.
+
+    Attributes:
+        texts: Row i = i-th text of the DataLoader.
+        dataset: All columns, row i belongs to texts[i].
+        collate_fn: The DataLoader's; lists of values, if it has none.
+    """
+
+    texts: list[str]
+    dataset: Dataset
+    collate_fn: Callable[[list[Any]], Any]
+
+
+def read_items(inputs: Any) -> Items | None:
+    """Collect texts and other columns of a DataLoader, in its order.
+
+    Returns:
+        The items; None where there are images, audio or video among them, or no text.
+
+    Raises:
+        InputError: Not a DataLoader, or a text is None.
+    """
+    from datasets import Dataset
+
+    _check_iterable(inputs)
+    dataset: Any = getattr(inputs, "dataset", None)
+    if isinstance(dataset, Dataset) and _walks_in_order(inputs):
+        if not _text_only(dataset.column_names):
+            return None
+        texts = _read_column(inputs)
+        return Items(_read_batches(inputs) if texts is None else texts, dataset, inputs.collate_fn)
+    if hasattr(dataset, "column_names") and not _text_only(dataset.column_names):
+        return None
+    batches = list(inputs)
+    if not all(isinstance(batch, Mapping) and _text_only(batch) for batch in batches):
+        return None
+    columns = list(dict.fromkeys(name for batch in batches for name in batch))
+    rows = {name: [row for batch in batches for row in batch[name]] for name in columns}
+    return Items(_read_batches(batches), Dataset.from_dict(rows or {"text": []}), _collate)
+
+
+def read_texts(inputs: Any) -> list[str]:
+    """Collect the texts of a DataLoader, in its order.
+
+    Where the DataLoader walks an Arrow-backed Dataset from front to back, the column is read at
+    once: for 200,000 texts 0.25 s instead of 1.4 s. Anything else is iterated.
+
+    Args:
+        inputs: Iterable of batches, each a mapping with a list of strings under `text`.
+
+    Returns:
+        The texts, row i = i-th text of the DataLoader.
+
+    Raises:
+        InputError: A batch has no text, or images, audio or video beside it.
+    """
+    _check_iterable(inputs)
+    texts = _read_column(inputs)
+    return _read_batches(inputs) if texts is None else texts
+
+
+def _collate(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows to a batch of lists, whatever is in them."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _check_iterable(inputs: Any) -> None:
+    if isinstance(inputs, (str, bytes)) or not hasattr(inputs, "__iter__"):
+        raise InputError(
+            f"inputs must be a DataLoader whose batches have a 'text' list, not "
+            f"{type(inputs).__name__}. mteb makes one; by hand: "
+            "DataLoader(datasets.Dataset.from_dict({'text': texts}), batch_size=32)."
+        )
+
+
+def _text_only(columns: Any) -> bool:
+    names = list(columns)
+    return "text" in names and not any(name in names for name in OTHER_MODALITIES)
+
+
+def _read_column(inputs: Any) -> list[str] | None:
+    """The whole column, or None where that might not be what iterating gives."""
+    dataset: Any = getattr(inputs, "dataset", None)
+    if not _is_plain_dataset(dataset) or not _walks_in_order(inputs):
+        return None
+    _check_columns(dataset.column_names)
+    column = dataset.select_columns("text").with_format("arrow")[:].column("text")
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise InputError(f"row {row} has no text (None). Drop or fill it.")
+    texts: list[str] = column.to_pylist()
+    return texts
+
+
+def _read_batches(inputs: Any) -> list[str]:
+    texts: list[str] = []
+    for batch in inputs:
+        if not isinstance(batch, Mapping):
+            raise InputError(
+                f"inputs must give batches that are mappings with a 'text' list, not "
+                f"{type(batch).__name__} ({shown(batch)}). By hand: "
+                "DataLoader(datasets.Dataset.from_dict({'text': texts}), batch_size=32)."
+            )
+        _check_columns(batch)
+        column = batch["text"]
+        if isinstance(column, str) or not hasattr(column, "__iter__"):
+            raise InputError(
+                f"'text' of a batch must be a list of strings, not {type(column).__name__} "
+                f"({shown(column)})."
+            )
+        texts.extend(column)
+    return texts
+
+
+def _check_columns(columns: Any) -> None:
+    names = list(columns)
+    other = [name for name in OTHER_MODALITIES if name in names]
+    if other:
+        raise InputError(
+            f"inputs hold {', '.join(other)} beside or instead of text (columns: "
+            f"{', '.join(names)}). A text encoder would leave that out and the key would not cover "
+            "it: use a model that encodes it; CachedEncoder hands it such inputs uncached."
+        )
+    if "text" not in names:
+        raise InputError(
+            f"inputs have no 'text' column, only {', '.join(map(repr, names)) or 'none at all'}. "
+            "Rename the column that holds the texts to 'text'."
+        )
+
+
+def _is_plain_dataset(dataset: Any) -> bool:
+    """An in-memory or memory-mapped Dataset with strings and no transform on them."""
+    from datasets import Dataset, Value
+
+    if not isinstance(dataset, Dataset):
+        return False
+    if dataset.format["type"] is not None or "text" not in dataset.column_names:
+        return False
+    feature = dataset.features["text"]
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def _walks_in_order(inputs: Any) -> bool:
+    """Whether the DataLoader yields every row once, in order, as mteb's loaders do."""
+    from mteb import _create_dataloaders
+    from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, default_collate
+
+    if type(inputs) is not DataLoader or type(inputs.batch_sampler) is not BatchSampler:
+        return False
+    # Not inputs.sampler: that is a SequentialSampler too where a batch_sampler was given.
+    batches = inputs.batch_sampler
+    if batches.drop_last or type(batches.sampler) is not SequentialSampler:
+        return False
+    if len(batches.sampler) != len(inputs.dataset):
+        return False
+    known = (default_collate, getattr(_create_dataloaders, "_custom_collate_fn", None))
+    return inputs.collate_fn in known

@@ -1,0 +1,144 @@
+"""What mteb records about a model, found without the network."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from embcache.errors import ConfigError
+from embcache.identity.weights import ModelSource
+
+if TYPE_CHECKING:
+    from mteb.models import ModelMeta
+
+logger = logging.getLogger(__name__)
+
+
+def find_model_meta(
+    model: str | ModelMeta, source: ModelSource, model_type: str = "dense"
+) -> ModelMeta:
+    """The ModelMeta of a model.
+
+    The one that was given; or that of mteb's registry; or an empty one with name, revision, and
+    the similarity function of the model's Sentence Transformers configuration (cosine, where it
+    has none, as mteb assumes). mteb's own wrapper asks the hub for more, which takes a network.
+
+    Args:
+        model: As the user gave it.
+        source: What it was resolved to.
+        model_type: "dense" or "cross-encoder", for an empty ModelMeta.
+    """
+    if not isinstance(model, str):
+        return model
+    from mteb.models import ModelMeta
+    from mteb.models.model_implementations import MODEL_REGISTRY
+    from mteb.models.model_meta import ScoringFunction
+
+    if not source.is_local and model in MODEL_REGISTRY:
+        return MODEL_REGISTRY[model].model_copy(update={"revision": source.revision})
+    config = model_config(source, "config_sentence_transformers.json")
+    return ModelMeta.create_empty(
+        overwrites={
+            "name": source.name,
+            "revision": source.revision,
+            "model_type": [model_type],
+            "similarity_fn_name": ScoringFunction.from_str(
+                config.get("similarity_fn_name") or "cosine"
+            ),
+        }
+    )
+
+
+def model_config(source: ModelSource, name: str = "config.json") -> dict[str, Any]:
+    """One of the model's JSON files, without the network; empty where it is not here."""
+    path: str | Path | None = Path(source.name).expanduser() / name
+    if not source.is_local:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(source.name, name, revision=source.revision)
+        path = cached if isinstance(cached, str) else None
+    if path is None or not Path(path).is_file():
+        return {}
+    config: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return config
+
+
+REGISTERED = "registered"
+
+
+def registered_prompts(meta: Any) -> dict[str, str] | None:
+    """The prompts that mteb's registry holds for a model (its loader's `model_prompts`)."""
+    prompts = (getattr(meta, "loader_kwargs", None) or {}).get("model_prompts")
+    return dict(prompts) if prompts else None
+
+
+def resolve_prompts(
+    prompt_dict: Mapping[str, str] | str | None, registered: dict[str, str] | None, model: str
+) -> dict[str, str] | None:
+    """Settle `prompt_dict`.
+
+    Args:
+        prompt_dict: As the user gave it: names to prompts, `"registered"`, or None.
+        registered: What mteb's registry holds.
+        model: Names the model in errors and warnings.
+
+    Returns:
+        Names to prompts, or None for none at all.
+
+    Raises:
+        ConfigError: `"registered"`, and the registry has none; or not names to strings.
+    """
+    if prompt_dict is None:
+        if registered:
+            logger.warning(
+                "mteb's registry has prompts for %s (%s) and none are applied. Pass "
+                'prompt_dict="registered" to apply them, or prompt_dict={} to keep it so.',
+                model,
+                ", ".join(f"{name}: {text!r:.60}" for name, text in registered.items()),
+            )
+        return None
+    if isinstance(prompt_dict, str):
+        if prompt_dict != REGISTERED:
+            raise ConfigError(
+                f'prompt_dict={prompt_dict!r} is neither a dict nor "{REGISTERED}". Give names to '
+                'prompts, {"query": "query: ", "document": "passage: "}, say.'
+            )
+        if not registered:
+            raise ConfigError(
+                f'prompt_dict="{REGISTERED}", and mteb\'s registry holds no prompts for {model!r}. '
+                'Give them: prompt_dict={"query": ..., "document": ...}.'
+            )
+        return registered
+    wrong = {name: text for name, text in prompt_dict.items() if not isinstance(text, str)}
+    if wrong:
+        raise ConfigError(f"prompt_dict must map names to strings; not so: {wrong!r}.")
+    if unknown := [name for name in prompt_dict if not _is_known(name)]:
+        logger.warning(
+            "prompt_dict has %s: no prompt type (query, document), task type or task of mteb's. "
+            "Such a prompt is applied to a task of your own of that name, and to nothing else.",
+            ", ".join(map(repr, unknown)),
+        )
+    return dict(prompt_dict)
+
+
+def _is_known(name: str) -> bool:
+    """Whether mteb looks a prompt up by this name, for some task that it has."""
+    from mteb import get_task
+    from mteb.abstasks.task_metadata import TaskType
+    from mteb.types import PromptType
+
+    kinds = [kind.value for kind in PromptType]
+    if name in kinds:
+        return True
+    for kind in kinds:
+        name = name.removesuffix(f"-{kind}")
+    if name in get_args(TaskType):
+        return True
+    try:
+        get_task(name)
+    except KeyError:
+        return False
+    return True

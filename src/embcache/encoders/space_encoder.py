@@ -1,0 +1,92 @@
+"""The encoder that filled a space, made again from what the space says about itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embcache.errors import ConfigError
+from embcache.identity.identity import Identity
+from embcache.pipeline.request import TextRequest
+from embcache.store import SpaceInfo
+
+if TYPE_CHECKING:
+    from embcache.encoders.vllm_encoder import VllmEncoderWrapper
+
+_PINNED = ("lora_request", "tokenizer")  # the identity has a hash of their files, not their place
+
+
+def embed_as(
+    info: SpaceInfo, text: str, prompt: str = "", model: str | None = None
+) -> npt.NDArray[np.float32]:
+    """Embed a text as the rows of a space were embedded; nothing is written.
+
+    Starts vLLM, which takes a while.
+
+    Args:
+        info: A space of vectors that `VllmEncoderWrapper` filled.
+        text: The text.
+        prompt: Put in front of it.
+        model: Where the model is now; None for the name or directory that the space notes.
+
+    Returns:
+        `(dim,) float32`.
+
+    Raises:
+        ConfigError: The space was filled by another encoder, or with files (a LoRA adapter, a
+            tokenizer) whose place it does not note; or the model is not the one it was.
+        ModelNotFoundError: There is no such model.
+        EngineError: vLLM does not start, or fails.
+    """
+    encoder = _encoder_of(info, model)
+    try:
+        request = TextRequest(texts=[text], prompt=prompt, show_progress=False)
+        vectors, _ = encoder.open_pipeline().encode(request)
+        vector: npt.NDArray[np.float32] = vectors[0]
+        return vector
+    finally:
+        encoder.cleanup()
+
+
+def _encoder_of(info: SpaceInfo, model: str | None) -> VllmEncoderWrapper:
+    identity = info.metadata.identity
+    if identity.engine != "vllm":
+        raise ConfigError(
+            f"{info.path} was filled by {identity.engine}, not by VllmEncoderWrapper, so embcache "
+            "cannot embed new texts for it."
+        )
+    arguments = dict(identity.arguments)
+    if pinned := [name for name in _PINNED if str(arguments.get(name)).startswith("local ")]:
+        raise ConfigError(
+            f"{info.path} was filled with {pinned[0]}={arguments[pinned[0]]}, a hash: where those "
+            "files are it does not say, so embcache cannot embed new texts for it."
+        )
+    from embcache.encoders.vllm_encoder import VllmEncoderWrapper  # and mteb, which takes seconds
+
+    encoder = VllmEncoderWrapper(
+        model or info.metadata.model,
+        None if identity.model == "local" else identity.revision,
+        dtype=identity.dtype,  # type: ignore[arg-type]  # one that was settled
+        cache_path=None,
+        enforce_eager=True,  # one text: compiling would take longer than it
+        **arguments,
+    )
+    if encoder.identity != identity:
+        raise ConfigError(_not_the_one(info, encoder.identity, model or info.metadata.model))
+    return encoder
+
+
+def _not_the_one(info: SpaceInfo, found: Identity, model: str) -> str:
+    cached = info.metadata.identity
+    differing: dict[str, tuple[Any, Any]] = {
+        name: (value, getattr(found, name))
+        for name, value in vars(cached).items()
+        if value != getattr(found, name)
+    }
+    listed = "; ".join(f"{name} {was!r}, now {now!r}" for name, (was, now) in differing.items())
+    return (
+        f"{model} is not the model that filled {info.path}: {listed}. Give the directory of the "
+        "one that was (--model)."
+    )

@@ -1,0 +1,208 @@
+"""What embcache's two vLLM wrappers share: one model, its identity, its cache, its engine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from tqdm.auto import tqdm
+
+from embcache.encoders.registry import find_model_meta
+from embcache.engine.base import Engine
+from embcache.errors import DtypeMismatchError
+from embcache.identity.dtype import AutoDtype
+from embcache.identity.identity import Identity, normalize_dtype, vector_arguments
+from embcache.identity.machine_memo import Memo
+from embcache.identity.weights import pin_adapter, pin_tokenizer, resolve_model
+from embcache.pipeline.pipeline import OnMiss, Pipeline, check_on_miss
+from embcache.pipeline.request import Request
+from embcache.pipeline.result import Truncation
+from embcache.pipeline.stats import EncodeStats
+from embcache.store import VECTORS, Database, Layout
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from mteb.models import ModelMeta
+
+logger = logging.getLogger(__name__)
+
+Dtype = Literal["half", "float16", "float", "float32", "bfloat16", "auto"]
+
+
+class VllmWrapperBase:
+    """One model behind a cache.
+
+    Args:
+        model: As the user gave it.
+        revision: As the user gave it.
+        arguments: Engine arguments, without model, revision and dtype.
+        dtype: As the user gave it.
+        head_dtype: As the user gave it.
+        cache_path: Directory of the cache; None for no cache.
+        on_miss: "encode" or "raise".
+        read_only: Whether nothing is written.
+        store_text: Whether a new space keeps texts.
+        narrow: Cuts vectors on their way out of the cache.
+    """
+
+    convert: ClassVar[Literal["embed", "classify"]]
+    mteb_model_meta: ModelMeta | None
+    _layout: ClassVar[Layout] = VECTORS
+    _model_type: ClassVar[str] = "dense"
+    _prompt_handling: ClassVar[str] = "prompt + text"
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | ModelMeta,
+        revision: str | None,
+        arguments: dict[str, Any],
+        *,
+        dtype: str,
+        head_dtype: str | None,
+        cache_path: str | os.PathLike[str] | None,
+        on_miss: OnMiss,
+        read_only: bool,
+        store_text: bool,
+        narrow: Truncation | None = None,
+    ) -> None:
+        check_on_miss(on_miss)
+        settled = normalize_dtype(dtype)
+        adapter = arguments.pop("lora_request", None)
+        arguments["hf_overrides"] = _merge_head_dtype(arguments.get("hf_overrides"), head_dtype)
+        changing = vector_arguments(arguments)
+        if self.convert != "embed":  # the default: identities of encoders do not name it
+            changing["convert"] = self.convert
+        self._write = not read_only and on_miss == "encode"
+        self._database = None if cache_path is None else Database(cache_path, writable=self._write)
+        memo = Memo()
+        if isinstance(model, (str, os.PathLike)):
+            name = model = os.fspath(model)
+        else:
+            name, revision = str(model.name), model.revision
+        directory = None
+        if adapter is not None:
+            directory, changing["lora_request"] = pin_adapter(adapter, memo)
+        self._source = resolve_model(name, revision, memo)
+        self.mteb_model_meta = find_model_meta(model, self._source, self._model_type)
+        self.stats = EncodeStats()
+        self.total = EncodeStats()
+        self._on_miss: OnMiss = on_miss
+        self._store_text = store_text
+        self._narrow = narrow
+        self._identity = Identity(
+            self._source.identity_name,
+            self._source.revision,
+            settled,
+            pin_tokenizer(changing, memo),
+            prompt_handling=self._prompt_handling,
+        )
+        self._requested = self._identity
+        self._auto = AutoDtype(self._identity, self._source, arguments, memo, self.convert)
+        self._engine = self._make_engine(
+            *self._source.load_from, {**arguments, "dtype": settled}, directory
+        )
+        self._pipeline: Pipeline | None = None
+        # At exit, or when nobody holds this object any more; atexit alone would hold it forever.
+        weakref.finalize(self, self._engine.close)
+
+    def cleanup(self) -> None:
+        """Free the engine, if it was started. The object goes on to work; it starts a new one."""
+        self._engine.close()
+
+    @property
+    def identity(self) -> Identity:
+        """What all rows of this model have in common; dtype may still be "auto"."""
+        return self._identity
+
+    def _make_engine(
+        self, model: str, revision: str | None, arguments: dict[str, Any], adapter: str | None
+    ) -> Engine:
+        raise NotImplementedError
+
+    def _run(self, request: Request) -> npt.NDArray[np.float32]:
+        """Values of a request, `(n, dim) float32`; keeps the counts."""
+        values, self.stats = self.open_pipeline(show_progress=request.show_progress).encode(request)
+        self.total += self.stats
+        return values
+
+    def open_pipeline(self, *, show_progress: bool = False) -> Pipeline:
+        """The pipeline of this model, with its identity settled and its space found.
+
+        With dtype "auto", this may ask vLLM, which takes some 10 s, or start the engine.
+        """
+        if self._pipeline is None:
+            self._pipeline = self._make_pipeline(show_progress)
+        return self._pipeline
+
+    def _make_pipeline(self, show_progress: bool) -> Pipeline:
+        """Settle the identity; this happens at the first call, because "auto" may take 10 s."""
+        if self._identity.dtype == "auto" and self._database is not None:
+            cached = self._database.cached_dtypes(self._identity)
+            dtype = self._settle_dtype(cached, show_progress)
+            if cached and dtype not in cached:
+                logger.warning(
+                    "dtype='auto' means %s here, and the cache holds this model in %s: nothing of "
+                    "it is used. Name that dtype to use it.",
+                    dtype,
+                    ", ".join(cached),
+                )
+            self._identity = self._identity.with_dtype(dtype)
+        space = None
+        if self._database is not None:
+            space = self._database.space(
+                self._identity,
+                self._source.name,
+                self._engine.version,
+                layout=self._layout,
+                store_text=self._store_text,
+            )
+        return Pipeline(
+            self._engine,
+            self._identity,
+            space,
+            on_miss=self._on_miss,
+            write=self._write,
+            check_engine=self._check_engine,
+            narrow=self._narrow,
+        )
+
+    def _settle_dtype(self, cached: list[str], show_progress: bool) -> str:
+        if self._on_miss == "raise" and not cached:
+            return "auto"  # everything is missing, whatever it means
+        dtype = self._auto.settle(cached)
+        if dtype is None:
+            # Everything is a miss, so the engine is needed anyway, and knows.
+            with tqdm(
+                desc="starting engine",
+                bar_format="{desc}",
+                leave=False,
+                disable=not show_progress,
+            ):
+                self._engine.start()
+            dtype = self._engine.dtype
+            self._auto.remember(dtype)
+        return dtype
+
+    def _check_engine(self) -> None:
+        expected, actual = self._identity.dtype, self._engine.dtype
+        if expected in ("auto", actual):
+            return
+        # What was remembered of "auto" is no longer so; the next call knows better.
+        self._auto.remember(actual)
+        self._pipeline, self._identity = None, self._requested
+        raise DtypeMismatchError(
+            f"The engine runs in {actual}, and dtype={self._requested.dtype!r} was taken for "
+            f"{expected}: nothing was written to that space. Run again, or name the dtype."
+        )
+
+
+def _merge_head_dtype(
+    hf_overrides: dict[str, Any] | None, head_dtype: str | None
+) -> dict[str, Any] | None:
+    """As mteb does it, but in a copy of the caller's dict."""
+    if head_dtype is None:
+        return hf_overrides
+    return {**(hf_overrides or {}), "head_dtype": head_dtype}

@@ -1,0 +1,159 @@
+"""A drop-in for mteb's vLLM cross-encoder."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from embcache.encoders.inputs import read_texts
+from embcache.encoders.vllm_base import Dtype, VllmWrapperBase
+from embcache.engine.base import Engine
+from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmScoringEngine
+from embcache.pipeline.pipeline import OnMiss
+from embcache.pipeline.request import PairRequest
+from embcache.store import SCORES
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.models import ModelMeta
+    from mteb.types import BatchedInput, PromptType
+    from torch.utils.data import DataLoader
+    from vllm.config import PoolerConfig
+
+
+class VllmCrossEncoderWrapper(VllmWrapperBase):
+    """mteb's `VllmCrossEncoderWrapper`, with a cache in front of the engine.
+
+    A pair of texts is scored once: reranking the same candidates again sends nothing to vLLM, and
+    needs neither vllm nor a GPU.
+
+    Args:
+        model: Hub name, model directory, or mteb's ModelMeta: a sequence classification model with
+            one label.
+        revision: As for `VllmEncoderWrapper`, like every argument that is not listed here.
+        query_prefix: Put in front of every query (`inputs1`).
+        document_prefix: Put in front of every document (`inputs2`).
+        cache_path: Directory of the cache; None for no cache. It may be the one of an encoder.
+        on_miss: "encode", or "raise": never start an engine, raise MissingTextsError.
+        read_only: Use the cache, write nothing to it.
+        store_text: Whether a new space keeps both texts and prefixes beside each score.
+
+    Attributes:
+        mteb_model_meta: What mteb records about the model.
+        stats: Counts of the last `predict` in pairs, an `EncodeStats`.
+        total: The sum of all `stats` of this object.
+
+    Raises:
+        ConfigError: An argument cannot work.
+        ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
+        CacheError: The cache path is a file or cannot be written.
+    """
+
+    convert = "classify"
+    _layout = SCORES
+    _model_type = "cross-encoder"
+    _prompt_handling = "score(query_prefix + query, document_prefix + document)"
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | ModelMeta,
+        revision: str | None = None,
+        query_prefix: str = "",
+        document_prefix: str = "",
+        *,
+        trust_remote_code: bool = True,
+        dtype: Dtype = "auto",
+        head_dtype: Literal["model"] | Dtype | None = None,
+        max_model_len: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        max_num_seqs: int = 128,
+        renderer_num_workers: int = 1,
+        tensor_parallel_size: int = 1,
+        enable_prefix_caching: bool | None = None,
+        gpu_memory_utilization: float = MTEB_GPU_MEMORY_UTILIZATION,
+        hf_overrides: dict[str, Any] | None = None,
+        pooler_config: PoolerConfig | dict[str, Any] | None = None,
+        enforce_eager: bool = False,
+        cache_path: str | os.PathLike[str] | None = "cache",
+        on_miss: OnMiss = "encode",
+        read_only: bool = False,
+        store_text: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.query_prefix = query_prefix
+        self.document_prefix = document_prefix
+        super().__init__(
+            model,
+            revision,
+            {
+                "trust_remote_code": trust_remote_code,
+                "max_model_len": max_model_len,
+                "max_num_batched_tokens": max_num_batched_tokens,
+                "max_num_seqs": max_num_seqs,
+                "renderer_num_workers": renderer_num_workers,
+                "tensor_parallel_size": tensor_parallel_size,
+                "enable_prefix_caching": enable_prefix_caching,
+                "gpu_memory_utilization": gpu_memory_utilization,
+                "hf_overrides": hf_overrides,
+                "pooler_config": pooler_config,
+                "enforce_eager": enforce_eager,
+                **kwargs,
+            },
+            dtype=dtype,
+            head_dtype=head_dtype,
+            cache_path=cache_path,
+            on_miss=on_miss,
+            read_only=read_only,
+            store_text=store_text,
+        )
+
+    def predict(
+        self,
+        inputs1: DataLoader[BatchedInput],
+        inputs2: DataLoader[BatchedInput],
+        *,
+        task_metadata: TaskMetadata,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        **kwargs: Any,
+    ) -> npt.NDArray[np.float32]:
+        """Scores of pairs, from the cache where it has them.
+
+        Args:
+            inputs1: DataLoader whose batches have a `text` list: `n` queries.
+            inputs2: The same: `n` documents, the i-th belongs to the i-th query.
+            task_metadata: Its name is noted beside new rows.
+            hf_split: Split of the task; changes nothing.
+            hf_subset: Subset of the task; changes nothing.
+            prompt_type: Changes nothing, as in mteb.
+            **kwargs: mteb's encode kwargs. `show_progress_bar=False` silences the progress bar;
+                `batch_size` has no meaning here, the engine batches by tokens.
+
+        Returns:
+            `(n,) float32`, row i = score of the i-th pair, as `LLM.score` gives it.
+
+        Raises:
+            InputError: There is no text in the inputs, or not as many queries as documents.
+            MissingTextsError: `on_miss="raise"`, and pairs are not cached.
+            CacheError: The cache cannot be read or written.
+            EngineError: vLLM does not start or fails; NonFiniteError where it returns NaN.
+        """
+        request = PairRequest(
+            began=time.perf_counter(),
+            queries=read_texts(inputs1),
+            documents=read_texts(inputs2),
+            prefixes=(self.query_prefix, self.document_prefix),
+            task=task_metadata.name,
+            show_progress=bool(kwargs.get("show_progress_bar", True)),
+        )
+        return self._run(request).reshape(-1)
+
+    def _make_engine(
+        self, model: str, revision: str | None, arguments: dict[str, Any], adapter: str | None
+    ) -> Engine:
+        return VllmScoringEngine(model, revision, arguments, adapter)

@@ -1,0 +1,262 @@
+"""A drop-in for mteb's vLLM encoder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.types import PromptType
+
+from embcache.encoders.inputs import read_texts
+from embcache.encoders.registry import model_config, registered_prompts, resolve_prompts
+from embcache.encoders.vllm_base import Dtype, VllmWrapperBase
+from embcache.engine.base import Engine
+from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine
+from embcache.errors import ConfigError
+from embcache.pipeline.pipeline import OnMiss
+from embcache.pipeline.request import TextRequest
+from embcache.pipeline.result import Truncation, truncated_meta, warn_if_untrained
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.models import ModelMeta
+    from mteb.types import BatchedInput
+    from torch.utils.data import DataLoader
+    from vllm.config import PoolerConfig
+
+
+class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
+    """mteb's `VllmEncoderWrapper`, with a cache in front of the engine.
+
+    Constructing it imports no vllm and loads no weights. The engine starts at the first text that
+    is not cached; a run in which all are needs neither vllm nor a GPU.
+
+    Args:
+        model: Hub name, model directory, or mteb's ModelMeta, whose revision then counts.
+        revision: Branch, tag or commit; resolved to a commit. Without meaning for a directory,
+            which is identified by its files' content.
+        trust_remote_code: Whether to run the model's own code.
+        dtype: What the engine computes in; vectors are kept as float32 whatever it is. "auto" is
+            vLLM's choice on this machine (float32 weights become float16); without vllm it is
+            the dtype that the cache holds.
+        head_dtype: dtype of the head layers; None keeps the model's.
+        max_model_len: Tokens after which a text is cut; None for the model's own limit.
+        max_num_batched_tokens: Tokens in one step of the engine.
+        max_num_seqs: Texts in one step of the engine.
+        renderer_num_workers: Threads for vLLM's preprocessing.
+        tensor_parallel_size: GPUs over which the model is split.
+        enable_prefix_caching: Whether vLLM shares its KV cache between equal beginnings.
+        gpu_memory_utilization: Share of GPU memory to reserve. On CPU it is a share of system
+            memory, where mteb's 0.9 fails to start: there, unless it is given, half of the memory
+            that is free. Decoder models fill it with a KV cache; `kv_cache_memory_bytes=2**30`
+            makes that small.
+        hf_overrides: Changes to the model's Hugging Face configuration.
+        pooler_config: vLLM's PoolerConfig, or a dict of its fields.
+        enforce_eager: Whether to do without compilation and CUDA graphs.
+        prompt_dict: Prompts by `{task}-{prompt type}`, task, `{task type}-{prompt type}`, task
+            type or prompt type, looked up in this order. "registered" takes those that mteb's
+            registry holds for the model.
+        use_instructions: Whether prompts are instructions to be put into `instruction_template`;
+            otherwise they are prefixes. As in mteb, it takes effect with a `prompt_dict`; give {}
+            to use the instructions that come with the tasks.
+        instruction_template: A string with `{instruction}`, or a function of instruction and
+            prompt type.
+        apply_instruction_to_documents: Whether documents get instructions too.
+        cache_path: Directory of the cache; None for no cache.
+        on_miss: "encode", or "raise": never start an engine, raise MissingTextsError.
+        read_only: Use the cache, write nothing to it.
+        store_text: Whether a new space keeps text and prompt beside each vector.
+        truncate_dim: Return the first so many components of each vector (Matryoshka), normalised
+            again where the model normalises. The cache holds the full vectors, so this costs no
+            encoding and no second space.
+        **kwargs: `lora_request`, a LoRA adapter that is applied to every text: its directory, hub
+            name, or vLLM's LoRARequest. And any further argument of `vllm.EngineArgs`; those that
+            embcache does not know count as changing the vectors.
+
+    Attributes:
+        mteb_model_meta: What mteb records about the model.
+        stats: Counts of the last `encode`, an `EncodeStats`.
+        total: The sum of all `stats` of this object.
+
+    Raises:
+        ConfigError: An argument cannot work; also a ValueError, as in mteb.
+        ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
+        CacheError: The cache path is a file or cannot be written.
+    """
+
+    convert = "embed"
+    model_prompts: dict[str, str] | None
+    prompts_dict: dict[str, str] | None
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | ModelMeta,
+        revision: str | None = None,
+        *,
+        trust_remote_code: bool = True,
+        dtype: Dtype = "auto",
+        head_dtype: Literal["model"] | Dtype | None = None,
+        max_model_len: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        max_num_seqs: int = 128,
+        renderer_num_workers: int = 1,
+        tensor_parallel_size: int = 1,
+        enable_prefix_caching: bool | None = None,
+        gpu_memory_utilization: float = MTEB_GPU_MEMORY_UTILIZATION,
+        hf_overrides: dict[str, Any] | None = None,
+        pooler_config: PoolerConfig | dict[str, Any] | None = None,
+        enforce_eager: bool = False,
+        prompt_dict: Mapping[str, str] | Literal["registered"] | None = None,
+        use_instructions: bool = False,
+        instruction_template: str | Callable[[str, PromptType | None], str] | None = None,
+        apply_instruction_to_documents: bool = True,
+        cache_path: str | os.PathLike[str] | None = "cache",
+        on_miss: OnMiss = "encode",
+        read_only: bool = False,
+        store_text: bool = True,
+        truncate_dim: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_template(use_instructions, instruction_template)
+        narrow = None if truncate_dim is None else Truncation(truncate_dim)
+        super().__init__(
+            model,
+            revision,
+            {
+                "trust_remote_code": trust_remote_code,
+                "max_model_len": max_model_len,
+                "max_num_batched_tokens": max_num_batched_tokens,
+                "max_num_seqs": max_num_seqs,
+                "renderer_num_workers": renderer_num_workers,
+                "tensor_parallel_size": tensor_parallel_size,
+                "enable_prefix_caching": enable_prefix_caching,
+                "gpu_memory_utilization": gpu_memory_utilization,
+                "hf_overrides": hf_overrides,
+                "pooler_config": pooler_config,
+                "enforce_eager": enforce_eager,
+                **kwargs,
+            },
+            dtype=dtype,
+            head_dtype=head_dtype,
+            cache_path=cache_path,
+            on_miss=on_miss,
+            read_only=read_only,
+            store_text=store_text,
+            narrow=narrow,
+        )
+        registered = registered_prompts(self.mteb_model_meta)
+        prompts = resolve_prompts(prompt_dict, registered, self._source.name)
+        # mteb looks static prompts up in the one and instructions in the other.
+        self.model_prompts = self.prompts_dict = prompts
+        self.use_instructions = use_instructions
+        self.instruction_template = instruction_template
+        self.apply_instruction_to_passages = apply_instruction_to_documents
+        if truncate_dim is not None and self.mteb_model_meta is not None:
+            config = model_config(self._source) | (hf_overrides or {})
+            warn_if_untrained(truncate_dim, self.mteb_model_meta, config)
+            self.mteb_model_meta = truncated_meta(self.mteb_model_meta, truncate_dim)
+
+    def encode(
+        self,
+        inputs: DataLoader[BatchedInput],
+        *,
+        task_metadata: TaskMetadata,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        **kwargs: Any,
+    ) -> npt.NDArray[np.float32]:
+        """Vectors of the inputs' texts, from the cache where it has them.
+
+        Args:
+            inputs: DataLoader whose batches have a `text` list.
+            task_metadata: Decides the prompt; its name is noted beside new rows.
+            hf_split: Split of the task; changes nothing.
+            hf_subset: Subset of the task; changes nothing.
+            prompt_type: query, document or None; decides the prompt.
+            **kwargs: mteb's encode kwargs. `show_progress_bar=False` silences the progress bar;
+                `batch_size` has no meaning here, the engine batches by tokens.
+
+        Returns:
+            `(n, dim) float32`, row i = i-th text of the inputs; `dim` is `truncate_dim`, if given.
+
+        Raises:
+            InputError: There is no text in the inputs, or one cannot be encoded.
+            MissingTextsError: `on_miss="raise"`, and texts are not cached.
+            CacheError: The cache cannot be read or written.
+            EngineError: vLLM does not start or fails; NonFiniteError where it returns NaN.
+        """
+        began = time.perf_counter()
+        prompt_type = None if prompt_type is None else PromptType(prompt_type)
+        texts = read_texts(inputs)
+        request = TextRequest(
+            texts=texts,
+            prompt=self._prompt(task_metadata, prompt_type),
+            prompt_type=None if prompt_type is None else prompt_type.value,
+            task=task_metadata.name,
+            show_progress=bool(kwargs.get("show_progress_bar", True)),
+            began=began,
+        )
+        precision = kwargs.get("precision")
+        if precision not in (None, "float32"):
+            raise ConfigError(
+                f"precision={precision!r} is an option of Sentence Transformers; vLLM returns "
+                "float vectors. Leave it out."
+            )
+        return self._run(request)
+
+    def _make_engine(
+        self, model: str, revision: str | None, arguments: dict[str, Any], adapter: str | None
+    ) -> Engine:
+        return VllmEngine(model, revision, arguments, adapter)
+
+    def prompt_for(
+        self, prompt_type: PromptType | str | None, task_metadata: TaskMetadata | None = None
+    ) -> str:
+        """What this encoder puts in front of a text.
+
+        Args:
+            prompt_type: query, document or None.
+            task_metadata: Of the task; None for texts of no task, which get the prompt of their
+                prompt type.
+
+        Raises:
+            ConfigError: Instructions are made of a task, and there is none.
+        """
+        kind = None if prompt_type is None else PromptType(prompt_type)
+        if task_metadata is not None:
+            return self._prompt(task_metadata, kind)
+        if self.prompts_dict and self.use_instructions:
+            raise ConfigError(
+                "use_instructions=True makes the prompt of the task, and these texts are of none. "
+                "Give the prompt itself."
+            )
+        return (self.prompts_dict or {}).get("" if kind is None else kind.value, "")
+
+    def _prompt(self, task_metadata: TaskMetadata, prompt_type: PromptType | None) -> str:
+        prompt = ""
+        if self.prompts_dict is not None:
+            if not self.use_instructions:
+                name = self.get_prompt_name(task_metadata, prompt_type)
+                prompt = "" if name is None else self.prompts_dict[name]
+            elif self.apply_instruction_to_passages or prompt_type != PromptType.document:
+                prompt = self.get_task_instruction(task_metadata, prompt_type)
+        return prompt
+
+
+def _check_template(use_instructions: bool, template: object) -> None:
+    if use_instructions and template is None:
+        raise ConfigError(
+            "To use instructions, an instruction_template must be provided (use_instructions=True "
+            "was given without one): 'Instruct: {instruction}\\nQuery: ', say."
+        )
+    if isinstance(template, str) and "{instruction}" not in template:
+        raise ConfigError(
+            "Instruction template must contain the string '{instruction}'; instruction_template="
+            f"{template!r} does not."
+        )

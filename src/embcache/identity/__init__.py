@@ -1,0 +1,1 @@
+"""Everything that decides whether a text is a hit, and nothing else."""

@@ -1,0 +1,215 @@
+"""What decides the vectors of a model that is already loaded: weights, dtype and settings.
+
+Names are not enough for these: a model that was trained a little further in this process still
+has the name and revision of the one it was loaded from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from embcache.errors import ConfigError
+from embcache.identity.identity import Identity, canonical
+from embcache.identity.machine_memo import Memo
+from embcache.identity.weights import hash_directory
+
+if TYPE_CHECKING:
+    import torch
+
+    from embcache.identity.prompt_rules import PromptRule
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN_DTYPE = "unknown"
+
+_SAMPLES = 16
+# Settings of mteb's own wrappers that change vectors and are not in their ModelMeta.
+_WRAPPER_SETTINGS = ("max_length", "use_chat_template")
+_VLLM_SETTINGS = ("max_model_len", "quantization")
+
+
+class LiveModel:
+    """A loaded encoder, looked at from outside.
+
+    Args:
+        encoder: An mteb encoder; PyTorch modules are looked for in its attributes.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+        self._state: object = None
+        self._weights: str | None = None
+
+    def dtype(self) -> str:
+        """What it computes in: the dtype of its first floating point weight, or "unknown"."""
+        config = _vllm_config(self._encoder)
+        if config is not None:
+            return str(config.dtype).removeprefix("torch.")
+        for weight in self._parameters():
+            if weight.is_floating_point():
+                return str(weight.dtype).removeprefix("torch.")
+        return UNKNOWN_DTYPE
+
+    def weights(self) -> str | None:
+        """Hash over all weights, 32 hex digits; None where there are none to be seen.
+
+        Computed once, and again when the weights have changed since.
+        """
+        state = self._weights_state()
+        if state != self._state:
+            self._state, self._weights = state, self._hash_weights()
+        return self._weights
+
+    def settings(self) -> dict[str, Any]:
+        """Settings that change vectors, as far as the kind of model is known."""
+        found = {
+            name: getattr(self._encoder, name)
+            for name in _WRAPPER_SETTINGS
+            if getattr(self._encoder, name, None) is not None
+        }
+        config = _vllm_config(self._encoder)
+        if config is not None:
+            found |= {name: getattr(config, name, None) for name in _VLLM_SETTINGS}
+            found["pooler_config"] = getattr(config, "pooler_config", None)
+        inner = sentence_transformer(self._encoder)
+        if inner is not None:
+            found |= {
+                "backend": inner.get_backend() if hasattr(inner, "get_backend") else "torch",
+                "max_seq_length": inner.max_seq_length,
+                "truncate_dim": inner.truncate_dim,
+                "modules": [{"type": type(module).__name__, **_config(module)} for module in inner],
+            }
+        return found
+
+    def _parameters(self) -> Iterator[torch.nn.Parameter]:
+        torch = sys.modules.get("torch")
+        if torch is None:
+            return
+        parts = (self._encoder, *getattr(self._encoder, "__dict__", {}).values())
+        for part in parts:
+            if isinstance(part, torch.nn.Module):
+                yield from part.parameters()
+
+    def _weights_state(self) -> object:
+        """Cheap, and different after any training step: versions, addresses and a few numbers."""
+        return [
+            (
+                weight.data_ptr(),
+                tuple(weight.shape),
+                0 if weight.is_inference() else weight._version,
+                _sample(weight),
+            )
+            for weight in self._parameters()
+            if weight.device.type != "meta"
+        ]
+
+    def _hash_weights(self) -> str | None:
+        digests = sorted(  # whatever the order in which modules list their weights
+            f"{tuple(weight.shape)} {weight.dtype} {xxhash.xxh3_128_hexdigest(_bytes(weight))}"
+            for weight in self._parameters()
+            if weight.device.type != "meta"
+        )
+        return xxhash.xxh3_128_hexdigest("\n".join(digests).encode()) if digests else None
+
+
+def sentence_transformer(encoder: Any) -> Any:
+    """The SentenceTransformer that an mteb wrapper holds, or None."""
+    package = sys.modules.get("sentence_transformers")
+    inner = getattr(encoder, "model", None)
+    return inner if package and isinstance(inner, package.SentenceTransformer) else None
+
+
+def hugging_face_config(encoder: Any) -> dict[str, Any]:
+    """The configuration of a Sentence Transformers model's transformer; empty for others."""
+    inner = sentence_transformer(encoder)
+    first = None if inner is None else next(iter(inner), None)
+    config = getattr(getattr(first, "auto_model", None), "config", None)
+    return {} if config is None else dict(config.to_dict())
+
+
+def _vllm_config(encoder: Any) -> Any:
+    """The model configuration of mteb's own vLLM wrapper."""
+    engine = getattr(getattr(encoder, "llm", None), "llm_engine", None)
+    return getattr(engine, "model_config", None)
+
+
+def _config(module: Any) -> Mapping[str, Any]:
+    get = getattr(module, "get_config_dict", None)
+    # default=str: modules of others may hold more than JSON can.
+    return {} if get is None else dict(json.loads(json.dumps(get(), default=str)))
+
+
+def _sample(weight: torch.Tensor) -> bytes:
+    flat = weight.detach().reshape(-1)
+    return _bytes(flat[:: max(1, len(flat) // _SAMPLES)][:_SAMPLES])
+
+
+def _bytes(weight: torch.Tensor) -> bytes:
+    import torch
+
+    raw = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return np.asarray(raw).tobytes() if raw.numel() else b""
+
+
+NO_NAME = (None, "", "no_model_name/available")
+_NO_REVISION = (None, "", "no_revision_available")
+
+
+def base_identity(
+    model: Any, meta: Any, live: LiveModel, rule: PromptRule, extra: Mapping[str, Any] | None
+) -> Identity:
+    """What is known of the identity before the first call.
+
+    Args:
+        model: An mteb encoder.
+        meta: Its ModelMeta.
+        live: Its weights and settings.
+        rule: How it finds its prompts.
+        extra: What the user adds.
+
+    Raises:
+        ConfigError: Neither name nor revision is known, and nothing is added.
+    """
+    name = None if meta.name in NO_NAME else str(meta.name)
+    revision = None if meta.revision in _NO_REVISION else str(meta.revision)
+    if name is None and revision is None and not extra:
+        raise ConfigError(
+            f"{type(model).__name__} has neither name nor revision in its mteb_model_meta, so its "
+            "vectors could not be told from another model's. Say what it is, and change that when "
+            'it changes: CachedEncoder(model, identity={"model": "mine", "version": 1}).'
+        )
+    if name is not None and Path(name).is_dir():  # its path decides nothing, its files do
+        name, revision = "local", hash_directory(Path(name), Memo())
+    if revision is None and live.weights() is None and not extra:
+        logger.warning(
+            "%s has no revision: if other weights are served under that name one day, the cache "
+            'will not notice. CachedEncoder(model, identity={"revision": ...}) makes it.',
+            name,
+        )
+    if not rule.known:
+        logger.info(
+            "How %s applies prompts is not known: its texts are cached for each task, subset, "
+            "split and prompt type. applied_prompt=... shares them.",
+            type(model).__name__,
+        )
+    arguments = {
+        "experiment_kwargs": canonical(dict(meta.experiment_kwargs or {}), "experiment_kwargs"),
+        "identity": canonical(dict(extra or {}), "identity"),
+    }
+    return Identity(
+        name or "",
+        revision or "",
+        live.dtype(),
+        {key: value for key, value in arguments.items() if value},
+        engine=f"mteb {type(model).__qualname__}",
+        prompt_handling=rule.handling,
+        truncation="the model's own",
+    )

@@ -1,0 +1,103 @@
+"""Counts of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm.auto import tqdm
+
+
+@dataclass(frozen=True)
+class EncodeStats:
+    """What one `encode` or `predict` did.
+
+    Attributes:
+        texts: Texts (of a cross-encoder: pairs) that were asked for, duplicates included.
+        unique: Distinct ones among them.
+        hits: Distinct ones found in the cache.
+        encoded: Distinct ones sent to the engine.
+        seconds: Wall-clock seconds.
+        unit: What is counted, "text" or "pair".
+    """
+
+    texts: int = 0
+    unique: int = 0
+    hits: int = 0
+    encoded: int = 0
+    seconds: float = 0.0
+    unit: str = "text"
+
+    def __add__(self, other: EncodeStats) -> EncodeStats:
+        return EncodeStats(
+            self.texts + other.texts,
+            self.unique + other.unique,
+            self.hits + other.hits,
+            self.encoded + other.encoded,
+            self.seconds + other.seconds,
+            other.unit,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.texts} {self.unit}s, {self.unique} unique, {self.hits} hits, "
+            f"{self.encoded} encoded, {self.seconds:.2f} s"
+        )
+
+
+class Watcher:
+    """Told how encoding goes on; does nothing. Calls come from the thread that encodes."""
+
+    def starting(self) -> None:
+        """The engine is about to start, which takes a while."""
+
+    def started(self) -> None:
+        """The engine has started."""
+
+    def encoded(self, items: int, tokens: int) -> None:
+        """A chunk of so many items was encoded; tokens are 0 where they are not known."""
+
+    def committed(self, items: int) -> None:
+        """A chunk of so many items is on disk."""
+
+
+class Bar(Watcher):
+    """A progress bar over the distinct items of one call.
+
+    Args:
+        total: Distinct items.
+        hits: How many of them are cached.
+        unit: What is counted.
+        verb: What is done with it.
+        shown: Whether to draw it.
+    """
+
+    def __init__(self, total: int, hits: int, unit: str, verb: str, *, shown: bool) -> None:
+        self._verb = verb
+        self._bar: tqdm[Any] = tqdm(
+            total=total,
+            initial=hits,  # texts/s and time left are about what is encoded
+            unit=unit,
+            desc=verb,
+            postfix={"hits": hits},
+            disable=not shown or not total,
+        )
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def starting(self) -> None:
+        """Say so."""
+        self._bar.set_description("starting engine")
+
+    def started(self) -> None:
+        """Its time is no part of texts/s and time left."""
+        self._bar.set_description(self._verb)
+        self._bar.unpause()
+
+    def encoded(self, items: int, tokens: int) -> None:
+        """Go on by so many."""
+        self._bar.update(items)

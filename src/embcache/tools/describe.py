@@ -1,0 +1,178 @@
+"""What a space holds, counted; and its removal."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embcache.errors import CacheError
+from embcache.store.database import SpaceInfo
+from embcache.store.location import READ_FIX, lance_errors
+from embcache.store.schema import FORMAT_VERSION, VECTORS, schema_layout, value_dim
+
+_SCAN_ROWS = 65_536
+_MOST_DISTINCT = 1000  # values counted a column; a prompt for each text must not fill the memory
+_FIRST_BIN = 8
+
+
+@dataclass(frozen=True)
+class ValueCount:
+    """How many rows have a value; None is null."""
+
+    value: str | None
+    count: int
+
+
+@dataclass(frozen=True)
+class TokenBin:
+    """How many texts have from `first` to `last` tokens."""
+
+    first: int
+    last: int
+    count: int
+
+
+@dataclass(frozen=True)
+class SpaceDescription:
+    """What `describe` found.
+
+    Attributes:
+        path: The space's folder.
+        info: What the space says about itself.
+        format_version: Of its table.
+        value: `vector` or `score`.
+        dim: Components of a vector; 1 for scores.
+        columns: Name and Arrow type of each column.
+        rows: Rows of the table.
+        fragments: Lance's fragments that they lie in.
+        size_bytes: Everything in the folder, old versions included.
+        tokens: Token-length histogram, bins doubling in width; none where no row has n_tokens.
+        tokens_unknown: Rows whose n_tokens is null.
+        counts: For each string column of few values (prompts, prompt types, tasks) its values,
+            the most frequent first.
+        uncounted: For such a column, rows of further values than the 1,000 seen first.
+        first_written: created_at of the oldest row; None where there is none.
+        last_written: created_at of the newest row.
+    """
+
+    path: Path
+    info: SpaceInfo
+    format_version: int
+    value: str
+    dim: int
+    columns: dict[str, str]
+    rows: int
+    fragments: int
+    size_bytes: int
+    tokens: list[TokenBin]
+    tokens_unknown: int
+    counts: dict[str, list[ValueCount]]
+    uncounted: dict[str, int]
+    first_written: datetime | None
+    last_written: datetime | None
+
+
+def describe(info: SpaceInfo) -> SpaceDescription:
+    """Count what a space holds, in one scan of its small columns.
+
+    Raises:
+        CacheError: Lance cannot read the table.
+    """
+    with lance_errors("Reading", info.path, READ_FIX):
+        dataset = lance.dataset(str(info.path))
+        schema = dataset.schema
+        counted = [name for name in _countable(schema) if name in schema.names]
+        counters: dict[str, Counter[str | None]] = {name: Counter() for name in counted}
+        uncounted = dict.fromkeys(counted, 0)
+        tokens: Counter[int | None] = Counter()
+        moments: list[datetime] = []
+        for batch in _scan(dataset, [*counted, "n_tokens", "created_at"]):
+            for name in counted:
+                uncounted[name] += _count(counters[name], batch.column(name))
+            _count(tokens, batch.column("n_tokens"), limit=None)
+            bounds = pc.min_max(batch.column("created_at")).as_py()
+            moments = [m for m in (*moments, *bounds.values()) if m is not None]
+            moments = [min(moments), max(moments)] if moments else []
+        fragments = len(dataset.get_fragments())
+        rows = dataset.count_rows()
+    return SpaceDescription(
+        path=info.path,
+        info=info,
+        format_version=int((schema.metadata or {}).get(b"embcache:format_version", FORMAT_VERSION)),
+        value=schema_layout(schema).value,
+        dim=value_dim(schema),
+        columns={field.name: str(field.type) for field in schema},
+        rows=rows,
+        fragments=fragments,
+        size_bytes=_size(info.path),
+        tokens=_histogram(tokens),
+        tokens_unknown=tokens[None],
+        counts={
+            name: [ValueCount(*pair) for pair in counters[name].most_common()] for name in counted
+        },
+        uncounted=uncounted,
+        first_written=moments[0] if moments else None,
+        last_written=moments[-1] if moments else None,
+    )
+
+
+def remove_space(path: Path) -> None:
+    """Delete a space's folder. A kill on the way leaves the whole space, or none.
+
+    Raises:
+        CacheError: It is a link, or the file system refuses.
+    """
+    if path.is_symlink() or path.suffix != ".lance":
+        raise CacheError(f"{path} is a link or no table's folder; remove it by hand.")
+    try:
+        # Out of the cache's sight in one step; a table without half its files would be damaged.
+        with tempfile.TemporaryDirectory(prefix=".removed-", dir=path.parent) as grave:
+            path.rename(Path(grave) / path.name)
+    except OSError as error:
+        raise CacheError(f"Removing {path} failed: {error.strerror or error}.") from error
+
+
+def _countable(schema: pa.Schema) -> tuple[str, ...]:
+    prompts = ("prompt",) if schema_layout(schema) is VECTORS else ()
+    return (*prompts, "query_prefix", "document_prefix", "prompt_type", "task")
+
+
+def _scan(dataset: lance.LanceDataset, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    yield from dataset.scanner(columns=columns, batch_size=_SCAN_ROWS).to_batches()
+
+
+def _count(counter: Counter[Any], column: pa.Array, limit: int | None = _MOST_DISTINCT) -> int:
+    """Add a column's values; returns how many rows were left out for having too many values."""
+    left_out = 0
+    for pair in pc.value_counts(column).to_pylist():
+        if limit is not None and len(counter) >= limit and pair["values"] not in counter:
+            left_out += pair["counts"]
+        else:
+            counter[pair["values"]] += pair["counts"]
+    return left_out
+
+
+def _histogram(tokens: Counter[int | None]) -> list[TokenBin]:
+    """Bins 0 to 7, 8 to 15, 16 to 31, ... up to the longest, empty ones at the start left out."""
+    known = {length: count for length, count in tokens.items() if length is not None}
+    bins: list[TokenBin] = []
+    first, last = 0, _FIRST_BIN - 1
+    while known and first <= max(known):
+        inside = sum(count for length, count in known.items() if first <= length <= last)
+        if inside or bins:
+            bins.append(TokenBin(first, last, inside))
+        first, last = last + 1, 2 * last + 1
+    return bins
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

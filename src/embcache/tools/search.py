@@ -1,0 +1,274 @@
+"""Looking into a space by text: the row of one, its neighbours, and words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embcache.errors import CacheError, ConfigError, MissingTextsError, shown
+from embcache.identity import keys as key_bytes
+from embcache.identity.keys import Keys, pair_keys, text_keys
+from embcache.store.database import SpaceInfo
+from embcache.store.location import READ_FIX, lance_errors
+from embcache.store.rows import batch_keys
+from embcache.store.schema import VECTORS
+from embcache.store.space import Space
+from embcache.store.verify import key_fits
+
+if TYPE_CHECKING:
+    import lancedb
+
+_PROMPTS_NAMED = 5
+_CASES = (str.lower, str.capitalize, str.upper)
+
+
+@dataclass(frozen=True)
+class CachedText:
+    """A row, verified.
+
+    Attributes:
+        texts: The text; for a score, query and document.
+        prompts: What is put in front of each.
+        n_tokens: Tokens that the model saw; None where that is not known.
+        value: `(dim,) float32`; for a score, `(1,)`.
+        key: `(1, 2) uint64`.
+    """
+
+    texts: tuple[str, ...]
+    prompts: tuple[str, ...]
+    n_tokens: int | None
+    value: npt.NDArray[np.float32]
+    key: Keys
+
+
+@dataclass(frozen=True)
+class Match:
+    """A cached text that a search found; `score` is the cosine, or BM25 for words."""
+
+    text: str | None
+    prompt: str | None
+    score: float
+
+
+def find_text(info: SpaceInfo, texts: Sequence[str], prompts: Sequence[str] = ()) -> CachedText:
+    """A cached text, or pair of texts, found by its key.
+
+    Args:
+        info: The space.
+        texts: One text; query and document for a space of scores.
+        prompts: What is put in front of each; none is "".
+
+    Raises:
+        ConfigError: There are too many, or too few, texts or prompts for this space.
+        InputError: A text has no UTF-8 form.
+        MissingTextsError: It is not there; names the prompts under which it is.
+        CacheError: Its row is damaged, or the table cannot be read.
+    """
+    space = Space(info.path, info.metadata)
+    space.refresh()
+    width = 1 if space.layout is VECTORS else 2
+    prompts = tuple(prompts) or ("",) * width
+    if len(texts) != width or len(prompts) != width:
+        holds = "vectors: give one text" if width == 1 else "scores: give a query and a document"
+        raise ConfigError(f"{info.path} holds {holds}, and as many prompts, or none.")
+    identity = info.metadata.identity.to_bytes()
+    if width == 1:
+        key = text_keys(identity, prompts[0], [texts[0]])
+    else:
+        key = pair_keys(identity, (prompts[0], prompts[1]), [texts[0]], [texts[1]])
+    position = space.find(key)
+    if position[0] < 0:
+        raise MissingTextsError(_missing(space, texts, prompts), 1)
+    value = np.zeros((1, space.dim or 1), np.float32)
+    if space.read(position, key, value, np.zeros(1, np.int64))[0]:
+        raise CacheError(
+            f"{info.path} has a row for {shown(texts[0])}, but it fails its checksum. The next run "
+            "that needs it drops it and encodes it again."
+        )
+    n_tokens = space.rows_at(position, ["n_tokens"])[0]["n_tokens"]
+    return CachedText(tuple(texts), prompts, n_tokens, value[0], key)
+
+
+def prompts_of(info: SpaceInfo, texts: Sequence[str]) -> list[tuple[str | None, ...]] | None:
+    """The prompts under which a text, or a pair of texts, is cached; some, where they are many.
+
+    Args:
+        info: The space.
+        texts: One text; query and document for a space of scores.
+
+    Returns:
+        A tuple for each, None for a prompt that is not known; or None where no texts are stored.
+
+    Raises:
+        CacheError: The table cannot be read.
+    """
+    space = Space(info.path, info.metadata)
+    space.refresh()
+    return _prompts_of(space, texts)
+
+
+def nearest(
+    info: SpaceInfo,
+    vector: npt.NDArray[np.float32],
+    count: int,
+    besides: Keys | None = None,
+) -> list[Match]:
+    """The cached texts whose vectors have the largest cosine with a vector.
+
+    The candidates are LanceDB's; each cosine is computed from a row that passed its checksum.
+
+    Args:
+        info: A space of vectors.
+        vector: `(dim,) float32`.
+        count: How many, at most.
+        besides: `(1, 2) uint64`, the key of a row to leave out.
+
+    Raises:
+        CacheError: Lance cannot read the table.
+    """
+    with lance_errors("Searching", info.path, READ_FIX):
+        table = _open_table(info)
+        columns = ["key", *_stored(table.schema, VECTORS.texts)]
+        # More than asked for: the text itself, duplicates and damaged rows are left out.
+        query: Any = table.search(vector, vector_column_name="vector")
+        found = query.distance_type("cosine").limit(2 * count + 1)
+        rows = _fitting(found.select([*columns, "_distance"]).to_arrow(), info)
+    rows = _distinct(rows, b"" if besides is None else key_bytes.to_bytes(besides))
+    if not rows:
+        return []
+    space = Space(info.path, info.metadata)
+    space.refresh()
+    keys = key_bytes.from_bytes(b"".join(row["key"] for row in rows))
+    positions = space.find(keys)
+    vectors = np.zeros((len(rows), len(vector)), np.float32)
+    there = np.flatnonzero(positions >= 0)  # all, but for rows deleted in the meantime
+    damaged = space.read(positions[there], keys[there], vectors, there)
+    angles = cosines(vectors, vector[None])
+    best = [
+        Match(rows[i].get("text"), rows[i].get("prompt"), float(angles[i])) for i in there[~damaged]
+    ]
+    return sorted(best, key=lambda match: -match.score)[:count]
+
+
+def search_words(info: SpaceInfo, words: str, count: int, prompt: str | None = None) -> list[Match]:
+    """The cached texts that fit some words best, by BM25; nothing is written to the table.
+
+    Without an index, LanceDB compares words as they are spelt: no stemming, and of upper and lower
+    case the usual forms are tried.
+
+    Args:
+        info: A space of vectors.
+        words: To look for in the texts; the prompts are not searched.
+        count: How many, at most.
+        prompt: Only texts with this prompt.
+
+    Raises:
+        ConfigError: The space holds scores, or no texts.
+        CacheError: Lance cannot read the table.
+    """
+    with lance_errors("Searching", info.path, READ_FIX):
+        table = _open_table(info)
+        columns = _stored(table.schema, VECTORS.texts)
+        if "text" not in columns:
+            raise ConfigError(f"{info.path} has no column of texts, so no words can be searched.")
+        forms = {f(w): None for w in words.split() for f in (str, *_CASES)}
+        query = table.search(" ".join(forms), query_type="fts", fts_columns="text").limit(2 * count)
+        if prompt is not None:
+            quoted = prompt.replace("'", "''")
+            query = query.where(f"prompt = '{quoted}'", prefilter=True)
+        rows = _fitting(query.select(["key", *columns, "_score"]).to_arrow(), info)
+    return [Match(r["text"], r.get("prompt"), r["_score"]) for r in _distinct(rows)][:count]
+
+
+def _missing(space: Space, texts: Sequence[str], prompts: Sequence[str]) -> str:
+    """Why a text is not found, and what would find it."""
+    tried = " and ".join(map(repr, prompts))
+    found = _prompts_of(space, texts)
+    if found is None:
+        return (
+            f"{shown(texts[0])} is not in {space.path} with prompt {tried}; the space has no "
+            "texts, so other prompts cannot be looked for."
+        )
+    where = " and ".join(shown(text) for text in texts)
+    if not found:
+        return (
+            f"{where} is not in {space.path}, with whatever prompt. Is it the text as mteb has it?"
+        )
+    if tuple(prompts) in found:
+        return (
+            f"{space.path} has {where} with prompt {tried}, but its key is another text's: the row "
+            "is damaged, and not used. `embcache check --fix` deletes it."
+        )
+    others = "; ".join(" and ".join(map(_prompt, one)) for one in found[:_PROMPTS_NAMED])
+    return f"{where} is not in {space.path} with prompt {tried}, but with: {others}."
+
+
+def _prompts_of(space: Space, texts: Sequence[str]) -> list[tuple[str | None, ...]] | None:
+    names = space.layout.texts
+    if not set(names) <= set(space.columns):
+        return None
+    wanted, prompt_names = names[: len(texts)], names[len(texts) :]
+    found: dict[tuple[str | None, ...], None] = {}
+    for batch in space.scan(list(names)):
+        same = pa.array(np.ones(batch.num_rows, bool))
+        for name, text in zip(wanted, texts, strict=True):
+            same = pc.and_kleene(same, pc.equal(batch.column(name), text))
+        for row in batch.select(list(prompt_names)).filter(same).to_pylist():
+            found[tuple(row.values())] = None
+        if len(found) > _PROMPTS_NAMED:
+            break
+    return [*found]
+
+
+def _prompt(prompt: str | None) -> str:
+    return "one that embcache does not know" if prompt is None else repr(prompt)
+
+
+def _open_table(info: SpaceInfo) -> lancedb.table.Table:
+    import lancedb  # takes a second
+
+    return lancedb.connect(str(info.path.parent)).open_table(info.path.name.removesuffix(".lance"))
+
+
+def _fitting(rows: pa.Table, info: SpaceInfo) -> list[dict[str, Any]]:
+    """The rows whose text, where it is stored, is that of their key: others are damaged."""
+    fits = key_fits(rows, batch_keys(rows), VECTORS, info.metadata.identity)
+    kept: list[dict[str, Any]] = rows.filter(pa.array(fits != 0)).to_pylist()
+    return kept
+
+
+def _stored(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
+    return [name for name in columns if name in schema.names]
+
+
+def _distinct(rows: list[dict[str, Any]], besides: bytes = b"") -> list[dict[str, Any]]:
+    """The first row of each key: two processes may have written the same text."""
+    first = {row["key"]: row for row in reversed(rows) if row["key"] != besides}
+    return [row for row in rows if first.get(row["key"]) is row]
+
+
+def cosines(
+    left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Row by row, in float64.
+
+    Equal rows have exactly 1, zero rows too; a zero row and another have 0.
+
+    Args:
+        left: `(n, dim) float32`.
+        right: `(n, dim) float32`, or `(1, dim)`, which is compared with every row.
+
+    Returns:
+        `(n,) float64`, from -1 to 1.
+    """
+    x, y = left.astype(np.float64), right.astype(np.float64)
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    found = (x * y).sum(axis=1) / np.where(norms == 0, 1, norms)
+    same = (x == y).all(axis=1)
+    return np.asarray(np.where(same, 1.0, np.clip(found, -1, 1)))

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from embcache import ConfigError, ModelNotFoundError, VllmEncoderWrapper
+from embcache.encoders.space_encoder import embed_as
+from embcache.identity.identity import Identity
+from embcache.store import Database, SpaceInfo
+from tests.conftest import encode
+from tests.fakes import FakeEngine, fake_vector
+
+Make = Callable[..., VllmEncoderWrapper]
+
+
+def filled(make_encoder: Make, tmp_path: Path, **kwargs: object) -> SpaceInfo:
+    encode(make_encoder(**kwargs), ["a text"])
+    (info,) = Database(tmp_path / "cache", writable=False).spaces()
+    return info
+
+
+def with_identity(info: SpaceInfo, identity: Identity) -> SpaceInfo:
+    return SpaceInfo(info.path, replace(info.metadata, identity=identity))
+
+
+def test_the_same_engine_arguments(
+    make_encoder: Make, tmp_path: Path, fake_engines: list[FakeEngine]
+) -> None:
+    arguments = {
+        "max_model_len": 64,
+        "pooler_config": {"pooling_type": "CLS"},
+        "head_dtype": "float32",
+        "seed": 3,
+    }
+    info = filled(make_encoder, tmp_path, **arguments)
+    vector = embed_as(info, "text", "p: ")
+    assert (vector == fake_vector("p: text")).all() and vector.shape == (8,)
+    first, second = (engine.arguments for engine in fake_engines)
+    assert {**first, "enforce_eager": True} == second
+    assert not fake_engines[1].started
+
+
+def test_a_model_that_changed_or_moved(
+    make_encoder: Make, tmp_path: Path, tiny_model: Path
+) -> None:
+    info = filled(make_encoder, tmp_path)
+    kept = shutil.copytree(tiny_model, tmp_path / "kept")
+    (tiny_model / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(ConfigError, match=r"is not the model that filled .*: revision '\w+', now "):
+        embed_as(info, "text")
+    shutil.rmtree(tiny_model)
+    with pytest.raises(ModelNotFoundError, match="is neither a directory here"):
+        embed_as(info, "text")
+    assert len(embed_as(info, "text", model=str(kept))) == 8
+
+
+@pytest.mark.parametrize("name", ["lora_request", "tokenizer"])
+def test_files_whose_place_is_not_noted(name: str, make_encoder: Make, tmp_path: Path) -> None:
+    info = filled(make_encoder, tmp_path)
+    identity = info.metadata.identity.with_arguments({name: "local 0123"})
+    with pytest.raises(ConfigError, match=f"was filled with {name}=local 0123, a hash"):
+        embed_as(with_identity(info, identity), "text")
+
+
+def test_another_encoder(make_encoder: Make, tmp_path: Path) -> None:
+    info = filled(make_encoder, tmp_path)
+    identity = replace(info.metadata.identity, engine="mteb Mine")
+    with pytest.raises(ConfigError, match="was filled by mteb Mine, not by VllmEncoderWrapper"):
+        embed_as(with_identity(info, identity), "text")

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from embcache import InputError
+from embcache.pipeline import chunks
+from embcache.pipeline.chunks import Chunker
+from embcache.pipeline.request import TextRequest
+from tests.fakes import FakeEngine
+
+TEXTS = [f"{'word ' * (i % 17)}{i % 60}" for i in range(100)]
+
+
+def cut(chunker: Chunker, texts: list[str], rows: list[int] | None = None) -> list[list[int]]:
+    """The rows of each chunk."""
+    request = TextRequest(texts=texts, prompt="p: ", show_progress=False)
+    missing = np.arange(len(texts)) if rows is None else np.array(rows)
+    found = []
+    for chunk in chunker.cut(request, missing):
+        assert chunk.prompts == ["p: " + texts[row] for row in chunk.rows]
+        found.append(chunk.rows.tolist())
+    return found
+
+
+def test_longest_first_in_bounded_chunks() -> None:
+    found = cut(Chunker(FakeEngine()), TEXTS)
+    lengths = [len(TEXTS[row].split()) for chunk in found for row in chunk]
+    assert lengths == sorted(lengths, reverse=True)
+    assert sorted(row for chunk in found for row in chunk) == [*range(100)]
+    assert len(found) == 2 and len(found[1]) > len(found[0])  # growing while they are quick
+
+
+def test_only_what_is_missing() -> None:
+    assert cut(Chunker(FakeEngine()), ["a", "b c", "d", "e f g"], [3, 0, 1]) == [[3, 1, 0]]
+    assert cut(Chunker(FakeEngine()), [], []) == []
+
+
+def test_slow_chunks_become_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_SECONDS", (-2.0, -1.0))
+    found = cut(Chunker(FakeEngine(batch_size=1)), [f"{i}" for i in range(40)])  # 2 tokens each
+    assert [len(chunk) for chunk in found][:4] == [14, 7, 3, 1]
+
+
+def test_the_time_of_a_chunk_is_until_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_SECONDS", (0.0, 0.02))
+    chunker = Chunker(FakeEngine(batch_size=1))
+    before = chunker.tokens
+    pieces = chunker.cut(TextRequest(texts=TEXTS), np.arange(100))
+    next(pieces)
+    time.sleep(0.03)
+    next(pieces)
+    assert chunker.tokens == before // 2
+    pieces.close()
+
+
+def test_a_size_that_does_not_adapt() -> None:
+    chunker = Chunker(FakeEngine(batch_size=1))
+    chunker.adapts, chunker.tokens = False, 18 * 7
+    assert [len(c) for c in cut(chunker, [f"{i}" for i in range(20)])] == [7, 7, 6]
+
+
+def test_a_text_longer_than_a_chunk_is_a_chunk() -> None:
+    chunker = Chunker(FakeEngine())
+    chunker.adapts, chunker.tokens = False, 1
+    assert [len(c) for c in cut(chunker, [f"{i} " * 50 for i in range(3)])] == [1, 1, 1]
+
+
+def test_short_texts_do_not_make_the_chunks_of_long_ones_large() -> None:
+    chunker = Chunker(FakeEngine(batch_size=1))
+    cut(chunker, [f"{i}" for i in range(20)])
+    assert len(cut(chunker, [f"{i} " * 200 for i in range(20)])[0]) == 2  # 512 tokens
+
+
+def test_windows_bound_what_is_tokenized_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "WINDOW_TEXTS", 10)
+    engine = FakeEngine()
+    seen: list[int] = []
+    prepare = engine.prepare
+    monkeypatch.setattr(
+        engine, "prepare", lambda texts: (seen.append(len(texts)), prepare(texts))[1]
+    )
+    assert sum(map(len, cut(Chunker(engine), TEXTS))) == 100
+    assert max(seen) == 10
+
+
+def test_the_refused_text_is_named_by_its_row() -> None:
+    engine = FakeEngine()
+    engine.refuse = "p: bad"
+    with pytest.raises(InputError, match=r"row 3, 'bad', is refused by the fake\."):
+        cut(Chunker(engine), ["a", "b", "c", "bad"], [1, 3])

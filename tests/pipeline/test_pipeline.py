@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embcache import (
+    CacheError,
+    EngineError,
+    InputError,
+    MissingTextsError,
+    NonFiniteError,
+)
+from embcache.identity.identity import Identity
+from embcache.identity.keys import text_keys
+from embcache.pipeline.pipeline import Pipeline
+from embcache.pipeline.request import TextRequest
+from embcache.store import Database, Space
+from embcache.tools.compact import compact_space
+from tests.fakes import FakeEngine, fake_vector
+from tests.spaces import make_rows
+from tests.store.test_damage import data_files, flip_bit
+
+IDENTITY = Identity("organization/name", "r", "float32")
+Make = Callable[..., Pipeline]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Space:
+    return Database(tmp_path, writable=True).space(IDENTITY, "name", "fake", store_text=True)
+
+
+@pytest.fixture
+def make(engine: FakeEngine, space: Space) -> Make:
+    def make_(**kwargs: Any) -> Pipeline:
+        kwargs = {"engine": engine, "identity": IDENTITY, "space": space, **kwargs}
+        return Pipeline(**kwargs)
+
+    return make_
+
+
+def run(pipeline_: Pipeline, texts: list[str], prompt: str = "") -> np.ndarray:
+    return pipeline_.encode(TextRequest(texts=texts, prompt=prompt, show_progress=False))[0]
+
+
+def expected(texts: list[str], prompt: str = "") -> np.ndarray:
+    return np.stack([fake_vector(prompt + text) for text in texts])
+
+
+TEXTS = [f"{'word ' * (i % 17)}{i % 60}" for i in range(100)]  # 60 of them distinct... or more
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_order_and_duplicates_are_the_callers(make: Make, engine: FakeEngine, cached: bool) -> None:
+    texts = [*TEXTS, *TEXTS[::-1]]
+    pipeline_ = make() if cached else make(space=None)
+    assert (run(pipeline_, texts) == expected(texts)).all()
+    assert sorted(engine.encoded) == sorted(set(texts))
+    again = run(pipeline_, texts)
+    assert again.tobytes() == expected(texts).tobytes()
+    assert len(engine.encoded) == len(set(texts)) * (1 if cached else 2)
+
+
+def test_stats(make: Make) -> None:
+    pipeline_ = make()
+    _, cold = pipeline_.encode(TextRequest(texts=["a", "b", "a"], show_progress=False))
+    assert (cold.texts, cold.unique, cold.hits, cold.encoded) == (3, 2, 0, 2)
+    _, mixed = pipeline_.encode(TextRequest(texts=["b", "c", "c"], show_progress=False))
+    assert (mixed.texts, mixed.unique, mixed.hits, mixed.encoded) == (3, 2, 1, 1)
+    assert mixed.seconds > 0
+    assert str(cold + mixed).startswith("6 texts, 4 unique, 1 hits, 3 encoded, ")
+
+
+def test_the_engine_starts_at_the_first_miss(make: Make, engine: FakeEngine) -> None:
+    pipeline_ = make()
+    assert run(pipeline_, []).shape == (0, 0) and engine.starts == 0
+    run(pipeline_, ["a"])
+    assert engine.starts == 1
+    fresh = FakeEngine()
+    assert run(make(engine=fresh), ["a"]).shape == (1, 8)
+    assert run(make(engine=fresh), []).shape == (0, 8) and fresh.starts == 0
+
+
+def test_prompts_are_part_of_the_key(make: Make, engine: FakeEngine) -> None:
+    pipeline_ = make()
+    query, document = (run(pipeline_, ["text"], p) for p in ("query: ", "passage: "))
+    assert (query != document).any()
+    assert engine.encoded == ["query: text", "passage: text"]
+    # The same input to the engine by another split of prompt and text is another key.
+    run(pipeline_, ["query: text"])
+    assert engine.encoded[2:] == ["query: text"]
+
+
+def test_on_miss_raise_never_starts_the_engine(
+    make: Make, engine: FakeEngine, tmp_path: Path
+) -> None:
+    run(make(), ["a", "b"])
+    elsewhere = Database(tmp_path / "empty", writable=False).space(
+        IDENTITY, "name", "fake", store_text=True
+    )
+    fresh = FakeEngine()
+    asking = make(engine=fresh, on_miss="raise")
+    assert (run(asking, ["b", "a"]) == expected(["b", "a"])).all()
+    with pytest.raises(MissingTextsError, match=r"2 of 4 texts are not cached .* 'c', 'd'") as e:
+        run(asking, ["a", "c", "d", "c"])
+    assert e.value.missing == 2 and fresh.starts == 0
+    with pytest.raises(MissingTextsError, match=r"1 of 1 texts are not cached in /"):
+        run(make(space=elsewhere, on_miss="raise"), ["a"])
+    with pytest.raises(MissingTextsError, match=r"there is no cache \(cache_path=None\)"):
+        run(make(space=None, on_miss="raise"), ["a"])
+
+
+def test_without_writing(make: Make, space: Space) -> None:
+    assert (run(make(write=False), TEXTS) == expected(TEXTS)).all()
+    assert not space.path.exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_is_never_written(make: Make, engine: FakeEngine, space: Space, value: float) -> None:
+    engine.actual_dtype = "float16"
+    engine.poison = {"bad": value}
+    texts = ["x " * 9 + str(i) for i in range(8)] + ["good", "bad"]  # "bad" is in the second chunk
+    pipeline_ = make()
+    pipeline_.chunker.tokens = 8 * (9 + 1 + 16)
+    with pytest.raises(
+        NonFiniteError, match=r"1 of 2 texts, the first in row 9: 'bad'\. dtype='float16'.*bfloat16"
+    ):
+        run(pipeline_, texts)
+    space.refresh()
+    assert len(space) == 8
+    assert (run(make(engine=FakeEngine()), texts[:8]) == expected(texts[:8])).all()
+
+
+def test_the_refused_text_is_named_by_the_callers_row(make: Make, engine: FakeEngine) -> None:
+    run(make(), ["cached 1", "cached 2"])
+    engine.refuse = "p: bad"
+    with pytest.raises(InputError, match=r"row 3, 'bad', is refused by the fake\."):
+        run(make(), ["cached 1", "a", "cached 2", "bad"], "p: ")
+
+
+@pytest.mark.parametrize("error", [EngineError("out of memory"), KeyboardInterrupt("stop")])
+def test_what_was_encoded_before_a_failure_is_kept(
+    make: Make, engine: FakeEngine, space: Space, error: BaseException
+) -> None:
+    engine.fail_on_chunk, engine.fail_after = error, 2
+    pipeline_ = make()
+    pipeline_.chunker.tokens = 300
+    with pytest.raises(type(error), match=str(error)):
+        run(pipeline_, TEXTS)
+    assert engine.encoded
+    fresh = FakeEngine()
+    assert (run(make(engine=fresh), TEXTS) == expected(TEXTS)).all()
+    assert len(fresh.encoded) + len(engine.encoded) == len(set(TEXTS))
+
+
+def test_a_compaction_between_look_up_and_read(
+    make: Make, engine: FakeEngine, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files that were looked up in are gone; their rows are not."""
+    pipeline_ = make()
+    for text in TEXTS[:4]:
+        run(pipeline_, [text])
+    find, calls = space.find, []
+
+    def find_and_compact(keys: Any) -> Any:
+        found = find(keys)
+        if not calls:
+            compact_space(space.path, older_than=timedelta(0))
+        calls.append(1)
+        return found
+
+    monkeypatch.setattr(space, "find", find_and_compact)
+    assert (run(pipeline_, TEXTS[:4]) == expected(TEXTS[:4])).all()
+    assert len(calls) == 2 and len(engine.encoded) == 4
+
+
+def test_a_damaged_file_is_no_compaction(make: Make, space: Space) -> None:
+    run(make(), TEXTS)
+    space.refresh()
+    for path in data_files(space):
+        path.unlink()
+    with pytest.raises(CacheError, match="Reading vectors from"):
+        run(make(), TEXTS)
+
+
+def test_a_failing_write_is_heard_of(
+    make: Make, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(rows: Any) -> None:
+        raise CacheError("No space left on device")
+
+    monkeypatch.setattr(space, "append", full)
+    with pytest.raises(CacheError, match="No space left on device"):
+        run(make(), TEXTS)
+
+
+def test_corrupt_rows_are_dropped_and_encoded_again(
+    make: Make, engine: FakeEngine, space: Space, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make(), TEXTS)
+    for text in (TEXTS[3], TEXTS[40]):
+        damage(space, text)
+    fresh = FakeEngine()
+    with caplog.at_level(logging.WARNING):
+        assert (run(make(engine=fresh), TEXTS) == expected(TEXTS)).all()
+    assert "2 rows of" in caplog.text and "dropped and encoded again" in caplog.text
+    assert sorted(fresh.encoded) == sorted((TEXTS[3], TEXTS[40]))
+    caplog.clear()
+    assert (run(make(engine=FakeEngine(), on_miss="raise"), TEXTS) == expected(TEXTS)).all()
+    assert not caplog.records
+
+
+def test_what_another_process_mended_is_neither_dropped_nor_encoded(
+    make: Make, space: Space, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be mended between this run's look at the table and its read."""
+    run(make(), ["a", "b"])
+    damage(space, "a")
+    theirs = Database(space.path.parent, writable=True).space(IDENTITY, "name", "fake")
+    run(make(engine=FakeEngine(), space=theirs), ["a", "b"])
+    refresh, calls = space.refresh, []
+
+    def late() -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            refresh()
+
+    monkeypatch.setattr(space, "refresh", late)
+    caplog.clear()
+    fresh = FakeEngine()
+    assert (run(make(engine=fresh), ["a", "b"]) == expected(["a", "b"])).all()
+    assert fresh.encoded == [] and not caplog.records
+    monkeypatch.undo()
+    assert (run(make(on_miss="raise"), ["a", "b"]) == expected(["a", "b"])).all()
+
+
+def test_corrupt_rows_stay_where_nothing_may_be_written(
+    make: Make, space: Space, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make(), ["a", "b"])
+    damage(space, "a")
+    fresh = FakeEngine()
+    assert (run(make(engine=fresh, write=False), ["a", "b"]) == expected(["a", "b"])).all()
+    assert fresh.encoded == ["a"] and "They are left there" in caplog.text
+    with pytest.raises(MissingTextsError, match="1 of 2 texts"):
+        run(make(engine=fresh, write=False, on_miss="raise"), ["a", "b"])
+
+
+def damage(space: Space, text: str) -> None:
+    raw = fake_vector(text).tobytes()
+    for path in data_files(space):
+        if raw in path.read_bytes():
+            flip_bit(path, path.read_bytes().index(raw) + 5)
+            return
+    raise AssertionError(f"{text!r} is in no file")
+
+
+def test_another_process_was_first(
+    make: Make, engine: FakeEngine, space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is returned is what later runs will return: the row that was committed first."""
+    theirs = make_rows(["b"], identity=IDENTITY)
+    theirs = type(theirs)(
+        text_keys(IDENTITY.to_bytes(), "", ["b"]),
+        theirs.values,
+        {"text": ["b"], "prompt": ""},
+    )
+    embed = engine.embed
+
+    def embed_meanwhile(prompts: Any) -> Any:
+        Database(tmp_path, writable=True).space(IDENTITY, "name", "fake", store_text=True).append(
+            theirs
+        )
+        return embed(prompts)
+
+    monkeypatch.setattr(engine, "embed", embed_meanwhile)
+    vectors = run(make(), ["a", "b"])
+    assert (vectors[1] == theirs.values[0]).all() and (vectors[0] == fake_vector("a")).all()
+    assert (run(make(engine=FakeEngine(), on_miss="raise"), ["a", "b"]) == vectors).all()
+    assert len(space) == 2
+
+
+def test_another_dimension_than_the_cache(make: Make) -> None:
+    run(make(), ["a"])
+    with pytest.raises(CacheError, match=r"vectors of 8 components, and those to be added have 9"):
+        run(make(engine=FakeEngine(dim=9)), ["a", "b"])
+
+
+def test_progress_bar_and_summary(
+    make: Make, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make(), ["a"])
+    with caplog.at_level(logging.INFO, logger="embcache"):
+        make().encode(TextRequest(texts=["a", "b", "b"]))
+    bar = capsys.readouterr().err.split("\r")[-1]
+    assert "2/2" in bar and "hits=1" in bar and "text/s" in bar
+    lines = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO]
+    assert len(lines) == 1 and lines[0].startswith("3 texts, 2 unique, 1 hits, 1 encoded, ")
+    run(make(), ["c"])
+    assert capsys.readouterr().err == ""
