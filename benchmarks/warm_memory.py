@@ -142,13 +142,11 @@ def warm(folder: Path, texts: int) -> None:
     import lancedb  # noqa: F401 - a warm run imports none, and peaks shall compare
 
     from embcache import VllmEncoderWrapper
-    from embcache.encoders import vllm_encoder
     from embcache.warm import Columns, Warmer
     from embcache.warm.sources import read_files
 
-    vllm_encoder.VllmEngine = StandIn  # type: ignore[attr-defined]
     encoder = VllmEncoderWrapper(
-        str(folder / "model"), dtype="float32", cache_path=folder / "cache"
+        str(folder / "model"), dtype="float32", cache_path=folder / "cache", make_engine=StandIn
     )
     batches = read_files("parquet", [str(folder / "texts.parquet")], Columns(), print)
     began = time.perf_counter()

@@ -19,10 +19,9 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper
-from embcache.encoders import vllm_cross_encoder as cross_encoder
-from embcache.encoders import vllm_encoder as encoders
+from embcache.encoders import vllm_cross_encoder, vllm_encoder
 from embcache.engine.vllm import VllmEngine, VllmScoringEngine
-from tests.fakes import FakeEngine, FakeScoringEngine
+from tests.fakes import FakeEngine, FakeScoringEngine, Shared
 from tests.spaces import open_space, scores  # fixtures of every test that needs a table
 
 __all__ = ["open_space", "scores"]
@@ -63,7 +62,7 @@ def real_engine(model_path: str) -> Iterator[VllmEngine]:
         {
             "dtype": "float32",
             "max_num_seqs": 128,
-            "gpu_memory_utilization": encoders.MTEB_GPU_MEMORY_UTILIZATION,
+            "gpu_memory_utilization": vllm_encoder.MTEB_GPU_MEMORY_UTILIZATION,
             "enforce_eager": True,
         },
     )
@@ -81,7 +80,7 @@ def fake_engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
         made.append(FakeEngine(arguments=arguments))
         return made[-1]
 
-    monkeypatch.setattr(encoders, "VllmEngine", make)
+    monkeypatch.setattr(vllm_encoder, "VllmEngine", make)  # also for commands, which make encoders
     return made
 
 
@@ -116,9 +115,7 @@ def real_encoder(
 
     def make(**kwargs: Any) -> VllmEncoderWrapper:
         kwargs = {"cache_path": tmp_path / "cache", "dtype": "float32", **kwargs}
-        encoder = VllmEncoderWrapper(model_path, **kwargs)
-        encoder._engine = real_engine
-        return encoder
+        return VllmEncoderWrapper(model_path, make_engine=lambda *_: Shared(real_engine), **kwargs)
 
     return make
 
@@ -132,7 +129,7 @@ def make_cross_encoder(
     def engine(model: str, revision: str | None, arguments: dict[str, Any], *_: Any) -> Any:
         return FakeScoringEngine(arguments=arguments)
 
-    monkeypatch.setattr(cross_encoder, "VllmScoringEngine", engine)
+    monkeypatch.setattr(vllm_cross_encoder, "VllmScoringEngine", engine)
 
     def make(model: Any = None, **kwargs: Any) -> VllmCrossEncoderWrapper:
         kwargs = {"cache_path": tmp_path / "cache", "dtype": "float32", **kwargs}
@@ -157,7 +154,7 @@ def real_scoring_engine(cross_encoder_path: str) -> Iterator[VllmScoringEngine]:
     """The one vLLM engine that slow tests of cross-encoders share."""
     arguments = {
         "dtype": "float32",
-        "gpu_memory_utilization": encoders.MTEB_GPU_MEMORY_UTILIZATION,
+        "gpu_memory_utilization": vllm_encoder.MTEB_GPU_MEMORY_UTILIZATION,
         "enforce_eager": True,
     }
     engine = VllmScoringEngine(cross_encoder_path, None, arguments)
@@ -174,9 +171,9 @@ def real_cross_encoder(
 
     def make(**kwargs: Any) -> VllmCrossEncoderWrapper:
         kwargs = {"cache_path": tmp_path / "cache", "dtype": "float32", **kwargs}
-        encoder = VllmCrossEncoderWrapper(cross_encoder_path, **kwargs)
-        encoder._engine = real_scoring_engine
-        return encoder
+        return VllmCrossEncoderWrapper(
+            cross_encoder_path, make_engine=lambda *_: Shared(real_scoring_engine), **kwargs
+        )
 
     return make
 

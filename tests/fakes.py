@@ -131,3 +131,23 @@ class FakeModel(AbsEncoder):
         self.calls.append(texts)
         self.kwargs.append({"hf_split": hf_split, "hf_subset": hf_subset, **kwargs})
         return np.stack([fake_vector(f"{prompt_type}|{text}", self.dim) for text in texts])
+
+
+class Shared:
+    """An engine that several encoders use: none of them closes it.
+
+    Args:
+        engine: The engine.
+        dtype: What it says that it computes in; its own unless given.
+    """
+
+    def __init__(self, engine: Any, dtype: str | None = None) -> None:
+        self._engine = engine
+        if dtype is not None:
+            self.dtype = dtype
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def close(self) -> None:
+        """It is everybody's."""

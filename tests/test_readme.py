@@ -19,6 +19,7 @@ from embcache.encoders import vllm_cross_encoder as cross_encoder
 from embcache.encoders import vllm_encoder as encoders
 from embcache.engine.vllm import VllmEngine, VllmScoringEngine
 from tests.conftest import ROOT
+from tests.fakes import Shared
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -27,18 +28,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-class InAnyDtype:
+def in_any_dtype(engine: VllmEngine, arguments: dict[str, Any]) -> Shared:
     """The shared engine, saying that it computes in what it was asked for."""
-
-    def __init__(self, engine: VllmEngine, arguments: dict[str, Any]) -> None:
-        self._engine = engine
-        self.dtype = "float32" if arguments["dtype"] == "auto" else arguments["dtype"]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def close(self) -> None:
-        """It is everybody's."""
+    return Shared(engine, "float32" if arguments["dtype"] == "auto" else arguments["dtype"])
 
 
 @pytest.mark.engine
@@ -60,9 +52,9 @@ def test_python_blocks(
         "resolve_model",
         lambda name, *_: replace(real(local[name]), name=name, is_local=False),
     )
-    monkeypatch.setattr(encoders, "VllmEngine", lambda *args: InAnyDtype(real_engine, args[2]))
+    monkeypatch.setattr(encoders, "VllmEngine", lambda *args: in_any_dtype(real_engine, args[2]))
     monkeypatch.setattr(
-        cross_encoder, "VllmScoringEngine", lambda *args: InAnyDtype(real_scoring_engine, args[2])
+        cross_encoder, "VllmScoringEngine", lambda *args: in_any_dtype(real_scoring_engine, args[2])
     )
     # What the shared engines run in.
     monkeypatch.setattr(vllm_base.AutoDtype, "settle", lambda self, cached: "float32")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tqdm.auto import tqdm
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MakeEngine = Callable[[str, str | None, dict[str, Any], str | None], Engine]
+"""Makes an engine of a model (hub name or directory), its commit (None for a directory), the
+engine's arguments (dtype included) and the directory of a LoRA adapter (None for none)."""
+
 Dtype = Literal["half", "float16", "float", "float32", "bfloat16", "auto"]
 
 
@@ -45,6 +50,7 @@ class VllmWrapperBase:
         on_miss: "encode" or "raise".
         read_only: Whether nothing is written.
         store_text: Whether a new space keeps texts.
+        make_engine: Makes the engine; nothing of it is started here.
         narrow: Cuts vectors on their way out of the cache.
     """
 
@@ -66,6 +72,7 @@ class VllmWrapperBase:
         on_miss: OnMiss,
         read_only: bool,
         store_text: bool,
+        make_engine: MakeEngine,
         narrow: Truncation | None = None,
     ) -> None:
         check_on_miss(on_miss)
@@ -101,7 +108,7 @@ class VllmWrapperBase:
         )
         self._requested = self._identity
         self._auto = AutoDtype(self._identity, self._source, arguments, memo, self.convert)
-        self._engine = self._make_engine(
+        self._engine = make_engine(
             *self._source.load_from, {**arguments, "dtype": settled}, directory
         )
         self._pipeline: Pipeline | None = None
@@ -116,11 +123,6 @@ class VllmWrapperBase:
     def identity(self) -> Identity:
         """What all rows of this model have in common; dtype may still be "auto"."""
         return self._identity
-
-    def _make_engine(
-        self, model: str, revision: str | None, arguments: dict[str, Any], adapter: str | None
-    ) -> Engine:
-        raise NotImplementedError
 
     def _run(self, request: Request) -> npt.NDArray[np.float32]:
         """Values of a request, `(n, dim) float32`; keeps the counts."""

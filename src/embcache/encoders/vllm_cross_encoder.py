@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embcache.encoders.inputs import read_texts
-from embcache.encoders.vllm_base import Dtype, VllmWrapperBase
-from embcache.engine.base import Engine
+from embcache.encoders.vllm_base import Dtype, MakeEngine, VllmWrapperBase
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmScoringEngine
 from embcache.pipeline.pipeline import OnMiss
 from embcache.pipeline.request import PairRequest
@@ -41,6 +40,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         on_miss: "encode", or "raise": never start an engine, raise MissingTextsError.
         read_only: Use the cache, write nothing to it.
         store_text: Whether a new space keeps both texts and prefixes beside each score.
+        make_engine: Makes another engine than vLLM's, as for `VllmEncoderWrapper`.
 
     Attributes:
         mteb_model_meta: What mteb records about the model.
@@ -82,6 +82,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         on_miss: OnMiss = "encode",
         read_only: bool = False,
         store_text: bool = True,
+        make_engine: MakeEngine | None = None,
         **kwargs: Any,
     ) -> None:
         self.query_prefix = query_prefix
@@ -109,6 +110,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
             on_miss=on_miss,
             read_only=read_only,
             store_text=store_text,
+            make_engine=make_engine or VllmScoringEngine,
         )
 
     def predict(
@@ -152,8 +154,3 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
             show_progress=bool(kwargs.get("show_progress_bar", True)),
         )
         return self._run(request).reshape(-1)
-
-    def _make_engine(
-        self, model: str, revision: str | None, arguments: dict[str, Any], adapter: str | None
-    ) -> Engine:
-        return VllmScoringEngine(model, revision, arguments, adapter)

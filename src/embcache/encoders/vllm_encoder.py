@@ -14,8 +14,7 @@ from mteb.types import PromptType
 
 from embcache.encoders.inputs import read_texts
 from embcache.encoders.registry import model_config, registered_prompts, resolve_prompts
-from embcache.encoders.vllm_base import Dtype, VllmWrapperBase
-from embcache.engine.base import Engine
+from embcache.encoders.vllm_base import Dtype, MakeEngine, VllmWrapperBase
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine
 from embcache.errors import ConfigError
 from embcache.pipeline.pipeline import OnMiss
@@ -74,6 +73,8 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         truncate_dim: Return the first so many components of each vector (Matryoshka), normalised
             again where the model normalises. The cache holds the full vectors, so this costs no
             encoding and no second space.
+        make_engine: Makes another engine than vLLM's (`embcache.engine.Engine`): a server, or a
+            stand-in in tests. Its vectors are kept as vLLM's: it must compute what vLLM would.
         **kwargs: `lora_request`, a LoRA adapter that is applied to every text: its directory, hub
             name, or vLLM's LoRARequest. And any further argument of `vllm.EngineArgs`; those that
             embcache does not know count as changing the vectors.
@@ -120,6 +121,7 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         read_only: bool = False,
         store_text: bool = True,
         truncate_dim: int | None = None,
+        make_engine: MakeEngine | None = None,
         **kwargs: Any,
     ) -> None:
         _check_template(use_instructions, instruction_template)
@@ -147,6 +149,7 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
             on_miss=on_miss,
             read_only=read_only,
             store_text=store_text,
+            make_engine=make_engine or VllmEngine,
             narrow=narrow,
         )
         registered = registered_prompts(self.mteb_model_meta)
@@ -209,11 +212,6 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
                 "float vectors. Leave it out."
             )
         return self._run(request)
-
-    def _make_engine(
-        self, model: str, revision: str | None, arguments: dict[str, Any], adapter: str | None
-    ) -> Engine:
-        return VllmEngine(model, revision, arguments, adapter)
 
     def prompt_for(
         self, prompt_type: PromptType | str | None, task_metadata: TaskMetadata | None = None
