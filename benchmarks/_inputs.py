@@ -91,7 +91,7 @@ def fill(folder: Path, texts: list[str], *, for_mteb: bool) -> None:
 
 def _fill_embcache(path: Path, texts: list[str], vectors: Vectors) -> None:
     from embcache import VllmEncoderWrapper
-    from embcache.engine.vllm_process import vllm_version
+    from embcache.identity.dtype import vllm_version
     from embcache.identity.keys import text_keys
     from embcache.store import Database, Rows
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from embcache.encoders.inputs import OTHER_MODALITIES
 from embcache.errors import CacheError, ConfigError, InputError, NonFiniteError
 from embcache.identity import keys as key_bytes
-from embcache.identity.identity import Identity
+from embcache.identity.identity import ITEM_ALONE, Identity
 from embcache.identity.keys import text_keys
 from embcache.store import Database, Rows, Space
 
@@ -26,7 +26,7 @@ IDENTITY = Identity(
     revision="",
     dtype="unknown",
     engine="unknown",
-    prompt_handling="by directory",
+    prompt_handling=ITEM_ALONE.name,
     truncation="unknown",
 )
 _HASHED = "mteb hash_item"  # in the prompt's place, for items that are not text alone

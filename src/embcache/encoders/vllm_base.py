@@ -14,7 +14,13 @@ from embcache.encoders.registry import find_model_meta
 from embcache.engine.base import Engine
 from embcache.errors import DtypeMismatchError
 from embcache.identity.dtype import AutoDtype
-from embcache.identity.identity import Identity, normalize_dtype, vector_arguments
+from embcache.identity.identity import (
+    PROMPT_AND_TEXT,
+    Identity,
+    PromptHandling,
+    normalize_dtype,
+    vector_arguments,
+)
 from embcache.identity.machine_memo import Memo
 from embcache.identity.weights import pin_adapter, pin_tokenizer, resolve_model
 from embcache.pipeline.pipeline import OnMiss, Pipeline, check_on_miss
@@ -58,7 +64,7 @@ class VllmWrapperBase:
     mteb_model_meta: ModelMeta | None
     _layout: ClassVar[Layout] = VECTORS
     _model_type: ClassVar[str] = "dense"
-    _prompt_handling: ClassVar[str] = "prompt + text"
+    _prompt_handling: ClassVar[PromptHandling] = PROMPT_AND_TEXT
 
     def __init__(
         self,
@@ -104,7 +110,7 @@ class VllmWrapperBase:
             self._source.revision,
             settled,
             pin_tokenizer(changing, memo),
-            prompt_handling=self._prompt_handling,
+            prompt_handling=self._prompt_handling.name,
         )
         self._requested = self._identity
         self._auto = AutoDtype(self._identity, self._source, arguments, memo, self.convert)

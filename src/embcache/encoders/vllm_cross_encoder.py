@@ -12,6 +12,7 @@ import numpy.typing as npt
 from embcache.encoders.inputs import read_texts
 from embcache.encoders.vllm_base import Dtype, MakeEngine, VllmWrapperBase
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmScoringEngine
+from embcache.identity.identity import PREFIXED_PAIR
 from embcache.pipeline.pipeline import OnMiss
 from embcache.pipeline.request import PairRequest
 from embcache.store import SCORES
@@ -56,7 +57,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
     convert = "classify"
     _layout = SCORES
     _model_type = "cross-encoder"
-    _prompt_handling = "score(query_prefix + query, document_prefix + document)"
+    _prompt_handling = PREFIXED_PAIR
 
     def __init__(
         self,

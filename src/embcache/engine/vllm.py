@@ -19,9 +19,9 @@ from embcache.engine.vllm_process import (
     llvmlite_hidden,
     prepare_environment,
     process_state_kept,
-    vllm_version,
 )
 from embcache.errors import EngineError, EngineNotInstalledError
+from embcache.identity.dtype import vllm_version
 
 logger = logging.getLogger(__name__)
 

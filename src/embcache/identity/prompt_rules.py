@@ -14,6 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embcache.errors import ConfigError
+from embcache.identity.identity import (
+    ITEM_ALONE,
+    PREFIXED_PAIR,
+    PROMPT_AND_TEXT,
+    Identity,
+    PromptHandling,
+)
 from embcache.identity.live_model import sentence_transformer
 
 if TYPE_CHECKING:
@@ -54,19 +61,57 @@ class AppliedPrompt:
     text: str | None
 
 
+GIVEN = PromptHandling("applied_prompt", "recorded")
+PREFIX = PromptHandling("prefix", "recorded")
+INSTRUCTION = PromptHandling("instruction", "recorded")
+SENTENCE_TRANSFORMERS = PromptHandling("prompt of Sentence Transformers", "recorded")
+# What stands in the key is the prompt together with the prompt type; the column has the prompt.
+SENTENCE_TRANSFORMERS_TASK = PromptHandling("prompt and task of Sentence Transformers", "unknown")
+CIRCUMSTANCES = PromptHandling("unknown: task, subset, split and prompt type", "unknown")
+
+_HANDLINGS = {
+    handling.name: handling
+    for handling in (
+        PROMPT_AND_TEXT,
+        PREFIXED_PAIR,
+        ITEM_ALONE,
+        GIVEN,
+        PREFIX,
+        INSTRUCTION,
+        SENTENCE_TRANSFORMERS,
+        SENTENCE_TRANSFORMERS_TASK,
+        CIRCUMSTANCES,
+    )
+}
+
+
+def handling_of(identity: Identity) -> PromptHandling:
+    """The prompt handling that an identity names.
+
+    Returns:
+        One of this module's; for a name that this version of embcache does not know, a handling
+        whose keys cannot be computed again, since a right row must not be taken for a wrong one.
+    """
+    name = identity.prompt_handling
+    return _HANDLINGS.get(name, PromptHandling(name, "unknown"))
+
+
 @dataclass(frozen=True)
 class PromptRule:
     """How a class of encoders finds its prompt.
 
     Attributes:
-        handling: For the identity: two rules must not share rows.
+        handling: What becomes of it, for the identity.
         apply: The prompt of a call.
-        known: Whether that is the prompt itself, and the model reads nothing but `text`.
     """
 
-    handling: str
+    handling: PromptHandling
     apply: Callable[[Call], AppliedPrompt]
-    known: bool = True
+
+    @property
+    def known(self) -> bool:
+        """Whether the class's prompts are known, and it reads nothing but `text`."""
+        return self.handling is not CIRCUMSTANCES
 
 
 def find_rule(
@@ -82,25 +127,21 @@ def find_rule(
     from mteb.models.openai_wrappers import OpenAIAPIEncodeWrapper
 
     if given is not None:
-        return PromptRule("applied_prompt", lambda call: _given(given, call))
+        return PromptRule(GIVEN, lambda call: _given(given, call))
     own = "encode" in getattr(encoder, "__dict__", {})
     encode = None if own else getattr(type(encoder), "encode", None)
     if encode is sentence_transformer_wrapper.SentenceTransformerEncoderWrapper.encode:
         inner = sentence_transformer(encoder)
         if inner is not None and _plain_entry_points(inner):
             if _ignores_task(inner):
-                return PromptRule(
-                    "prompt of Sentence Transformers", lambda call: _st(encoder, call)
-                )
-            return PromptRule(
-                "prompt and task of Sentence Transformers", lambda call: _st_task(encoder, call)
-            )
+                return PromptRule(SENTENCE_TRANSFORMERS, lambda call: _st(encoder, call))
+            return PromptRule(SENTENCE_TRANSFORMERS_TASK, lambda call: _st_task(encoder, call))
     elif encode is instruct_wrapper.InstructSentenceTransformerModel.encode:
         if sentence_transformer(encoder) is not None:
-            return PromptRule("instruction", lambda call: _instruction(encoder, call))
+            return PromptRule(INSTRUCTION, lambda call: _instruction(encoder, call))
     elif encode in (OpenAIAPIEncodeWrapper.encode, vllm_wrapper.VllmEncoderWrapper.encode):
-        return PromptRule("prefix", lambda call: _prefix(encoder, call))
-    return PromptRule("unknown: task, subset, split and prompt type", _circumstances, known=False)
+        return PromptRule(PREFIX, lambda call: _prefix(encoder, call))
+    return PromptRule(CIRCUMSTANCES, _circumstances)
 
 
 def _given(function: Callable[[Any, Any], str], call: Call) -> AppliedPrompt:
