@@ -107,7 +107,7 @@ def _fill_embcache(path: Path, texts: list[str], vectors: Vectors) -> None:
         rows = longest_first[start : start + CHUNK_TEXTS]
         chunk = [texts[row] for row in rows]
         columns = {"text": chunk, "prompt": "", "task": "NFCorpus"}
-        space.append(Rows(keys[rows], vectors[rows], columns, lengths[rows]))
+        space.add(Rows(keys[rows], vectors[rows], columns, lengths[rows]))
 
 
 def _fill_mteb(folder: Path, vectors: Vectors) -> None:

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from embcache import SpaceComparison, VllmEncoderWrapper, compare_spaces
 from embcache.encoders.vllm_base import Dtype
+from embcache.tools.find import find_space
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
 COLUMNS = ("dtype", "median", "float32 = 1", "cosine mean", "1st percentile", "minimum")
@@ -37,9 +38,8 @@ def main() -> int:
     logging.getLogger("embcache").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="embcache-bench-") as folder:
         seconds = measure(arguments.model, Path(folder), arguments.texts, arguments.rounds)
-        compared = {
-            dtype: compare_spaces(Path(folder, dtype), Path(folder, "float32")) for dtype in DTYPES
-        }
+        reference = find_space(Path(folder, "float32"))
+        compared = {d: compare_spaces(find_space(Path(folder, d)), reference) for d in DTYPES}
     print_table(seconds, compared, arguments)
     return 0
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pytest
 
 from embcache.identity.identity import Identity
 from embcache.identity.keys import pair_keys, text_keys
-from embcache.store import SCORES, Database, Rows, Space, SpaceInfo
+from embcache.store import SCORES, Database, Rows, Space
 
 IDENTITY = Identity("organization/name", "0" * 40, "float32")
 
@@ -26,24 +27,34 @@ def make_rows(texts: list[str], dim: int = 8, seed: int = 0, identity: Identity 
 
 def read_all(space: Space, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Vectors by key, and which rows failed."""
-    out = np.full(rows.values.shape, np.nan, np.float32)
-    failed = space.read(space.find(rows.keys), rows.keys, out, np.arange(len(out)))
-    return out, failed
+    snapshot = space.refresh()
+    return snapshot.read_all(snapshot.find(rows.keys), rows.keys)
+
+
+def add_blindly(space: Space, rows: Rows) -> None:
+    """As a process does that does not see what others commit at the same moment: duplicates."""
+    table = space.table()
+    table.add(rows.to_arrow(table.schema, store_text=True))
+
+
+def append_raw(space: Space, rows: Rows) -> None:
+    """Past embcache's and LanceDB's own checks, as another tool would."""
+    dataset = lance.dataset(str(space.location))
+    lance.write_dataset(rows.to_arrow(dataset.schema, store_text=True), dataset, mode="append")
+
+
+def folder(space: Space) -> Path:
+    """The table's folder."""
+    return Path(str(space.location))
 
 
 @pytest.fixture
 def open_space(tmp_path: Path) -> Callable[..., Space]:
     def open_(identity: Identity = IDENTITY, store_text: bool = True, **kwargs: Any) -> Space:
         database = Database(tmp_path / "cache", writable=True)
-        space = database.space(identity, identity.model, "vllm 1.0", store_text=store_text)
-        space.refresh()
-        return space
+        return database.space(identity, identity.model, "vllm 1.0", store_text=store_text)
 
     return open_
-
-
-def info(space: Space) -> SpaceInfo:
-    return SpaceInfo(space.path, space.metadata)
 
 
 def vectors_of(texts: list[str], vectors: np.ndarray, prompt: str | None = "p: ") -> Rows:
@@ -53,7 +64,7 @@ def vectors_of(texts: list[str], vectors: np.ndarray, prompt: str | None = "p: "
 
 
 @pytest.fixture
-def scores(tmp_path: Path) -> SpaceInfo:
+def scores(tmp_path: Path) -> Space:
     database = Database(tmp_path / "cache", writable=True)
     space = database.space(IDENTITY, IDENTITY.model, "vllm 1.0", layout=SCORES)
     keys = pair_keys(IDENTITY.to_bytes(), ("q: ", ""), ["a", "a"], ["b", "c"])
@@ -64,5 +75,5 @@ def scores(tmp_path: Path) -> SpaceInfo:
         "document_prefix": "",
         "task": "Task",
     }
-    space.append(Rows(keys, np.array([[0.5], [0.25]], np.float32), columns))
-    return info(space)
+    space.add(Rows(keys, np.array([[0.5], [0.25]], np.float32), columns))
+    return space

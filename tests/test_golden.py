@@ -11,6 +11,7 @@ import pytest
 from embcache import CachedEncoder, LanceCache, VllmCrossEncoderWrapper, VllmEncoderWrapper
 from embcache.identity.identity import Identity
 from embcache.identity.keys import pair_keys, text_keys, to_bytes
+from embcache.store import Database
 from embcache.tools.check import check_space
 from tests.conftest import encode, predict
 from tests.data import make_golden_cache as golden
@@ -81,9 +82,9 @@ def test_items_of_mtebs_own_wrapper(cache: Path) -> None:
 
 def test_every_space_is_checked_and_clean(cache: Path) -> None:
     found = {
-        report.path.name: (report.rows, report.unverified, report.ok)
+        f"{report.location.name}.lance": (report.rows, report.unverified, report.ok)
         for root in (cache, cache.parent / "items")
-        for report in map(check_space, sorted(root.glob("*.lance")))
+        for report in map(check_space, Database(root, writable=False).spaces())
     }
     assert found == {
         "golden--bfloat16--02c9f048d0.lance": (7, 7, True),

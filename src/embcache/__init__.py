@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from embcache.maps.project import SpaceMap, map_space
     from embcache.pipeline.stats import EncodeStats
-    from embcache.tools.compare import Moved, SpaceComparison, compare_spaces
+    from embcache.tools.compare import SpaceComparison, TextCosine, compare_spaces
 
 _MODULES = {
     "CacheError": "embcache.errors",
@@ -45,10 +45,10 @@ _MODULES = {
     "LanceCache": "embcache.encoders.lance_cache",
     "MissingTextsError": "embcache.errors",
     "ModelNotFoundError": "embcache.errors",
-    "Moved": "embcache.tools.compare",
     "NonFiniteError": "embcache.errors",
     "SpaceComparison": "embcache.tools.compare",
     "SpaceMap": "embcache.maps.project",
+    "TextCosine": "embcache.tools.compare",
     "VllmCrossEncoderWrapper": "embcache.encoders.vllm_cross_encoder",
     "VllmEncoderWrapper": "embcache.encoders.vllm_encoder",
     "compare_spaces": "embcache.tools.compare",
@@ -69,10 +69,10 @@ __all__ = [
     "LanceCache",
     "MissingTextsError",
     "ModelNotFoundError",
-    "Moved",
     "NonFiniteError",
     "SpaceComparison",
     "SpaceMap",
+    "TextCosine",
     "VllmCrossEncoderWrapper",
     "VllmEncoderWrapper",
     "compare_spaces",

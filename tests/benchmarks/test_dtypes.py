@@ -10,6 +10,7 @@ import pytest
 
 from embcache import compare_spaces
 from embcache.encoders import vllm_encoder as encoders
+from embcache.tools.find import find_space
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine
 
@@ -36,7 +37,10 @@ def test_it_measures_compares_and_prints(
         "bfloat16": 2,
         "float16": 2,
     }
-    compared = {d: compare_spaces(tmp_path / d, tmp_path / "float32") for d in seconds}
+    compared = {
+        d: compare_spaces(find_space(tmp_path / d), find_space(tmp_path / "float32"))
+        for d in seconds
+    }
     # Two rounds of 20 texts, and the 32 that are not counted.
     assert {found.shared for found in compared.values()} == {72}
     dtypes.print_table(seconds, compared, argparse.Namespace(texts=20, rounds=2))

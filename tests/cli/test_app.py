@@ -32,7 +32,7 @@ def embcache(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     space = Database(tmp_path, writable=True).space(IDENTITY, IDENTITY.model, "vllm 1.0")
-    space.append(make_rows(["多语言"]))
+    space.add(make_rows(["多语言"]))
     return tmp_path
 
 

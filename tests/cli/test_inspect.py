@@ -23,7 +23,7 @@ RERANKER = Identity("BAAI/bge-reranker-base", "1" * 40, "float16")
 
 def add_space(cache: Path, identity: Identity) -> Space:
     space = Database(cache, writable=True).space(identity, identity.model, "vllm 1.0")
-    space.append(make_rows(TEXTS, dim=12, identity=identity))
+    space.add(make_rows(TEXTS, dim=12, identity=identity))
     return space
 
 
@@ -38,7 +38,7 @@ def cache(tmp_path: Path) -> Path:
     )
     columns = {"query": "q", "document": ["d", "e"], "query_prefix": "", "document_prefix": ""}
     keys = pair_keys(RERANKER.to_bytes(), ("", ""), ["q", "q"], ["d", "e"])
-    scores.append(Rows(keys, np.array([[0.5], [0.25]], np.float32), columns))
+    scores.add(Rows(keys, np.array([[0.5], [0.25]], np.float32), columns))
     return path
 
 
@@ -184,7 +184,7 @@ def test_compare(run: Run, cache: Path, tmp_path: Path) -> None:
 
 def test_nothing_shared_is_null_in_json(run: Run, tmp_path: Path) -> None:
     space = Database(tmp_path / "two", writable=True).space(E5, E5.model, "vllm 1.0")
-    space.append(make_rows(["only here"], dim=12, identity=E5))
+    space.add(make_rows(["only here"], dim=12, identity=E5))
     found = json.loads(run("compare", "two", "bfloat16", "--json"))
     assert found["shared"] == 0 and found["cosine_mean"] is None
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from embcache.cli.app import app
 from embcache.identity.identity import Identity
 from embcache.store import Space
-from tests.spaces import IDENTITY, make_rows
+from tests.spaces import IDENTITY, folder, make_rows
 from tests.store.test_damage import data_files, flip_bit
 from tests.tools.test_merge import space_in
 
@@ -29,7 +29,7 @@ def fill(cache: Path, identity: Identity = IDENTITY, parts: int = 3) -> Space:
     space = space_in(cache, identity)
     for part in range(parts):
         texts = [f"{part} {i}" for i in range(50)]
-        space.append(make_rows(texts, dim=32, seed=part, identity=identity))
+        space.add(make_rows(texts, dim=32, seed=part, identity=identity))
     return space
 
 
@@ -69,7 +69,7 @@ def test_check_prints_json(tmp_path: Path) -> None:
     result = run("check", "--json", "--cache", tmp_path)
     (report,) = json.loads(result.stdout)
     assert result.exit_code == 1 and report["ok"] is False
-    assert report["path"] == str(space.path)
+    assert report["path"] == str(folder(space))
     assert (report["rows"], report["damaged"], report["deleted"]) == (150, 1, 0)
 
 
@@ -83,9 +83,9 @@ def test_check_only_the_named_space(tmp_path: Path) -> None:
 @pytest.mark.parametrize("by_name", [True, False])
 def test_check_a_space_that_cannot_be_opened(tmp_path: Path, by_name: bool) -> None:
     space = fill(tmp_path)
-    for manifest in (space.path / "_versions").iterdir():
+    for manifest in (folder(space) / "_versions").iterdir():
         manifest.write_bytes(b"\xff" * 100)
-    named = [space.path] if by_name else []
+    named = [folder(space)] if by_name else []
     result = run("check", *named, "--cache", tmp_path)
     assert result.exit_code == 1 and "NOT ok" in result.output and "Opening" in result.output
 
@@ -112,7 +112,7 @@ def test_merge(tmp_path: Path) -> None:
     fill(tmp_path / "b", parts=1)
     result = run("merge", tmp_path / "a", "--cache", tmp_path / "b")
     assert result.exit_code == 0 and "100 of 150 rows added, 50 there already" in result.output
-    assert len(space_in(tmp_path / "b")) == 150
+    assert len(space_in(tmp_path / "b").refresh()) == 150
 
 
 def test_merge_says_what_it_could_not_open(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_merge_says_what_it_could_not_open(tmp_path: Path) -> None:
 
 
 def test_merge_of_what_is_no_cache(tmp_path: Path) -> None:
-    space_in(tmp_path / "a").append(make_rows(["a"]))
+    space_in(tmp_path / "a").add(make_rows(["a"]))
     (folder,) = (tmp_path / "a").glob("*.lance")
     for where, hint in ((folder, f"its cache is {tmp_path / 'a'}"), (tmp_path, "nothing to merge")):
         result = run("merge", where, "--cache", tmp_path / "b", "--json")

@@ -72,7 +72,7 @@ def test_json(cache: Path, tmp_path: Path) -> None:
 
 def test_without_texts(tmp_path: Path) -> None:
     space: Space = space_in(tmp_path / "cache", store_text=False)
-    space.append(make_rows(list("abcd")))
+    space.add(make_rows(list("abcd")))
     lines = draw(tmp_path / "cache", tmp_path / "x.parquet").splitlines()
     assert lines[-1].endswith("x.parquet --x x --y y")
     message = refused(tmp_path / "cache", tmp_path / "x.png", "--color", "prompt")

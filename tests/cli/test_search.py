@@ -43,8 +43,7 @@ def run(cache: Path) -> Run:
 def rows(cache: Path) -> int:
     (info,) = Database(cache, writable=False).spaces()
     space = Database(cache, writable=False).space(info.metadata.identity, "", "")
-    space.refresh()
-    return len(space)
+    return len(space.refresh())
 
 
 def test_near_a_cached_text(run: Run, fake_engines: list[FakeEngine]) -> None:
@@ -97,6 +96,6 @@ def test_a_space_of_scores(tmp_path: Path, run: Run, cache: Path) -> None:
     columns: dict[str, Any] = {"query": "q", "document": ["d"]}
     columns |= {"query_prefix": "", "document_prefix": ""}
     keys = pair_keys(identity.to_bytes(), ("", ""), ["q"], ["d"])
-    scores.append(Rows(keys, np.ones((1, 1), np.float32), columns))
+    scores.add(Rows(keys, np.ones((1, 1), np.float32), columns))
     result = CliRunner().invoke(app, ["search", "reranker", "q", "--cache", str(cache)])
     assert result.exit_code == 1 and "holds scores" in result.stderr

@@ -12,6 +12,7 @@ import pytest
 from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
 from tests.cli.test_maintain import run
+from tests.spaces import folder
 from tests.tools.test_export import filled
 from tests.tools.test_import import numpy_cache
 from tests.tools.test_merge import space_in
@@ -30,11 +31,11 @@ def test_out_of_one_cache_and_into_another(tmp_path: Path) -> None:
     assert exported.exit_code == 0 and f"{file}: 63 rows" in exported.output
     imported = run("import", file, "--cache", tmp_path / "b")
     assert imported.exit_code == 0 and "63 of 63 rows added" in imported.output
-    assert len(space_in(tmp_path / "b")) == 63
+    assert len(space_in(tmp_path / "b").refresh()) == 63
 
 
 def test_export_options(tmp_path: Path) -> None:
-    path = filled(tmp_path / "a").path
+    path = folder(filled(tmp_path / "a"))
     file = tmp_path / "x.parquet"
     result = run("export", path, file, "--prompt", "p: ", "--contains", "text 1")
     assert result.exit_code == 0 and len(pq.read_table(file)) == 11
@@ -46,7 +47,7 @@ def test_export_options(tmp_path: Path) -> None:
 
 
 def test_an_export_of_nothing_names_the_prompts(tmp_path: Path) -> None:
-    path = filled(tmp_path / "a").path
+    path = folder(filled(tmp_path / "a"))
     result = run("export", path, tmp_path / "x.parquet", "--prompt", "p")
     assert result.exit_code == 0 and "0 rows" in result.stdout
     assert "no row fits --prompt and --contains; prompts: 'p: ' (" in result.stderr
@@ -68,7 +69,7 @@ def test_numpy_cache(tmp_path: Path, kind: str) -> None:
     identity = Identity("x/y", "1", "float32")
     space, keys = space_in(tmp_path / "b", identity), text_keys(identity.to_bytes(), "q: ", texts)
     out = np.empty((3, 8), np.float32)
-    assert not space.read(space.find(keys), keys, out, np.arange(3)).any()
+    assert not space.read(space.refresh().find(keys), keys, out, np.arange(3)).any()
     assert (out == vectors).all()
 
 

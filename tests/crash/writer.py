@@ -14,7 +14,7 @@ import numpy as np
 from embcache.identity.identity import Identity
 from embcache.pipeline.pipeline import Pipeline
 from embcache.pipeline.request import TextRequest
-from embcache.store import Database, Rows, Space
+from embcache.store import Database, Rows, Space, SpaceSnapshot
 from tests.fakes import FakeEngine
 
 IDENTITY = Identity("m", "r", "float32")
@@ -32,9 +32,10 @@ class SlowEngine(FakeEngine):
 class TellingSpace(Space):
     """Says which rows are committed, after they are."""
 
-    def append(self, rows: Rows) -> None:
-        super().append(rows)
-        print(len(rows.keys), flush=True)
+    def add(self, rows: Rows) -> SpaceSnapshot:
+        snapshot = super().add(rows)
+        print(len(rows), flush=True)
+        return snapshot
 
 
 def texts(count: int, first: int = 0) -> list[str]:

@@ -70,14 +70,12 @@ def write(folder: Path) -> None:
     """Make the cache, and beside it, in `items`, one of `LanceCache`."""
     database = Database(folder / "cache", writable=True)
     space = database.space(ENCODER, "golden", "vllm 0.32.0")
-    space.refresh()
     for texts in (TEXTS[:4], TEXTS[4:]):  # two commits: two fragments
-        space.append(_rows(ENCODER, texts))
-    space.append(_rows(ENCODER, ["deleted"], np.ones((1, DIM), np.float32)))
-    space.refresh()
-    space.delete(text_keys(ENCODER.to_bytes(), PROMPT, ["deleted"]))
+        space.add(_rows(ENCODER, texts))
+    space.add(_rows(ENCODER, ["deleted"], np.ones((1, DIM), np.float32)))
+    space.drop(text_keys(ENCODER.to_bytes(), PROMPT, ["deleted"]))
     untexted = database.space(UNTEXTED, "golden", "vllm 0.32.0", store_text=False)
-    untexted.append(_rows(UNTEXTED, TEXTS))
+    untexted.add(_rows(UNTEXTED, TEXTS))
     scores = database.space(RERANKER, "golden", "vllm 0.32.0", layout=SCORES)
     queries, documents = map(list, zip(*PAIRS, strict=True))
     columns = {
@@ -89,7 +87,7 @@ def write(folder: Path) -> None:
     }
     keys = pair_keys(RERANKER.to_bytes(), PREFIXES, queries, documents)
     values = np.array([[score(pair)] for pair in PAIRS], np.float32)
-    scores.append(Rows(keys, values, columns, np.arange(3, dtype=np.int32)))
+    scores.add(Rows(keys, values, columns, np.arange(3, dtype=np.int32)))
     _encode(CachedEncoder(GoldenModel(), folder / "cache"))
     items = LanceCache(folder / "items")
     items.add([{"text": text} for text in TEXTS], np.stack([vector(text) for text in TEXTS]))

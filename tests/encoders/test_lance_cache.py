@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader
 
 from embcache import CacheError, ConfigError, InputError, LanceCache, NonFiniteError, compare_spaces
 from embcache.store import Space
+from embcache.tools.find import find_space
 from tests.conftest import ROOT, loader
 from tests.fakes import fake_vector
 
@@ -385,7 +386,7 @@ def test_a_failed_save_after_anothers_deletion(
     delete_row(tmp_path, "a")
     cache.add(items("d"), vectors("d"))
     with monkeypatch.context() as patched:
-        patched.setattr(Space, "append", fail)
+        patched.setattr(Space, "add", fail)
         with pytest.raises(OSError, match="No space left"):
             cache.save()
     assert holds(cache, "b", "c", "d")
@@ -407,7 +408,7 @@ def test_a_save_that_fails_leaves_nothing_and_can_be_repeated(
     cache = LanceCache(tmp_path)
     cache.add(items("a", "b"), vectors("a", "b"))
     with monkeypatch.context() as patched:
-        patched.setattr(Space, "append", fail)
+        patched.setattr(Space, "add", fail)
         with pytest.raises(OSError, match="No space left"):
             cache.save()
     assert len(LanceCache(tmp_path)) == 0 and holds(cache, "a", "b")
@@ -418,16 +419,16 @@ def test_a_save_that_fails_leaves_nothing_and_can_be_repeated(
 def test_a_save_that_fails_after_its_commit_makes_no_second_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append = Space.append
+    add = Space.add
 
-    def append_then_fail(space: Space, rows: Any) -> None:
-        append(space, rows)
+    def add_then_fail(space: Space, rows: Any) -> None:
+        add(space, rows)
         fail()
 
     cache = LanceCache(tmp_path)
     cache.add(items("a", "b"), vectors("a", "b"))
     with monkeypatch.context() as patched:
-        patched.setattr(Space, "append", append_then_fail)
+        patched.setattr(Space, "add", add_then_fail)
         with pytest.raises(OSError, match="No space left"):
             cache.save()
     cache.save()
@@ -541,7 +542,7 @@ def test_no_text_column(tmp_path: Path) -> None:
 def test_two_caches_can_be_compared(tmp_path: Path) -> None:
     filled(tmp_path / "a", "x", "y", "z")
     filled(tmp_path / "b", "y", "z")
-    found = compare_spaces(tmp_path / "a", tmp_path / "b")
+    found = compare_spaces(find_space(tmp_path / "a"), find_space(tmp_path / "b"))
     assert (found.shared, found.only_a, found.only_b) == (2, 1, 0)
     assert found.cosine_min == 1.0
 
@@ -564,7 +565,7 @@ def commit_at_once(*caches: LanceCache) -> None:
     """As when none of them saw the others' rows before it wrote its own."""
     refresh = Space.refresh
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Space, "refresh", lambda space: None)
+        patched.setattr(Space, "refresh", lambda space: space.snapshot)
         for cache in caches:
             cache.save()
     for cache in caches:

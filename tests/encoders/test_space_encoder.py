@@ -10,21 +10,21 @@ import pytest
 from embcache import ConfigError, ModelNotFoundError, VllmEncoderWrapper
 from embcache.encoders.space_encoder import embed_as
 from embcache.identity.identity import Identity
-from embcache.store import Database, SpaceInfo
+from embcache.store import Database, Space
 from tests.conftest import encode
 from tests.fakes import FakeEngine, fake_vector
 
 Make = Callable[..., VllmEncoderWrapper]
 
 
-def filled(make_encoder: Make, tmp_path: Path, **kwargs: object) -> SpaceInfo:
+def filled(make_encoder: Make, tmp_path: Path, **kwargs: object) -> Space:
     encode(make_encoder(**kwargs), ["a text"])
     (info,) = Database(tmp_path / "cache", writable=False).spaces()
     return info
 
 
-def with_identity(info: SpaceInfo, identity: Identity) -> SpaceInfo:
-    return SpaceInfo(info.path, replace(info.metadata, identity=identity))
+def with_identity(info: Space, identity: Identity) -> Space:
+    return Space(info.location, replace(info.metadata, identity=identity))
 
 
 def test_the_same_engine_arguments(

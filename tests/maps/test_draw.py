@@ -40,8 +40,8 @@ def hostile(tmp_path: Path) -> SpaceMap:
     texts = [f"{HOSTILE} {i} {'word ' * 100 * i}" for i in range(4)]
     keys = text_keys(IDENTITY.to_bytes(), PROMPT, texts)
     columns = {"text": texts, "prompt": PROMPT, "task": "T<b>"}
-    space.append(Rows(keys, make_rows(texts).values, columns))
-    return map_space(space.path)
+    space.add(Rows(keys, make_rows(texts).values, columns))
+    return map_space(space)
 
 
 def traces(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -103,8 +103,8 @@ def test_hover_is_wrapped_and_shortened(hostile: SpaceMap) -> None:
 
 def test_hover_without_texts(tmp_path: Path) -> None:
     space = space_in(tmp_path / "cache", store_text=False)
-    space.append(make_rows(list("abcd")))
-    found = map_space(space.path)
+    space.add(make_rows(list("abcd")))
+    found = map_space(space)
     assert "prompt_type: 'query'<br>task: 'Task'<br>n_tokens: 0" in hover_texts(found)
     for name in ("x.html", "x.png", "x.parquet"):
         save_map(found, tmp_path / name)
@@ -128,8 +128,8 @@ def test_the_rest_is_drawn_first_and_listed_last(tmp_path: Path) -> None:
     space, texts = space_in(tmp_path / "cache"), [f"{i}" for i in range(66)]
     columns = {"text": texts, "task": [f"t{i % 11}" for i in range(66)]}
     rows = make_rows(texts)
-    space.append(Rows(rows.keys, rows.values, columns))
-    data, _ = traces(save_map(map_space(space.path), tmp_path / "x.html"))
+    space.add(Rows(rows.keys, rows.values, columns))
+    data, _ = traces(save_map(map_space(space), tmp_path / "x.html"))
     assert data[0]["name"] == "other (6)" and data[0]["legendrank"] == 10
     assert [trace["legendrank"] for trace in data[1:]] == [*range(10)]
 

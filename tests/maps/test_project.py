@@ -13,13 +13,13 @@ from embcache import ConfigError, SpaceMap, map_space
 from embcache.identity.keys import text_keys
 from embcache.maps.points import Points
 from embcache.maps.project import project
-from embcache.store import Rows, SpaceInfo
+from embcache.store import Location, Rows, Space
 from embcache.store.schema import SpaceMetadata
 from tests.spaces import IDENTITY
 from tests.tools.test_merge import space_in
 
 
-def clusters(cache: Path, count: int = 100, dim: int = 16) -> Path:
+def clusters(cache: Path, count: int = 100, dim: int = 16) -> Space:
     """Cats and dogs, far apart from each other."""
     space, rng = space_in(cache), np.random.default_rng(0)
     for axis, animal in enumerate(("cat", "dog")):
@@ -28,8 +28,8 @@ def clusters(cache: Path, count: int = 100, dim: int = 16) -> Path:
         texts = [f"{animal} {i}" for i in range(count)]
         keys = text_keys(IDENTITY.to_bytes(), f"{animal}: ", texts)
         columns = {"text": texts, "prompt": f"{animal}: ", "task": "Animals"}
-        space.append(Rows(keys, vectors, columns, np.arange(count, dtype=np.int32)))
-    return space.path
+        space.add(Rows(keys, vectors, columns, np.arange(count, dtype=np.int32)))
+    return space
 
 
 def assert_apart(found: SpaceMap) -> None:
@@ -43,8 +43,9 @@ def assert_apart(found: SpaceMap) -> None:
 
 def points_of(vectors: Any) -> Points:
     metadata = SpaceMetadata(IDENTITY, "m", "vllm 1.0", "0")
-    info = SpaceInfo(Path("m.lance"), metadata)
-    return Points(info.path, metadata, np.array(vectors, np.float32), pa.table({}), 3, 0)
+    return Points(
+        Location.of("m.lance"), metadata, np.array(vectors, np.float32), pa.table({}), 3, 0
+    )
 
 
 def test_pca_keeps_clusters_apart(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
 from embcache.pipeline.pipeline import Pipeline
 from embcache.pipeline.request import TextRequest
-from embcache.store import Database, Space
+from embcache.store import Database, Space, SpaceSnapshot
 from embcache.tools.compact import compact_space
 from tests.fakes import FakeEngine, fake_vector
-from tests.spaces import make_rows
+from tests.spaces import folder, make_rows
 from tests.store.test_damage import data_files, flip_bit
 
 IDENTITY = Identity("organization/name", "r", "float32")
@@ -122,7 +122,7 @@ def test_on_miss_raise_never_starts_the_engine(
 
 def test_without_writing(make: Make, space: Space) -> None:
     assert (run(make(write=False), TEXTS) == expected(TEXTS)).all()
-    assert not space.path.exists()
+    assert not folder(space).exists()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -136,8 +136,7 @@ def test_nan_is_never_written(make: Make, engine: FakeEngine, space: Space, valu
         NonFiniteError, match=r"1 of 2 texts, the first in row 9: 'bad'\. dtype='float16'.*bfloat16"
     ):
         run(pipeline_, texts)
-    space.refresh()
-    assert len(space) == 8
+    assert len(space.refresh()) == 8
     assert (run(make(engine=FakeEngine()), texts[:8]) == expected(texts[:8])).all()
 
 
@@ -170,23 +169,22 @@ def test_a_compaction_between_look_up_and_read(
     pipeline_ = make()
     for text in TEXTS[:4]:
         run(pipeline_, [text])
-    find, calls = space.find, []
+    find, calls = SpaceSnapshot.find, []
 
-    def find_and_compact(keys: Any) -> Any:
-        found = find(keys)
+    def find_and_compact(self: SpaceSnapshot, keys: Any) -> Any:
+        found = find(self, keys)
         if not calls:
-            compact_space(space.path, older_than=timedelta(0))
+            compact_space(space, older_than=timedelta(0))
         calls.append(1)
         return found
 
-    monkeypatch.setattr(space, "find", find_and_compact)
+    monkeypatch.setattr(SpaceSnapshot, "find", find_and_compact)
     assert (run(pipeline_, TEXTS[:4]) == expected(TEXTS[:4])).all()
     assert len(calls) == 2 and len(engine.encoded) == 4
 
 
 def test_a_damaged_file_is_no_compaction(make: Make, space: Space) -> None:
     run(make(), TEXTS)
-    space.refresh()
     for path in data_files(space):
         path.unlink()
     with pytest.raises(CacheError, match="Reading vectors from"):
@@ -199,7 +197,7 @@ def test_a_failing_write_is_heard_of(
     def full(rows: Any) -> None:
         raise CacheError("No space left on device")
 
-    monkeypatch.setattr(space, "append", full)
+    monkeypatch.setattr(space, "add", full)
     with pytest.raises(CacheError, match="No space left on device"):
         run(make(), TEXTS)
 
@@ -226,14 +224,13 @@ def test_what_another_process_mended_is_neither_dropped_nor_encoded(
     """It may be mended between this run's look at the table and its read."""
     run(make(), ["a", "b"])
     damage(space, "a")
-    theirs = Database(space.path.parent, writable=True).space(IDENTITY, "name", "fake")
+    theirs = Database(folder(space).parent, writable=True).space(IDENTITY, "name", "fake")
     run(make(engine=FakeEngine(), space=theirs), ["a", "b"])
     refresh, calls = space.refresh, []
 
-    def late() -> None:
+    def late() -> Any:
         calls.append(1)
-        if len(calls) > 1:
-            refresh()
+        return space.snapshot if len(calls) == 1 else refresh()
 
     monkeypatch.setattr(space, "refresh", late)
     caplog.clear()
@@ -278,7 +275,7 @@ def test_another_process_was_first(
     embed = engine.embed
 
     def embed_meanwhile(prompts: Any) -> Any:
-        Database(tmp_path, writable=True).space(IDENTITY, "name", "fake", store_text=True).append(
+        Database(tmp_path, writable=True).space(IDENTITY, "name", "fake", store_text=True).add(
             theirs
         )
         return embed(prompts)
@@ -287,7 +284,7 @@ def test_another_process_was_first(
     vectors = run(make(), ["a", "b"])
     assert (vectors[1] == theirs.values[0]).all() and (vectors[0] == fake_vector("a")).all()
     assert (run(make(engine=FakeEngine(), on_miss="raise"), ["a", "b"]) == vectors).all()
-    assert len(space) == 2
+    assert len(space.refresh()) == 2
 
 
 def test_another_dimension_than_the_cache(make: Make) -> None:

@@ -9,7 +9,8 @@ import pytest
 from mteb.models import ModelMeta
 
 from embcache import ConfigError, VllmEncoderWrapper
-from embcache.pipeline.result import Truncation, truncated_meta, warn_if_untrained
+from embcache.encoders.registry import truncated_meta, warn_if_untrained
+from embcache.pipeline.result import Truncation
 from tests.conftest import encode
 
 Make = Callable[..., VllmEncoderWrapper]

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
 from embcache.store import Database, Rows, Space
+from tests.spaces import add_blindly, folder
 
 IDENTITY = Identity("m", "r", "float32")
 DIM = 3
@@ -39,14 +40,18 @@ class StoreAgainstDict(RuleBasedStateMachine):
         vectors[:, 1] = [int(text) for text in texts]
         n_tokens = np.zeros(len(texts), np.int32)
         keys = text_keys(IDENTITY.to_bytes(), "", texts)
-        self.handles[handle].append(Rows(keys, vectors, {"text": texts, "prompt": ""}, n_tokens))
+        space, rows = self.handles[handle], Rows(keys, vectors, {"text": texts}, n_tokens)
+        if handle and space.location.has_table():
+            add_blindly(space, rows)  # duplicates, as two processes leave them
+        else:
+            space.add(rows)
         for text, vector in zip(texts, vectors, strict=True):
             self.model.setdefault(text, vector)  # committed first counts
 
     @precondition(lambda self: self.model)
     @rule(handle=st.integers(0, 1), texts=st.lists(names, min_size=1, max_size=5, unique=True))
     def delete(self, handle: int, texts: list[str]) -> None:
-        self.handles[handle].delete(text_keys(IDENTITY.to_bytes(), "", texts))
+        self.handles[handle].drop(text_keys(IDENTITY.to_bytes(), "", texts))
         for text in texts:
             self.model.pop(text, None)
 
@@ -54,7 +59,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         space = self.handles[0]
-        lancedb.connect(str(space.path.parent)).open_table(space.name).optimize()
+        lancedb.connect(str(folder(space).parent)).open_table(space.name).optimize()
 
     @rule(handle=st.integers(0, 1))
     def reopen(self, handle: int) -> None:
@@ -69,15 +74,15 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.check(self.handles[0], sorted(self.model))
 
     def check(self, space: Space, wanted: list[str]) -> None:
-        space.refresh()
         keys = text_keys(IDENTITY.to_bytes(), "", wanted)
-        positions = space.find(keys)
+        snapshot = space.refresh()
+        positions = snapshot.find(keys)
         assert [p >= 0 for p in positions] == [text in self.model for text in wanted]
         rows = np.flatnonzero(positions >= 0)
-        out = np.zeros((len(wanted), DIM), np.float32)
-        assert not space.read(positions[rows], keys[rows], out, rows).any()
-        for row in rows:
-            assert (out[row] == self.model[wanted[row]]).all()
+        values, damaged = snapshot.read_all(positions[rows], keys[rows])
+        assert not damaged.any()
+        for row, value in zip(rows, values, strict=True):
+            assert (value == self.model[wanted[row]]).all()
 
     def teardown(self) -> None:
         self.folder.cleanup()

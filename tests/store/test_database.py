@@ -9,7 +9,7 @@ import pytest
 
 from embcache import CacheError, CacheFormatError, ConfigError
 from embcache.store import Database
-from tests.spaces import IDENTITY, make_rows
+from tests.spaces import IDENTITY, folder, make_rows
 
 
 def test_path_that_is_a_file(tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_spaces_and_their_dtypes(tmp_path: Path) -> None:
     for dtype in ("float32", "bfloat16"):
         identity = IDENTITY.with_dtype(dtype)
         space = database.space(identity, identity.model, "vllm 1.0", store_text=True)
-        space.append(make_rows(["a"], identity=identity))
+        space.add(make_rows(["a"], identity=identity))
     lance.write_dataset(pa.table({"x": [1]}), str(tmp_path / "other.lance"))
-    names = [info.path.name for info in database.spaces()]
+    names = [folder(info).name for info in database.spaces()]
     assert [name.rsplit("--", 1)[0] for name in names] == [
         "organization--name--bfloat16",
         "organization--name--float32",
@@ -59,25 +59,23 @@ def test_spaces_and_their_dtypes(tmp_path: Path) -> None:
 def test_a_newer_space_is_not_passed_over(tmp_path: Path) -> None:
     database = Database(tmp_path, writable=True)
     space = database.space(IDENTITY, "m", "v", store_text=True)
-    space.append(make_rows(["a"]))
-    lance.dataset(str(space.path)).update_schema_metadata({"embcache:format_version": "9"})
+    space.add(make_rows(["a"]))
+    lance.dataset(str(folder(space))).update_schema_metadata({"embcache:format_version": "9"})
     with pytest.raises(CacheFormatError, match="format version 9"):
         database.cached_dtypes(IDENTITY)
 
 
 def test_a_directory_that_moved_keeps_its_space(tmp_path: Path) -> None:
     database = Database(tmp_path / "cache", writable=True)
-    database.space(IDENTITY, "/a/old", "v", store_text=True).append(make_rows(["a"]))
+    database.space(IDENTITY, "/a/old", "v", store_text=True).add(make_rows(["a"]))
     space = database.space(IDENTITY, "/b/new", "v", store_text=True)
-    space.refresh()
-    assert len(space) == 1 and space.name.startswith("a--old--float32--")
+    assert len(space.refresh()) == 1 and space.name.startswith("a--old--float32--")
 
 
 def test_a_copied_cache_works(tmp_path: Path) -> None:
-    Database(tmp_path / "one", writable=True).space(IDENTITY, "m", "v", store_text=True).append(
+    Database(tmp_path / "one", writable=True).space(IDENTITY, "m", "v", store_text=True).add(
         make_rows(["a"])
     )
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     space = Database(tmp_path / "two", writable=False).space(IDENTITY, "m", "v", store_text=True)
-    space.refresh()
-    assert len(space) == 1
+    assert len(space.refresh()) == 1

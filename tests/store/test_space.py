@@ -13,23 +13,23 @@ from embcache import CacheError, CacheFormatError
 from embcache.identity.identity import Identity
 from embcache.store import Space
 from embcache.store.verify import row_checksums
-from tests.spaces import IDENTITY, make_rows, read_all
+from tests.spaces import IDENTITY, add_blindly, folder, make_rows, read_all
 
 Open = Callable[..., Space]
 
 
 def test_nothing_is_made_before_the_first_row(open_space: Open) -> None:
     space = open_space()
-    assert not space.path.exists() and space.dim is None and len(space) == 0
-    assert (space.find(make_rows(["a"]).keys) == -1).all()
+    assert not folder(space).exists() and space.refresh().dim is None and len(space.refresh()) == 0
+    assert (space.refresh().find(make_rows(["a"]).keys) == -1).all()
 
 
 def test_what_was_appended_is_read_bit_for_bit(open_space: Open) -> None:
     rows = make_rows([f"text {i}" for i in range(5000)], dim=16)
-    open_space().append(rows)
+    open_space().add(rows)
     space = open_space()
     vectors, failed = read_all(space, rows)
-    assert space.dim == 16 and len(space) == 5000
+    assert space.refresh().dim == 16 and len(space.refresh()) == 5000
     assert not failed.any()
     assert vectors.tobytes() == rows.values.tobytes()
 
@@ -40,36 +40,34 @@ def test_any_share_of_the_rows_in_any_order(open_space: Open, share: float) -> N
     space = open_space()
     parts = [make_rows([f"{part} {i}" for i in range(3000)], seed=part) for part in range(3)]
     for part in parts:
-        space.append(part)
-    space.refresh()
+        space.add(part)
     rng = np.random.default_rng(1)
     for part in parts:
         chosen = rng.permutation(3000)[: max(1, int(share * 3000))]
         some = parts[0].keys[:5]
         keys = np.concatenate((part.keys[chosen], some))
         expected = np.concatenate((part.values[chosen], parts[0].values[:5]))
-        out = np.empty_like(expected)
-        failed = space.read(space.find(keys), keys, out, np.arange(len(keys)))
-        assert not failed.any() and (out == expected).all()
+        snapshot = space.refresh()
+        values, failed = snapshot.read_all(snapshot.find(keys), keys)
+        assert not failed.any() and (values == expected).all()
 
 
-def test_rows_land_where_the_caller_wants_them(open_space: Open) -> None:
+def test_parts_say_which_of_the_wanted_rows_they_are(open_space: Open) -> None:
     space, rows = open_space(), make_rows(["a", "b", "c"])
-    space.append(rows)
-    space.refresh()
-    out = np.zeros((6, 8), np.float32)
-    space.read(space.find(rows.keys), rows.keys, out, np.array([5, 0, 2]))
-    assert (out[[5, 0, 2]] == rows.values).all() and not out[[1, 3, 4]].any()
+    snapshot = space.add(rows)
+    wanted = np.array([2, 0, 1, 0])
+    values = np.zeros((4, 8), np.float32)
+    for part in snapshot.read(snapshot.find(rows.keys[wanted]), rows.keys[wanted]):
+        values[part.at] = part.values
+    assert (values == rows.values[wanted]).all()
 
 
 def test_the_row_committed_first_counts(open_space: Open) -> None:
     first, second = make_rows(["a", "b"], seed=1), make_rows(["b", "c"], seed=2)
     space = open_space()
-    space.append(first)
-    space.refresh()
-    space.append(second)
+    space.add(first)
+    add_blindly(space, second)
     for each in (space, open_space()):
-        each.refresh()
         assert (read_all(each, first)[0] == first.values).all()
         assert (read_all(each, second)[0][1] == second.values[1]).all()
 
@@ -77,11 +75,11 @@ def test_the_row_committed_first_counts(open_space: Open) -> None:
 def test_it_still_counts_after_compaction(open_space: Open) -> None:
     parts = [make_rows(["same", f"other {i}"], seed=i) for i in range(5)]
     space = open_space()
-    for part in parts:
-        space.append(part)
-    lancedb.connect(str(space.path.parent)).open_table(space.name).optimize()
+    space.add(parts[0])
+    for part in parts[1:]:
+        add_blindly(space, part)
+    lancedb.connect(str(folder(space).parent)).open_table(space.name).optimize()
     for each in (space, open_space()):
-        each.refresh()
         assert (read_all(each, parts[0])[0] == parts[0].values).all()
         assert (read_all(each, parts[4])[0][1] == parts[4].values[1]).all()
 
@@ -90,39 +88,35 @@ def test_refresh_sees_other_writers(open_space: Open) -> None:
     mine, theirs = open_space(), open_space()
     for i in range(12):
         rows = make_rows([f"{i} {j}" for j in range(7)], seed=i)
-        theirs.append(rows)
-        assert (mine.find(rows.keys) == -1).all()
-        mine.refresh()
+        theirs.add(rows)
+        assert (mine.snapshot.find(rows.keys) == -1).all()
         assert (read_all(mine, rows)[0] == rows.values).all()
-    assert len(mine) == 84
+    assert len(mine.refresh()) == 84
 
 
 def test_refresh_after_the_cache_was_deleted(open_space: Open) -> None:
     space, rows = open_space(), make_rows(["a"])
-    space.append(rows)
-    space.refresh()
-    shutil.rmtree(space.path)
-    space.refresh()
-    assert space.dim is None and (space.find(rows.keys) == -1).all()
+    space.add(rows)
+    shutil.rmtree(folder(space))
+    assert space.refresh().dim is None and (space.refresh().find(rows.keys) == -1).all()
 
 
 def test_delete(open_space: Open) -> None:
     space, rows = open_space(), make_rows([f"{i}" for i in range(1200)])
-    space.append(rows)
-    space.delete(rows.keys[:700])
-    space.refresh()
-    found = space.find(rows.keys)
+    space.add(rows)
+    space.drop(rows.keys[:700])
+    snapshot = space.refresh()
+    found = snapshot.find(rows.keys)
     assert (found[:700] == -1).all()
-    out = np.empty((500, 8), np.float32)
-    assert not space.read(found[700:], rows.keys[700:], out, np.arange(500)).any()
-    assert (out == rows.values[700:]).all()
+    values, failed = snapshot.read_all(found[700:], rows.keys[700:])
+    assert not failed.any() and (values == rows.values[700:]).all()
 
 
 def test_columns_and_metadata_on_disk(open_space: Open) -> None:
     """Read with Lance alone, as someone without embcache would."""
     space, rows = open_space(), make_rows(["a", "b"])
-    space.append(rows)
-    table = lance.dataset(str(space.path)).to_table()
+    space.add(rows)
+    table = lance.dataset(str(folder(space))).to_table()
     assert table.schema.names == [
         "key",
         "vector",
@@ -152,56 +146,56 @@ def test_columns_and_metadata_on_disk(open_space: Open) -> None:
 
 def test_without_text(open_space: Open) -> None:
     space, rows = open_space(store_text=False), make_rows(["secret"])
-    space.append(rows)
-    assert not {"text", "prompt"} & set(lance.dataset(str(space.path)).schema.names)
-    open_space(store_text=True).append(make_rows(["more"]))  # the table's columns count
+    space.add(rows)
+    assert not {"text", "prompt"} & set(lance.dataset(str(folder(space))).schema.names)
+    open_space(store_text=True).add(make_rows(["more"]))  # the table's columns count
 
 
 def test_text_switched_off_later_leaves_nulls(open_space: Open) -> None:
-    open_space().append(make_rows(["a"]))
+    open_space().add(make_rows(["a"]))
     space = open_space(store_text=False)
-    space.append(make_rows(["b"]))
-    assert lance.dataset(str(space.path)).to_table()["text"].to_pylist() == ["a", None]
+    space.add(make_rows(["b"]))
+    assert lance.dataset(str(folder(space))).to_table()["text"].to_pylist() == ["a", None]
 
 
 def test_another_dimension_is_an_error(open_space: Open) -> None:
-    open_space().append(make_rows(["a"], dim=8))
+    open_space().add(make_rows(["a"], dim=8))
     with pytest.raises(
         CacheError, match="holds vectors of 8 components, and those to be added have 9"
     ):
-        open_space().append(make_rows(["b"], dim=9))
+        open_space().add(make_rows(["b"], dim=9))
 
 
 def test_another_identity_under_this_name(open_space: Open) -> None:
     space = open_space()
     other = open_space(Identity("x/y", "r", "float16"))
-    other.append(make_rows(["a"]))
-    other.path.rename(space.path)
+    other.add(make_rows(["a"]))
+    folder(other).rename(folder(space))
     with pytest.raises(CacheError, match="holds another identity than its name says"):
         space.refresh()
 
 
 def test_newer_format(open_space: Open) -> None:
     space = open_space()
-    space.append(make_rows(["a"]))
-    lance.dataset(str(space.path)).update_schema_metadata({"embcache:format_version": "2"})
+    space.add(make_rows(["a"]))
+    lance.dataset(str(folder(space))).update_schema_metadata({"embcache:format_version": "2"})
     with pytest.raises(CacheFormatError, match=r"format version 2; this embcache .* up to 1"):
-        open_space()
+        open_space().refresh()
 
 
 def test_a_table_of_someone_else(open_space: Open) -> None:
     space = open_space()
-    lance.write_dataset(pa.table({"x": [1]}), str(space.path))
+    lance.write_dataset(pa.table({"x": [1]}), str(folder(space)))
     with pytest.raises(CacheFormatError, match="not one that embcache wrote"):
         space.refresh()
 
 
 def test_damaged_metadata(open_space: Open) -> None:
     space = open_space()
-    space.append(make_rows(["a"]))
-    lance.dataset(str(space.path)).update_schema_metadata({"embcache:identity": "{}"})
+    space.add(make_rows(["a"]))
+    lance.dataset(str(folder(space))).update_schema_metadata({"embcache:identity": "{}"})
     with pytest.raises(CacheFormatError, match="unreadable schema metadata"):
-        open_space()
+        open_space().refresh()
 
 
 def test_two_creations_at_once_keep_what_both_write(
@@ -214,17 +208,16 @@ def test_two_creations_at_once_keep_what_both_write(
 
     def create_late(self: Space, dim: int) -> None:
         if self is space:
-            other.append(theirs)
+            other.add(theirs)
         create(self, dim)
 
     monkeypatch.setattr(Space, "_create", create_late)
-    space.append(mine)
-    space.refresh()
-    assert len(space) == 2 and (space.find(theirs.keys) >= 0).all()
-    assert [path.name for path in space.path.parent.iterdir()] == [space.path.name]
+    space.add(mine)
+    assert len(space.refresh()) == 2 and (space.refresh().find(theirs.keys) >= 0).all()
+    assert [path.name for path in folder(space).parent.iterdir()] == [folder(space).name]
 
 
 def test_spaces_keep_stable_row_ids(open_space: Open) -> None:
     space = open_space()
-    space.append(make_rows(["a"]))
-    assert lance.dataset(str(space.path)).has_stable_row_ids
+    space.add(make_rows(["a"]))
+    assert lance.dataset(str(folder(space))).has_stable_row_ids

@@ -17,74 +17,68 @@ from mteb.mocks.mock_tasks import MockRerankingTask
 from embcache import CachedEncoder, ConfigError, LanceCache
 from embcache.identity.identity import Identity
 from embcache.identity.keys import pair_keys, text_keys
-from embcache.store import SCORES, Database, Rows, Space
+from embcache.store import SCORES, Database, Location, Rows, Space
 from embcache.tools.check import check_space
 from embcache.tools.compact import compact_space
-from tests.spaces import IDENTITY, make_rows, read_all
+from tests.spaces import IDENTITY, add_blindly, append_raw, folder, make_rows, read_all
 from tests.store.test_damage import data_files, flip_bit
 
 Open = Callable[..., Space]
 
 
-def append_raw(space: Space, rows: Rows) -> None:
-    """Past embcache's own checks, as another tool would."""
-    dataset = lance.dataset(str(space.path))
-    lance.write_dataset(rows.to_arrow(dataset.schema, store_text=True), dataset, mode="append")
-
-
 def test_a_sound_space(open_space: Open) -> None:
     space = open_space()
     for part in range(3):
-        space.append(make_rows([f"{part} {i}" for i in range(100)], seed=part))
-    report = check_space(space.path)
+        space.add(make_rows([f"{part} {i}" for i in range(100)], seed=part))
+    report = check_space(space)
     assert report.ok and report.rows == 300 and report.unverified == 0
-    assert str(report) == f"{space.path.name}: 300 rows, ok"
+    assert str(report) == f"{space.name}: 300 rows, ok"
 
 
 def test_a_flipped_bit_in_a_vector(open_space: Open) -> None:
     space, rows = open_space(), make_rows([f"text {i}" for i in range(100)], dim=64)
-    space.append(rows)
+    space.add(rows)
     (path,) = data_files(space)
     flip_bit(path, path.read_bytes().index(rows.values[17].tobytes()) + 40, 3)
-    report = check_space(space.path)
+    report = check_space(space)
     assert not report.ok and report.damaged == 1 and report.deleted == 0
     assert "1 damaged" in str(report) and "embcache check --fix" in str(report)
-    fixed = check_space(space.path, fix=True)
+    fixed = check_space(space, fix=True)
     assert fixed.ok and fixed.deleted == 1 and "1 deleted" in str(fixed)
-    assert check_space(space.path).ok
+    assert check_space(space).ok
     fresh = open_space()
-    assert np.flatnonzero(fresh.find(rows.keys) < 0).tolist() == [17]
+    assert np.flatnonzero(fresh.refresh().find(rows.keys) < 0).tolist() == [17]
 
 
 def test_a_flipped_bit_in_a_key(open_space: Open) -> None:
     """Deleted by row id: its key is not known any more."""
     space, rows = open_space(), make_rows([f"text {i}" for i in range(100)], dim=64)
-    space.append(rows)
+    space.add(rows)
     raw = rows.keys[5].astype(">u8").tobytes()
     (path,) = data_files(space)
     flip_bit(path, path.read_bytes().index(raw))
-    assert check_space(space.path, fix=True).deleted == 1
-    assert len(open_space()) == 99 and check_space(space.path).ok
+    assert check_space(space, fix=True).deleted == 1
+    assert len(open_space().refresh()) == 99 and check_space(space).ok
 
 
 def test_a_flipped_bit_in_a_text(open_space: Open) -> None:
     space = open_space()
-    space.append(make_rows([f"text number {i} {'x' * i}" for i in range(100)], dim=4))
+    space.add(make_rows([f"text number {i} {'x' * i}" for i in range(100)], dim=4))
     (path,) = data_files(space)
     flip_bit(path, path.read_bytes().index(b"text number 7 "))
-    report = check_space(space.path)
+    report = check_space(space)
     assert not report.ok and (report.misfits, report.damaged) == (1, 0)
-    assert check_space(space.path, fix=True).deleted == 1
-    assert check_space(space.path).ok
+    assert check_space(space, fix=True).deleted == 1
+    assert check_space(space).ok
 
 
 def test_a_text_that_is_no_text_any_more(open_space: Open) -> None:
     """Lance refuses the whole batch's texts then; the vectors can be checked all the same."""
     space = open_space()
-    space.append(make_rows([f"text number {i} {'x' * i}" for i in range(100)], dim=4))
+    space.add(make_rows([f"text number {i} {'x' * i}" for i in range(100)], dim=4))
     (path,) = data_files(space)
     flip_bit(path, path.read_bytes().index(b"text number 7 "), 7)
-    report = check_space(space.path)
+    report = check_space(space)
     assert not report.ok and (report.damaged, report.unverified) == (0, 100)
     (named,) = report.unreadable
     assert named.startswith(f"texts in data/{path.name} (100 rows)")
@@ -93,44 +87,45 @@ def test_a_text_that_is_no_text_any_more(open_space: Open) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite(open_space: Open, value: float) -> None:
     space, rows = open_space(), make_rows(["a", "b"])
-    space.append(make_rows(["c"]))
+    space.add(make_rows(["c"]))
     rows.values[1, 3] = value
     append_raw(space, rows)
-    report = check_space(space.path, fix=True)
-    assert report.damaged == report.deleted == 1 and len(open_space()) == 2
+    report = check_space(space, fix=True)
+    assert report.damaged == report.deleted == 1 and len(open_space().refresh()) == 2
 
 
 def test_rows_of_another_identity(open_space: Open) -> None:
     space = open_space()
-    space.append(make_rows(["a", "b"]))
-    space.append(make_rows(["c", "d", "e"], identity=Identity("another", "1", "float32")))
-    report = check_space(space.path)
+    space.add(make_rows(["a", "b"]))
+    space.add(make_rows(["c", "d", "e"], identity=Identity("another", "1", "float32")))
+    report = check_space(space)
     assert not report.ok and report.misfits == 3
     assert "3 whose key does not fit their text" in str(report)
-    assert check_space(space.path, fix=True).ok and len(open_space()) == 2
+    assert check_space(space, fix=True).ok and len(open_space().refresh()) == 2
 
 
 def test_duplicates_are_harmless_and_the_first_stays(open_space: Open) -> None:
     space = open_space()
     first, second = make_rows(["a", "b"], seed=1), make_rows(["b", "c"], seed=2)
-    for part in (first, second, second):
-        space.append(part)
-    compact_space(space.path)
-    report = check_space(space.path)
+    space.add(first)
+    for _ in range(2):
+        add_blindly(space, second)
+    compact_space(space)
+    report = check_space(space)
     assert report.ok and report.duplicates == 3 and "harmless" in str(report)
-    assert check_space(space.path, fix=True).deleted == 3
+    assert check_space(space, fix=True).deleted == 3
     fresh = open_space()
-    assert len(fresh) == 3 and (read_all(fresh, first)[0] == first.values).all()
+    assert len(fresh.refresh()) == 3 and (read_all(fresh, first)[0] == first.values).all()
 
 
 def test_of_a_damaged_row_and_its_duplicate_the_intact_one_stays(open_space: Open) -> None:
     space = open_space()
     first, second = make_rows(["a", "b"], dim=32, seed=1), make_rows(["a"], dim=32, seed=2)
-    space.append(first)
+    space.add(first)
     (path,) = data_files(space)
-    space.append(second)
+    add_blindly(space, second)
     flip_bit(path, path.read_bytes().index(first.values[0].tobytes()))
-    report = check_space(space.path, fix=True)
+    report = check_space(space, fix=True)
     assert (report.damaged, report.duplicates, report.deleted) == (1, 0, 1)
     assert (read_all(open_space(), second)[0] == second.values).all()
 
@@ -139,11 +134,11 @@ def test_of_a_damaged_row_and_its_duplicate_the_intact_one_stays(open_space: Ope
 def test_a_truncated_file_is_named_and_others_are_checked(open_space: Open, keep: float) -> None:
     space = open_space()
     for part in range(3):
-        space.append(make_rows([f"{part} {i}" for i in range(400)], dim=64, seed=part))
+        space.add(make_rows([f"{part} {i}" for i in range(400)], dim=64, seed=part))
     files = {path.stat().st_mtime_ns: path for path in data_files(space)}
     broken = files[sorted(files)[1]]
     broken.write_bytes(broken.read_bytes()[: int(keep * broken.stat().st_size)])
-    report = check_space(space.path, fix=True)
+    report = check_space(space, fix=True)
     assert not report.ok and report.rows == 1200 and report.damaged == 0
     (named,) = report.unreadable
     assert broken.name in named and "400 rows" in named
@@ -152,17 +147,17 @@ def test_a_truncated_file_is_named_and_others_are_checked(open_space: Open, keep
 
 def test_a_file_that_is_gone(open_space: Open) -> None:
     space = open_space()
-    space.append(make_rows(["a"]))
+    space.add(make_rows(["a"]))
     (path,) = data_files(space)
     path.unlink()
-    (named,) = check_space(space.path).unreadable
+    (named,) = check_space(space).unreadable
     assert path.name in named
 
 
 def test_without_texts_keys_cannot_be_verified(open_space: Open) -> None:
     space = open_space(store_text=False)
-    space.append(make_rows(["a", "b"], identity=Identity("another", "1", "float32")))
-    report = check_space(space.path)
+    space.add(make_rows(["a", "b"], identity=Identity("another", "1", "float32")))
+    report = check_space(space)
     assert report.ok and report.unverified == 2
 
 
@@ -172,11 +167,11 @@ def test_scores(tmp_path: Path) -> None:
     columns = {"query": queries, "document": documents, "query_prefix": "x: "}
     keys = pair_keys(IDENTITY.to_bytes(), ("x: ", "y: "), queries, documents)
     values = np.array([[1.0], [2.0], [3.0]], np.float32)
-    space.append(Rows(keys, values, columns | {"document_prefix": "y: "}))
-    assert check_space(space.path).ok
+    space.add(Rows(keys, values, columns | {"document_prefix": "y: "}))
+    assert check_space(space).ok
     wrong = pair_keys(IDENTITY.to_bytes(), ("x: ", "y: "), documents, queries)
-    space.append(Rows(wrong, values, columns | {"document_prefix": "y: "}))
-    report = check_space(space.path, fix=True)
+    space.add(Rows(wrong, values, columns | {"document_prefix": "y: "}))
+    report = check_space(space, fix=True)
     assert (report.rows, report.misfits, report.deleted, report.ok) == (6, 3, 3, True)
 
 
@@ -200,7 +195,7 @@ def test_keys_over_more_than_prompt_and_text_are_left_alone(tmp_path: Path, task
     encoder = CachedEncoder(OddEncoder(), cache_path=tmp_path, identity={"v": 1})
     encoder.encode(loader(["a", "bb"]), task_metadata=task, hf_split="test", hf_subset="default")
     (info,) = Database(tmp_path, writable=False).spaces()
-    report = check_space(info.path, fix=True)
+    report = check_space(info, fix=True)
     assert report.ok and (report.rows, report.unverified, report.deleted) == (2, 2, 0)
 
 
@@ -222,8 +217,8 @@ def test_known_prompts_of_cached_encoder_and_vllm_fit(
     spaces = [*Database(tmp_path / "cache", writable=False).spaces()]
     assert len(spaces) == 3
     for info in spaces:
-        report = check_space(info.path)
-        assert report.ok and (report.rows, report.unverified) == (2, 0), info.path
+        report = check_space(info)
+        assert report.ok and (report.rows, report.unverified) == (2, 0), folder(info)
 
 
 def test_lance_cache_fits(tmp_path: Path) -> None:
@@ -231,20 +226,20 @@ def test_lance_cache_fits(tmp_path: Path) -> None:
     cache.add([{"text": "a"}, {"text": "b"}], np.eye(2, dtype=np.float32))
     cache.save()
     (info,) = Database(tmp_path, writable=False).spaces()
-    report = check_space(info.path)
+    report = check_space(info)
     assert report.ok and report.unverified == 0
 
 
 def test_a_renamed_space_is_a_problem_and_nothing_is_deleted(open_space: Open) -> None:
     space = open_space()
-    space.append(make_rows(["a"]))
+    space.add(make_rows(["a"]))
     other = Identity("another", "1", "float32")
     changed = {"embcache:identity": other.to_json()}
-    lance.dataset(str(space.path)).update_schema_metadata(changed)
-    report = check_space(space.path, fix=True)
+    lance.dataset(str(folder(space))).update_schema_metadata(changed)
+    report = check_space(Space(space.location), fix=True)
     assert not report.ok and report.misfits == 1 and report.deleted == 0
     assert f"does not end in --{other.fingerprint()}.lance" in str(report)
-    assert lance.dataset(str(space.path)).count_rows() == 1
+    assert lance.dataset(str(folder(space))).count_rows() == 1
 
 
 @pytest.mark.parametrize(
@@ -256,16 +251,16 @@ def test_a_renamed_space_is_a_problem_and_nothing_is_deleted(open_space: Open) -
 )
 def test_format_problems(open_space: Open, metadata: dict[str, str], said: str) -> None:
     space = open_space()
-    space.append(make_rows(["a"]))
-    lance.dataset(str(space.path)).update_schema_metadata(metadata)
-    report = check_space(space.path, fix=True)
+    space.add(make_rows(["a"]))
+    lance.dataset(str(folder(space))).update_schema_metadata(metadata)
+    report = check_space(space, fix=True)
     assert not report.ok and said in str(report)
 
 
 def test_columns_of_other_types_or_missing(open_space: Open) -> None:
     space = open_space()
-    space.append(make_rows(["a"]))
-    data = lance.dataset(str(space.path)).to_table()
+    space.add(make_rows(["a"]))
+    data = lance.dataset(str(folder(space))).to_table()
     wide = data.set_column(2, "checksum", data["checksum"].cast(pa.int64(), safe=False))
     for table, said in (
         (data.drop_columns(["checksum"]), "columns are missing: checksum"),
@@ -273,33 +268,33 @@ def test_columns_of_other_types_or_missing(open_space: Open) -> None:
         (data.set_column(1, "vector", pa.array([[1.0]])), "not fixed_size_list"),
     ):
         changed = table.replace_schema_metadata(data.schema.metadata)
-        lance.write_dataset(changed, str(space.path), mode="overwrite")
-        report = check_space(space.path, fix=True)
+        lance.write_dataset(changed, str(folder(space)), mode="overwrite")
+        report = check_space(space, fix=True)
         assert not report.ok and report.rows == 1 and said in str(report)
 
 
 def test_a_damaged_manifest(open_space: Open) -> None:
     space = open_space()
-    space.append(make_rows(["a"]))
-    for manifest in (space.path / "_versions").iterdir():
+    space.add(make_rows(["a"]))
+    for manifest in (folder(space) / "_versions").iterdir():
         manifest.write_bytes(b"\xff" * 100)
-    report = check_space(space.path)
-    assert not report.ok and f"Opening {space.path} failed" in str(report)
+    report = check_space(space)
+    assert not report.ok and f"Opening {folder(space)} failed" in str(report)
 
 
 def test_no_table(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is no space: .*Give the folder of one"):
-        check_space(tmp_path / "x.lance")
+        check_space(Space(Location.of(tmp_path / "x.lance")))
 
 
 def test_many_rows_are_deleted_in_few_transactions(open_space: Open) -> None:
     space = open_space()
     rows = make_rows([f"{i}" for i in range(15_000)], dim=2)
-    space.append(rows)
-    space.append(rows)
-    table = lancedb.connect(str(space.path.parent)).open_table(space.name)
+    space.add(rows)
+    add_blindly(space, rows)
+    table = lancedb.connect(str(folder(space).parent)).open_table(space.name)
     before = table.version
-    report = check_space(space.path, fix=True)
+    report = check_space(space, fix=True)
     assert report.deleted == report.duplicates == 15_000
     table.checkout_latest()
     assert table.version - before == 2
@@ -307,15 +302,15 @@ def test_many_rows_are_deleted_in_few_transactions(open_space: Open) -> None:
 
 def test_a_space_without_rows(open_space: Open) -> None:
     space, rows = open_space(), make_rows(["a"])
-    space.append(rows)
-    space.delete(rows.keys)
-    assert check_space(space.path).ok and check_space(space.path).rows == 0
+    space.add(rows)
+    space.drop(rows.keys)
+    assert check_space(space).ok and check_space(space).rows == 0
 
 
 def test_a_report_does_not_call_half_a_repair_ok(open_space: Open) -> None:
     space = open_space()
-    space.append(make_rows(["a"]))
-    report = check_space(space.path)
+    space.add(make_rows(["a"]))
+    report = check_space(space)
     assert not replace(report, damaged=2, deleted=1).ok
     assert replace(report, damaged=2, deleted=2).ok
     assert not replace(report, problems=("p",), deleted=2).ok
@@ -325,6 +320,6 @@ def test_keys_of_the_documented_formula_fit(open_space: Open) -> None:
     keys = text_keys(IDENTITY.to_bytes(), "", ["", "a\0b"])
     space = open_space()
     columns = {"text": ["", "a\0b"], "prompt": ""}
-    space.append(Rows(keys, np.ones((2, 3), np.float32), columns))
-    report = check_space(space.path)
+    space.add(Rows(keys, np.ones((2, 3), np.float32), columns))
+    report = check_space(space)
     assert report.ok and report.unverified == 0

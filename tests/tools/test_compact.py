@@ -13,9 +13,9 @@ import lancedb
 import pytest
 
 from embcache import CacheError, ConfigError
-from embcache.store import Space
+from embcache.store import Location, Space
 from embcache.tools.compact import CompactReport, compact_space
-from tests.spaces import make_rows, read_all
+from tests.spaces import folder, make_rows, read_all
 
 Open = Callable[..., Space]
 NOW = timedelta(0)
@@ -24,13 +24,13 @@ NOW = timedelta(0)
 def filled(open_space: Open, parts: int = 6, each: int = 50) -> Space:
     space = open_space()
     for part in range(parts):
-        space.append(make_rows([f"{part} {i}" for i in range(each)], seed=part))
+        space.add(make_rows([f"{part} {i}" for i in range(each)], seed=part))
     return space
 
 
 def test_fragments_become_one_and_every_row_stays(open_space: Open) -> None:
     space = filled(open_space)
-    report = compact_space(space.path)
+    report = compact_space(space)
     assert (report.fragments_before, report.fragments_after) == (6, 1)
     assert "6 -> 1 fragments" in str(report) and "MB" in str(report)
     fresh = open_space()
@@ -43,7 +43,7 @@ def test_fragments_become_one_and_every_row_stays(open_space: Open) -> None:
 def test_readers_of_an_older_version_go_on_within_the_grace_period(open_space: Open) -> None:
     space, rows = filled(open_space), make_rows([f"0 {i}" for i in range(50)], seed=0)
     reader = open_space()
-    report = compact_space(space.path)
+    report = compact_space(space)
     assert report.bytes_after > report.bytes_before  # old files are still there
     vectors, failed = read_all(reader, rows)
     assert not failed.any() and (vectors == rows.values).all()
@@ -52,40 +52,40 @@ def test_readers_of_an_older_version_go_on_within_the_grace_period(open_space: O
 def test_without_a_grace_period_the_disk_of_deleted_rows_is_freed(open_space: Open) -> None:
     space = open_space()
     rows = make_rows([f"text {i}" for i in range(2000)], dim=64)
-    space.append(rows)
-    space.delete(rows.keys[:1500])
-    report = compact_space(space.path, older_than=NOW)
+    space.add(rows)
+    space.drop(rows.keys[:1500])
+    report = compact_space(space, older_than=NOW)
     assert report.bytes_after < 0.4 * report.bytes_before
     fresh = open_space()
-    assert len(fresh) == 500 and (fresh.find(rows.keys[1500:]) >= 0).all()
+    assert len(fresh.refresh()) == 500 and (fresh.refresh().find(rows.keys[1500:]) >= 0).all()
 
 
 def test_the_row_committed_first_still_counts(open_space: Open) -> None:
     space = open_space()
     parts = [make_rows(["same", f"other {i}"], seed=i) for i in range(5)]
     for part in parts:
-        space.append(part)
-    compact_space(space.path, older_than=NOW)
+        space.add(part)
+    compact_space(space, older_than=NOW)
     assert (read_all(open_space(), parts[0])[0] == parts[0].values).all()
 
 
 def test_a_killed_writers_file_goes_when_it_is_a_week_old(open_space: Open) -> None:
     space = filled(open_space)
-    old, recent = space.path / "data" / "old.lance", space.path / "data" / "recent.lance"
+    old, recent = folder(space) / "data" / "old.lance", folder(space) / "data" / "recent.lance"
     for path in (old, recent):  # written, and never committed
         path.write_bytes(b"x" * 1000)
     week = time.time() - 8 * 24 * 3600
     os.utime(old, (week, week))
-    compact_space(space.path)
+    compact_space(space)
     assert not old.exists() and recent.exists()
 
 
 def test_twice_changes_nothing(open_space: Open) -> None:
     space = filled(open_space)
-    compact_space(space.path, older_than=NOW)
-    again = compact_space(space.path, older_than=NOW)
+    compact_space(space, older_than=NOW)
+    again = compact_space(space, older_than=NOW)
     assert (again.fragments_before, again.fragments_after) == (1, 1)
-    assert len(open_space()) == 300
+    assert len(open_space().refresh()) == 300
 
 
 def test_beside_a_writer_that_appends_and_deletes(open_space: Open) -> None:
@@ -98,22 +98,22 @@ def test_beside_a_writer_that_appends_and_deletes(open_space: Open) -> None:
         try:
             writer = open_space()
             for part in written:
-                writer.append(part)
-                writer.delete(part.keys[:5])
+                writer.add(part)
+                writer.drop(part.keys[:5])
         except Exception as error:
             errors.append(error)
 
     thread = threading.Thread(target=write)
     thread.start()
     while thread.is_alive():
-        compact_space(space.path)
+        compact_space(space)
     thread.join()
     assert not errors
     fresh = open_space()
     for part in written:
-        assert (fresh.find(part.keys[:5]) == -1).all()
-        assert (fresh.find(part.keys[5:]) >= 0).all()
-    assert len(fresh) == 300 + 8 * 15
+        assert (fresh.refresh().find(part.keys[:5]) == -1).all()
+        assert (fresh.refresh().find(part.keys[5:]) >= 0).all()
+    assert len(fresh.refresh()) == 300 + 8 * 15
 
 
 def test_a_conflict_that_stays_is_an_error(
@@ -129,16 +129,16 @@ def test_a_conflict_that_stays_is_an_error(
     monkeypatch.setattr(lancedb.table.LanceTable, "optimize", conflict)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(CacheError, match=r"Compacting .* failed: .*commit conflict"):
-        compact_space(space.path)
+        compact_space(space)
     assert len(calls) == 5
 
 
 def test_no_table(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no space: there is no Lance table"):
-        compact_space(tmp_path)
+        compact_space(Space(Location.of(tmp_path)))
 
 
 def test_a_folder_that_is_larger_afterwards_is_explained() -> None:
-    report = CompactReport(Path("x.lance"), 3, 1, 1_000_000, 2_000_000)
+    report = CompactReport(Location.of("x.lance"), 3, 1, 1_000_000, 2_000_000)
     assert "1.0 -> 2.0 MB (the old files stay for who reads them" in str(report)
-    assert "old files" not in str(CompactReport(Path("x.lance"), 3, 1, 2_000_000, 1_000_000))
+    assert "old files" not in str(CompactReport(Location.of("x.lance"), 3, 1, 2_000_000, 1_000_000))

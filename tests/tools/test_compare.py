@@ -20,15 +20,17 @@ from embcache import (
     CachedEncoder,
     CacheError,
     ConfigError,
-    Moved,
     SpaceComparison,
     VllmEncoderWrapper,
-    compare_spaces,
 )
 from embcache.identity.identity import Identity
 from embcache.identity.keys import pair_keys, text_keys
 from embcache.store import SCORES, Database, Rows, Space
+from embcache.tools.compare import TextCosine
+from embcache.tools.compare import compare_spaces as compare
+from embcache.tools.find import find_space
 from tests.conftest import encode
+from tests.spaces import add_blindly, folder
 
 DIM = 32  # wide enough for Lance to store the vectors' bytes as they are
 
@@ -37,18 +39,28 @@ def random_vectors(count: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
 
 
-def space_of(folder: Path, dtype: str = "float32", **kwargs: Any) -> Space:
+def space_of(cache: Path, dtype: str = "float32", **kwargs: Any) -> Space:
     identity = Identity("organization/name", "0" * 40, dtype)
-    return Database(folder, writable=True).space(identity, identity.model, "vllm 1.0", **kwargs)
+    return Database(cache, writable=True).space(identity, identity.model, "vllm 1.0", **kwargs)
 
 
 def append(
     space: Space, texts: Sequence[str], vectors: np.ndarray, prompt: str | None = "p: "
 ) -> Path:
-    """Commit rows; the path of their space."""
-    keys = text_keys(space.metadata.identity.to_bytes(), prompt or "", texts)
-    space.append(Rows(keys, vectors, {"text": list(texts), "prompt": prompt}))
-    return space.path
+    """Commit rows, duplicates too; the path of their space."""
+    keys = text_keys(space.identity.to_bytes(), prompt or "", texts)
+    rows = Rows(keys, vectors, {"text": list(texts), "prompt": prompt})
+    if (space.refresh().find(keys) >= 0).any():
+        add_blindly(space, rows)
+    else:
+        space.add(rows)
+    return folder(space)
+
+
+def compare_spaces(a: Path | Space, b: Path | Space, **kwargs: Any) -> SpaceComparison:
+    """`compare_spaces`, also of folders."""
+    spaces = [one if isinstance(one, Space) else find_space(one) for one in (a, b)]
+    return compare(*spaces, **kwargs)
 
 
 def names(count: int, first: int = 0) -> list[str]:
@@ -160,7 +172,7 @@ def test_unknown_prompts_match_each_other(tmp_path: Path) -> None:
     a = append(space_of(tmp_path), ["x"], random_vectors(1), None)
     b = append(space_of(tmp_path, "float16"), ["x"], random_vectors(1), None)
     found = compare_spaces(a, b)
-    assert found.moved == [Moved("x", None, 1.0)] and "none has moved" in str(found)
+    assert found.moved == [TextCosine("x", None, 1.0)] and "none has moved" in str(found)
     turned = append(space_of(tmp_path, "bfloat16"), ["x"], -random_vectors(1), None)
     assert "-1.000000  'x'" in str(compare_spaces(a, turned))
 
@@ -271,50 +283,6 @@ def test_another_dimension(tmp_path: Path) -> None:
         compare_spaces(a, b)
 
 
-def test_a_path_that_is_no_space(tmp_path: Path) -> None:
-    a = append(space_of(tmp_path), ["x"], random_vectors(1))
-    b = append(space_of(tmp_path, "float16"), ["x"], random_vectors(1))
-    for wrong in (tmp_path / "none.lance", tmp_path / "none"):
-        with pytest.raises(ConfigError, match=r"none(\.lance)?' is no space") as caught:
-            compare_spaces(a, wrong)
-        assert f"\n  {a}" in str(caught.value) and f"\n  {b}" in str(caught.value)
-
-
-@pytest.mark.parametrize("path", ["", "deeper/x.lance", "file", "empty"])
-def test_a_path_with_no_space_near_it(path: str, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"is no space.* there is none in"):
-        compare_spaces(tmp_path / path, tmp_path / path)
-
-
-def test_a_lance_table_of_somebody_else(tmp_path: Path) -> None:
-    lancedb.connect(str(tmp_path)).create_table("other", [{"x": 1}])
-    with pytest.raises(ConfigError, match=r"other\.lance' is no space.* there is none in"):
-        compare_spaces(tmp_path / "other.lance", tmp_path / "other.lance")
-
-
-def test_a_cache_with_one_space_stands_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a = append(space_of(tmp_path / "one"), names(5), random_vectors(5))
-    b = append(space_of(tmp_path / "two"), names(5), random_vectors(5))
-    monkeypatch.chdir(tmp_path)
-    for path in (tmp_path / "two", "two", "two/", str(b), f"{b}/", Path("two") / b.name):
-        found = compare_spaces(a, path)
-        assert found.shared == 5 and found.b == b.stem
-
-
-def test_a_cache_with_several_spaces(tmp_path: Path) -> None:
-    paths = [
-        append(space_of(tmp_path, dtype), ["x"], random_vectors(1))
-        for dtype in ("float16", "float32")
-    ]
-    with pytest.raises(ConfigError, match=r"is a cache with several spaces\. Give") as caught:
-        compare_spaces(tmp_path, paths[0])
-    assert all(f"\n  {path}" in str(caught.value) for path in paths)
-
-
 def test_a_damaged_space_beside_does_not_matter(tmp_path: Path) -> None:
     a = append(space_of(tmp_path), ["x"], random_vectors(1))
     b = append(space_of(tmp_path, "float16"), ["x"], random_vectors(1))
@@ -349,8 +317,8 @@ def test_scores_have_no_angle(tmp_path: Path) -> None:
     a = append(space_of(tmp_path), ["x"], random_vectors(1))
     scores = space_of(tmp_path, "float16", layout=SCORES)
     keys = pair_keys(scores.metadata.identity.to_bytes(), ("", ""), ["q"], ["d"])
-    scores.append(Rows(keys, np.ones((1, 1), np.float32), {"query": ["q"], "document": ["d"]}))
-    for paths in ((a, scores.path), (scores.path, a)):
+    scores.add(Rows(keys, np.ones((1, 1), np.float32), {"query": ["q"], "document": ["d"]}))
+    for paths in ((a, folder(scores)), (folder(scores), a)):
         with pytest.raises(ConfigError, match=r"float16.* holds scores, not vectors"):
             compare_spaces(*paths)
 
@@ -393,7 +361,7 @@ def test_any_two_spaces(a: dict[Any, int], b: dict[Any, int], more: dict[Any, in
         for space, content in ((one, a), (two, b), (one, more)):
             for (prompt, text), seed in content.items():
                 append(space, [text], random_vectors(1, seed, dim=4), prompt)
-        found = compare_spaces(one.path, two.path, most_moved=100)
+        found = compare_spaces(one, two, most_moved=100)
     check(found, more | a, b)
 
 

@@ -16,11 +16,11 @@ from mteb.models.cache_wrappers.cache_backends.numpy_cache import NumpyCache
 from embcache import CacheError, CacheFormatError, ConfigError, InputError, LanceCache
 from embcache.identity.identity import Identity
 from embcache.identity.keys import pair_keys, text_keys
-from embcache.store import SCORES, Database, Rows
+from embcache.store import SCORES, Database, Rows, Space
 from embcache.tools.check import check_space
 from embcache.tools.export import export_space
 from embcache.tools.import_ import import_file, import_numpy_cache
-from tests.spaces import IDENTITY, make_rows, read_all
+from tests.spaces import IDENTITY, folder, make_rows, read_all
 from tests.tools.test_export import filled
 from tests.tools.test_merge import space_in
 
@@ -29,12 +29,12 @@ from tests.tools.test_merge import space_in
 def test_round_trip_is_bit_identical(tmp_path: Path, suffix: str) -> None:
     space = filled(tmp_path / "a")
     file = tmp_path / f"x{suffix}"
-    export_space(space.path, file)
+    export_space(space, file)
     report = import_file(file, tmp_path / "b")
     assert (report.rows, report.added, report.present, report.refused) == (63, 63, 0, 0)
-    assert str(report) == f"{space.name}.lance: 63 of 63 rows added, 0 there already"
+    assert str(report) == f"{space.name}: 63 of 63 rows added, 0 there already"
     tables = [
-        lance.dataset(str(tmp_path / cache / space.path.name)).to_table() for cache in ("a", "b")
+        lance.dataset(str(tmp_path / cache / folder(space).name)).to_table() for cache in ("a", "b")
     ]
     assert tables[0].equals(tables[1], check_metadata=True)
     again = import_file(file, tmp_path / "b")
@@ -47,8 +47,8 @@ def test_scores_round_trip(tmp_path: Path) -> None:
     keys = pair_keys(identity.to_bytes(), ("", ""), ["q", "r"], ["d", "e"])
     columns = {"query": ["q", "r"], "document": ["d", "e"], "query_prefix": ""}
     scores = Rows(keys, np.array([[1.5], [2]], np.float32), columns | {"document_prefix": ""})
-    space.append(scores)
-    export_space(space.path, tmp_path / "x.parquet")
+    space.add(scores)
+    export_space(space, tmp_path / "x.parquet")
     assert import_file(tmp_path / "x.parquet", tmp_path / "b").added == 2
     merged = space_in(tmp_path / "b", identity)
     assert merged.layout is SCORES
@@ -57,7 +57,7 @@ def test_scores_round_trip(tmp_path: Path) -> None:
 
 def test_tampered_rows_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     space = filled(tmp_path / "a")
-    export_space(space.path, tmp_path / "x.parquet")
+    export_space(space, tmp_path / "x.parquet")
     table = pq.read_table(tmp_path / "x.parquet")
     rows = table.to_pylist()
     rows[3]["vector"][0] += 1  # checksum fails
@@ -67,13 +67,13 @@ def test_tampered_rows_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixt
     report = import_file(tmp_path / "x.parquet", tmp_path / "b")
     assert (report.added, report.refused) == (61, 2)
     assert "2 rows of" in caplog.text and "2 refused" in str(report)
-    assert check_space(report.path).ok
+    assert check_space(Space(report.location)).ok
 
 
 def test_float16_is_refused(tmp_path: Path) -> None:
     space = filled(tmp_path / "a")
     for name in ("x.parquet", "x.arrow"):
-        export_space(space.path, tmp_path / name, dtype="float16")
+        export_space(space, tmp_path / name, dtype="float16")
         with pytest.raises(ConfigError, match=r"float16 values: they are rounded"):
             import_file(tmp_path / name, tmp_path / "b")
     assert not list((tmp_path / "b").glob("*.lance"))
@@ -92,7 +92,7 @@ def test_files_that_export_did_not_write(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="cannot be read"):
         import_file(tmp_path / "broken.arrow", tmp_path / "b")
     space = filled(tmp_path / "a")
-    export_space(space.path, tmp_path / "x.parquet")
+    export_space(space, tmp_path / "x.parquet")
     table = pq.read_table(tmp_path / "x.parquet")
     pq.write_table(table.drop_columns(["checksum"]), tmp_path / "x.parquet")
     with pytest.raises(CacheFormatError, match="has no column checksum"):
@@ -108,7 +108,7 @@ def test_lance_caches_are_refused(tmp_path: Path) -> None:
     cache.add([{"text": "a"}], np.ones((1, 2), np.float32))
     cache.save()
     (info,) = Database(tmp_path / "a", writable=False).spaces()
-    export_space(info.path, tmp_path / "x.parquet")
+    export_space(info, tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match="was written by LanceCache"):
         import_file(tmp_path / "x.parquet", tmp_path / "b")
 
@@ -135,7 +135,7 @@ def test_numpy_cache(tmp_path: Path) -> None:
     rows = make_rows(texts)
     found, failed = read_all(space, rows)
     assert not failed.any() and found.tobytes() == vectors.tobytes()
-    assert check_space(space.path).ok and space.name.startswith("Name--float32--")
+    assert check_space(space).ok and space.name.startswith("Name--float32--")
     again = import_numpy_cache(tmp_path / "numpy", tmp_path / "b", IDENTITY, texts, prompt="p: ")
     assert (again.rows, again.added, again.present) == (5000, 0, 5000)
 
@@ -151,7 +151,12 @@ def test_numpy_cache_with_rows_that_are_not_there_or_not_finite(tmp_path: Path) 
     report = import_numpy_cache(tmp_path / "numpy", tmp_path / "b", IDENTITY, texts)
     assert (report.rows, report.added, report.refused, report.present) == (4, 2, 2, 0)
     keys = text_keys(IDENTITY.to_bytes(), "", texts)
-    assert (space_in(tmp_path / "b").find(keys) >= 0).tolist() == [True, False, True, False]
+    assert (space_in(tmp_path / "b").refresh().find(keys) >= 0).tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_no_numpy_cache_and_no_text(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from embcache.store import SCORES, Database, Rows, Space
 from embcache.tools.check import check_space
 from embcache.tools.merge import merge_caches
 from tests.conftest import ROOT
-from tests.spaces import IDENTITY, make_rows, read_all
+from tests.spaces import IDENTITY, add_blindly, folder, make_rows, read_all
 from tests.store.test_damage import data_files, flip_bit
 
 OTHER = Identity("another", "1", "float32")
@@ -33,7 +33,6 @@ names = st.lists(st.integers(0, 20).map(str), max_size=8)
 
 def space_in(cache: Path, identity: Identity = IDENTITY, **kwargs: Any) -> Space:
     space = Database(cache, writable=True).space(identity, identity.model, "vllm 1.0", **kwargs)
-    space.refresh()
     return space
 
 
@@ -46,12 +45,14 @@ def rows_of(vectors: dict[str, float], identity: Identity = IDENTITY) -> Rows:
 
 def contents(space: Space, texts: list[str]) -> dict[str, float]:
     """What the space says of each text, read as embcache reads it."""
-    space.refresh()
-    keys = text_keys(space.metadata.identity.to_bytes(), "", texts)
-    there = np.flatnonzero(space.find(keys) >= 0)
-    out = np.zeros((len(texts), 3), np.float32)
-    assert not space.read(space.find(keys[there]), keys[there], out, there).any()
-    return {texts[row]: float(out[row, 0]) for row in there}
+    snapshot = space.refresh()
+    keys = text_keys(space.identity.to_bytes(), "", texts)
+    there = np.flatnonzero(snapshot.find(keys) >= 0)
+    if not len(there):
+        return {}
+    values, damaged = snapshot.read_all(snapshot.find(keys[there]), keys[there])
+    assert not damaged.any()
+    return {texts[row]: float(value) for row, value in zip(there, values[:, 0], strict=True)}
 
 
 @settings(max_examples=25, deadline=None)
@@ -66,7 +67,7 @@ def test_merging_is_the_union_of_dicts(source: list[list[str]], target: list[lis
             for chunk in chunks:
                 counter += 1
                 if chunk:  # texts occur twice, in a chunk and in several
-                    space.append(rows_of(dict.fromkeys(chunk, counter)))
+                    space.add(rows_of(dict.fromkeys(chunk, counter)))
                 for text in chunk:
                     model.setdefault(text, counter)
         union = {**models[0], **models[1]}
@@ -79,31 +80,32 @@ def test_merging_is_the_union_of_dicts(source: list[list[str]], target: list[lis
 
 def test_all_columns_and_the_metadata_come_along(tmp_path: Path) -> None:
     space = space_in(tmp_path / "a")
-    space.append(make_rows(["a", "b"]))
+    space.add(make_rows(["a", "b"]))
     report = merge_caches(tmp_path / "a", tmp_path / "new")
     assert str(report) == f"{space.name}: 2 of 2 rows added, 0 there already"
     tables = [
-        lance.dataset(str(tmp_path / cache / space.path.name)).to_table() for cache in ("a", "new")
+        lance.dataset(str(tmp_path / cache / folder(space).name)).to_table()
+        for cache in ("a", "new")
     ]
     assert tables[0].equals(tables[1], check_metadata=True)
 
 
 def test_stable_row_ids_in_the_new_space(tmp_path: Path) -> None:
-    space_in(tmp_path / "a").append(make_rows(["a", "b"]))
+    space_in(tmp_path / "a").add(make_rows(["a", "b"]))
     merge_caches(tmp_path / "a", tmp_path / "b")
     space = space_in(tmp_path / "b")
-    assert lance.dataset(str(space.path)).has_stable_row_ids
+    assert lance.dataset(str(folder(space))).has_stable_row_ids
 
 
 def test_several_spaces_and_scores(tmp_path: Path) -> None:
-    space_in(tmp_path / "a").append(make_rows(["a", "b"]))
-    space_in(tmp_path / "a", OTHER).append(make_rows(["a"], dim=4, identity=OTHER))
+    space_in(tmp_path / "a").add(make_rows(["a", "b"]))
+    space_in(tmp_path / "a", OTHER).add(make_rows(["a"], dim=4, identity=OTHER))
     scoring = Identity("scoring", "1", "float32")
     keys = pair_keys(scoring.to_bytes(), ("", ""), ["q", "r"], ["d", "e"])
     columns = {"query": ["q", "r"], "document": ["d", "e"]}
     scores = Rows(keys, np.array([[1.0], [2.0]], np.float32), columns)
-    space_in(tmp_path / "a", scoring, layout=SCORES).append(scores)
-    space_in(tmp_path / "b", OTHER).append(make_rows(["z"], dim=4, identity=OTHER))
+    space_in(tmp_path / "a", scoring, layout=SCORES).add(scores)
+    space_in(tmp_path / "b", OTHER).add(make_rows(["z"], dim=4, identity=OTHER))
     report = merge_caches(tmp_path / "a", tmp_path / "b")
     assert {s.name.split("--")[0]: s.added for s in report.spaces} == {
         "organization": 2,
@@ -116,45 +118,45 @@ def test_several_spaces_and_scores(tmp_path: Path) -> None:
 
 
 def test_texts_only_where_the_target_stores_them(tmp_path: Path) -> None:
-    space_in(tmp_path / "a").append(make_rows(["secret"]))
-    space_in(tmp_path / "b", store_text=False).append(make_rows(["hidden"]))
+    space_in(tmp_path / "a").add(make_rows(["secret"]))
+    space_in(tmp_path / "b", store_text=False).add(make_rows(["hidden"]))
     merge_caches(tmp_path / "a", tmp_path / "b")
     space = space_in(tmp_path / "b")
-    assert "text" not in space.columns and len(space) == 2
+    assert "text" not in space.refresh().columns and len(space.refresh()) == 2
     merge_caches(tmp_path / "b", tmp_path / "a")
-    table = lance.dataset(str(tmp_path / "a" / space.path.name)).to_table()
+    table = lance.dataset(str(tmp_path / "a" / folder(space).name)).to_table()
     assert table["text"].to_pylist() == ["secret", None]
     merge_caches(tmp_path / "b", tmp_path / "c")  # a new space has no more than the source
-    assert "text" not in space_in(tmp_path / "c").columns
+    assert "text" not in space_in(tmp_path / "c").refresh().columns
 
 
 def test_damaged_rows_are_left_out_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     space, rows = space_in(tmp_path / "a"), make_rows([f"{i}" for i in range(50)], dim=32)
-    space.append(rows)
+    space.add(rows)
     (path,) = data_files(space)
     for row in (3, 7):
         flip_bit(path, path.read_bytes().index(rows.values[row].tobytes()) + 9, 2)
     duplicate = make_rows(["7"], dim=32, seed=5)
-    space.append(duplicate)  # intact, so it stands in for the damaged one
+    add_blindly(space, duplicate)  # intact, so it stands in for the damaged one
     report = merge_caches(tmp_path / "a", tmp_path / "b")
     assert (report.added, report.lost) == (49, 2)
     assert "2 rows of" in caplog.text and "2 damaged or unreadable, left out" in str(report)
     merged = space_in(tmp_path / "b")
-    assert check_space(merged.path).ok
-    assert np.flatnonzero(merged.find(rows.keys) < 0).tolist() == [3]
+    assert check_space(merged).ok
+    assert np.flatnonzero(merged.refresh().find(rows.keys) < 0).tolist() == [3]
     assert (read_all(merged, duplicate)[0] == duplicate.values).all()
 
 
 def test_a_text_that_is_not_its_keys_does_not_spread(tmp_path: Path) -> None:
     source = space_in(tmp_path / "a")
-    source.append(make_rows(["elephant", "b"]))
+    source.add(make_rows(["elephant", "b"]))
     (path,) = data_files(source)
     flip_bit(path, path.read_bytes().index(b"elephant") + 2, bit=1)
     (report,) = merge_caches(tmp_path / "a", tmp_path / "b").spaces
     assert (report.added, report.lost) == (1, 1)
-    assert check_space(tmp_path / "b" / source.path.name).ok
+    assert check_space(space_in(tmp_path / "b")).ok
 
 
 def test_other_files_of_a_space_with_a_truncated_one_are_saved(
@@ -162,20 +164,20 @@ def test_other_files_of_a_space_with_a_truncated_one_are_saved(
 ) -> None:
     space = space_in(tmp_path / "a")
     for part in range(3):
-        space.append(make_rows([f"{part} {i}" for i in range(100)], dim=16, seed=part))
+        space.add(make_rows([f"{part} {i}" for i in range(100)], dim=16, seed=part))
     broken = data_files(space)[0]
     broken.write_bytes(broken.read_bytes()[:500])
     report = merge_caches(tmp_path / "a", tmp_path / "b")
     assert (report.added, report.lost) == (200, 100)
     assert "100 rows of" in caplog.text
-    assert check_space(space_in(tmp_path / "b").path).ok
+    assert check_space(space_in(tmp_path / "b")).ok
 
 
 def test_rows_whose_texts_cannot_be_read_come_without(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     space, rows = space_in(tmp_path / "a"), make_rows([f"text number {i}" for i in range(100)])
-    space.append(rows)
+    space.add(rows)
     (path,) = data_files(space)
     flip_bit(path, path.read_bytes().index(b"text number 7"), 7)  # no UTF-8 any more
     assert merge_caches(tmp_path / "a", tmp_path / "b").added == 100
@@ -185,20 +187,20 @@ def test_rows_whose_texts_cannot_be_read_come_without(
 
 
 def test_a_space_that_cannot_be_opened_does_not_stop_the_others(tmp_path: Path) -> None:
-    space_in(tmp_path / "a").append(make_rows(["a"]))
+    space_in(tmp_path / "a").add(make_rows(["a"]))
     broken = space_in(tmp_path / "a", OTHER)
-    broken.append(make_rows(["a"], identity=OTHER))
-    for manifest in (broken.path / "_versions").iterdir():
+    broken.add(make_rows(["a"], identity=OTHER))
+    for manifest in (folder(broken) / "_versions").iterdir():
         manifest.write_bytes(b"\xff" * 100)
     report = merge_caches(tmp_path / "a", tmp_path / "b")
     assert report.added == 1 and len(report.failed) == 1
-    assert f"left out: Opening {broken.path} failed" in str(report)
+    assert f"left out: Opening {folder(broken)} failed" in str(report)
 
 
 def test_other_dimensions_are_an_error_and_nothing_is_merged(tmp_path: Path) -> None:
-    space_in(tmp_path / "a", OTHER).append(make_rows(["a"], identity=OTHER))
-    space_in(tmp_path / "a").append(make_rows(["a"], dim=8))
-    space_in(tmp_path / "b").append(make_rows(["b"], dim=9))
+    space_in(tmp_path / "a", OTHER).add(make_rows(["a"], identity=OTHER))
+    space_in(tmp_path / "a").add(make_rows(["a"], dim=8))
+    space_in(tmp_path / "b").add(make_rows(["b"], dim=9))
     message = r"vectors of 8 components and .* vectors of 9, under one identity"
     with pytest.raises(CacheError, match=message):
         merge_caches(tmp_path / "a", tmp_path / "b")
@@ -207,9 +209,9 @@ def test_other_dimensions_are_an_error_and_nothing_is_merged(tmp_path: Path) -> 
 
 def test_tables_of_lance_cache_are_refused(tmp_path: Path) -> None:
     """Two models' vectors would meet under the same keys."""
-    for folder in "ab":
-        cache = LanceCache(tmp_path / folder)
-        cache.add([{"text": folder}], np.ones((1, 2), np.float32))
+    for name in "ab":
+        cache = LanceCache(tmp_path / name)
+        cache.add([{"text": name}], np.ones((1, 2), np.float32))
         cache.save()
     with pytest.raises(ConfigError, match="was written by LanceCache"):
         merge_caches(tmp_path / "a", tmp_path / "b")
@@ -236,7 +238,7 @@ from embcache.store import Database
 from tests.spaces import IDENTITY, make_rows  # not tests.conftest: that imports torch
 space = Database(sys.argv[1], writable=True).space(IDENTITY, IDENTITY.model, "vllm 1.0")
 for part in range(5):
-    space.append(make_rows([f"{i}" for i in range(int(sys.argv[2]) + 100 * part)][-300:], dim=8))
+    space.add(make_rows([f"{i}" for i in range(int(sys.argv[2]) + 100 * part)][-300:], dim=8))
 """
 MERGER = """
 import sys
@@ -268,8 +270,8 @@ def test_caches_of_two_processes(tmp_path: Path) -> None:
     assert [process.wait(120) for process in mergers] == [0, 0]
     merged = space_in(tmp_path / "b")
     keys = make_rows([f"{i}" for i in range(900)], dim=8).keys
-    assert (merged.find(keys) >= 0).all()
-    assert check_space(merged.path).ok
+    assert (merged.refresh().find(keys) >= 0).all()
+    assert check_space(merged).ok
     assert merge_caches(tmp_path / "a", tmp_path / "b").added == 0
 
 
@@ -277,16 +279,15 @@ def test_caches_of_two_processes(tmp_path: Path) -> None:
 def test_a_kill_in_the_middle_loses_the_chunk_in_flight_at_most(tmp_path: Path) -> None:
     source = space_in(tmp_path / "a")
     rows = make_rows([f"text {i}" for i in range(100_000)], dim=16)
-    source.append(rows)
+    source.add(rows)
     merger = start(MERGER, tmp_path / "a", tmp_path / "b")
     target = space_in(tmp_path / "b")
-    while not list(target.path.glob("data/*")) and merger.poll() is None:
+    while not list(folder(target).glob("data/*")) and merger.poll() is None:
         time.sleep(0.002)
     time.sleep(0.03)
     merger.send_signal(signal.SIGKILL)
     merger.wait()
-    target.refresh()
-    there = len(target)
+    there = len(target.refresh())
     assert there % 12_288 == 0 or there == 100_000  # three batches a chunk
     report = merge_caches(tmp_path / "a", tmp_path / "b")
     assert report.added == 100_000 - there
@@ -306,9 +307,9 @@ def test_memory_does_not_grow_with_the_cache(tmp_path: Path) -> None:
     source = space_in(tmp_path / "a")
     for part in range(6):
         texts = [f"{part} {i}" for i in range(50_000)]
-        source.append(make_rows(texts, dim=256, seed=part))
+        source.add(make_rows(texts, dim=256, seed=part))
         if part in (0, 5):
             process = start(peak, tmp_path / "a", tmp_path / f"b{part}")
             peaks.append(int(process.communicate(timeout=120)[0]))
-    assert len(space_in(tmp_path / "b5")) == 300_000
+    assert len(space_in(tmp_path / "b5").refresh()) == 300_000
     assert peaks[1] - peaks[0] < 170_000, peaks  # kB

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embcache.encoders.inputs import Items, read_items
+from embcache.encoders.registry import truncated_meta, warn_if_untrained
 from embcache.encoders.vllm_base import VllmWrapperBase
 from embcache.engine.mteb_model import Item, ModelCall, ModelEngine
 from embcache.errors import ConfigError
@@ -26,7 +28,7 @@ from embcache.identity.live_model import (
 from embcache.identity.prompt_rules import AppliedPrompt, Call, find_rule
 from embcache.pipeline.pipeline import OnMiss, Pipeline, check_on_miss
 from embcache.pipeline.request import Rows, TextRequest
-from embcache.pipeline.result import Truncation, truncated_meta, warn_if_untrained
+from embcache.pipeline.result import Truncation
 from embcache.pipeline.stats import EncodeStats
 from embcache.store import Column, Database
 
@@ -98,7 +100,7 @@ class CachedEncoder:
         if isinstance(model, CachedEncoder):
             raise ConfigError("CachedEncoder has a cache already. Use it as it is.")
         self._model = _as_mteb_encoder(model)
-        self._narrow = None if truncate_dim is None else Truncation(truncate_dim)
+        self._truncation = None if truncate_dim is None else Truncation(truncate_dim)
         self._write = not read_only and on_miss == "encode"
         self._on_miss: OnMiss = on_miss
         self._store_text = store_text
@@ -110,6 +112,8 @@ class CachedEncoder:
         self._name = _display_name(self._model, meta)
         self._database = None if cache_path is None else Database(cache_path, writable=self._write)
         self._pipelines: dict[str, Pipeline] = {}
+        self._lock = threading.RLock()  # two threads make one pipeline, and count in turn
+        self._model_lock = threading.RLock()  # all pipelines call one model
         self._warned = False
         self.stats = EncodeStats()
         self.total = EncodeStats()
@@ -174,8 +178,10 @@ class CachedEncoder:
             parts=None if self._rule.known else _text_parts(items),
             call=ModelCall(items.dataset, items.collate_fn, arguments),
         )
-        vectors, self.stats = self._pipeline(kwargs).encode(request)
-        self.total += self.stats
+        vectors, stats = self._pipeline(kwargs).encode(request)
+        with self._lock:
+            self.stats = stats
+            self.total += stats
         return vectors if precision is None else _quantize(vectors, precision)
 
     def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
@@ -208,24 +214,29 @@ class CachedEncoder:
         return self._base.with_arguments(arguments).with_dtype(self._live.dtype())
 
     def _pipeline(self, kwargs: Mapping[str, Any]) -> Pipeline:
-        identity = self._identity(kwargs)
-        key = identity.to_json()
-        if key not in self._pipelines:
-            engine = ModelEngine(self._model, identity.dtype)
-            space = None
-            if self._database is not None:
-                space = self._database.space(
-                    identity, self._name, engine.version, store_text=self._store_text
-                )
-            self._pipelines[key] = Pipeline(
-                engine,
-                identity,
-                space,
-                on_miss=self._on_miss,
-                write=self._write,
-                narrow=self._narrow,
+        with self._lock:
+            identity = self._identity(kwargs)
+            key = identity.to_json()
+            if key not in self._pipelines:
+                self._pipelines[key] = self._make_pipeline(identity)
+            return self._pipelines[key]
+
+    def _make_pipeline(self, identity: Identity) -> Pipeline:
+        engine = ModelEngine(self._model, identity.dtype)
+        space = None
+        if self._database is not None:
+            space = self._database.space(
+                identity, self._name, engine.version, store_text=self._store_text
             )
-        return self._pipelines[key]
+        return Pipeline(
+            engine,
+            identity,
+            space,
+            on_miss=self._on_miss,
+            write=self._write,
+            truncation=self._truncation,
+            engine_lock=self._model_lock,
+        )
 
     def _own_precision(self, kwargs: dict[str, Any]) -> str | None:
         """Take `precision` out of the kwargs where it is better applied here.

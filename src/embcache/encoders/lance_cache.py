@@ -15,7 +15,8 @@ from embcache.errors import CacheError, ConfigError, InputError, NonFiniteError
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import ITEM_ALONE, Identity
 from embcache.identity.keys import text_keys
-from embcache.store import Database, Rows, Space
+from embcache.store import Database, Rows, Space, SpaceSnapshot, Verified
+from embcache.store.index import unique_keys
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +63,8 @@ class LanceCache:
         self._store_text = store_text
         self._pending: dict[bytes, tuple[Vector, str | None]] = {}
         self._space: Space | None = None
-        self._positions: dict[bytes, int] = {}
-        self._keys = np.empty((0, 2), np.uint64)
-        self._block = (0, np.empty((0, 0), np.float32), np.empty(0, bool))
+        self._snapshot = SpaceSnapshot()
+        self._block: tuple[int, Verified] | None = None  # read ahead, and where it begins
         self._last = -1
         self._opened()
 
@@ -93,77 +93,68 @@ class LanceCache:
         self._check_dim(matrix.shape[1])
         for item, vector in zip(items, matrix, strict=True):
             key = _key(item)
-            if key not in self._positions and key not in self._pending:
+            if key not in self._pending and self._find(key) < 0:
                 self._pending[key] = (vector, _text(item))
 
     def get_vector(self, item: Mapping[str, Any]) -> Vector | None:
-        """The item's vector, `(dim,) float32`, a copy; None if it is not there.
+        """The vector of an item.
 
-        A row that fails its checksum is dropped with a warning: None, so it is encoded again.
+        Returns:
+            `(dim,) float32`, a copy; None if it is not there. A row that fails its checksum is
+            dropped with a warning: None, so it is encoded again.
+
+        Raises:
+            InputError: The item has neither text nor image, audio or video.
+            CacheError: The table cannot be read.
         """
         key = _key(item)
         self._opened()
         if key in self._pending:
             return self._pending[key][0].copy()
-        position = self._positions.get(key)
-        if position is None:
-            return None
-        vector, damaged = self._read(position)
-        if damaged:  # in the version that is open; another process may have mended it since
-            self.load()
-            position = self._positions.get(key)
-            if position is None:
+        for _ in range(2):
+            position = self._find(key)
+            if position < 0:
                 return None
-            vector, damaged = self._read(position)
-        if not damaged:
-            return vector
+            vector = self._read(position, key)
+            if vector is not None:
+                return vector
+            self.load()  # damaged in the version that is open; it may have been mended since
         space = self._opened()
         logger.warning(
             "A row of %s fails its checksum (damaged on disk). It is dropped and encoded again.",
-            space.path,
+            space.location,
         )
-        space.delete(key_bytes.from_bytes(key))
+        space.drop(key_bytes.from_bytes(key))
         self.load()
         return None
 
     def __contains__(self, item: Mapping[str, Any]) -> bool:
         key = _key(item)
         self._opened()
-        return key in self._pending or key in self._positions
+        return key in self._pending or self._find(key) >= 0
 
     def __len__(self) -> int:
         self._opened()
-        return len(self._positions) + sum(key not in self._positions for key in self._pending)
+        first, _ = unique_keys(self._snapshot.keys())  # two processes may have saved one item
+        return len(first) + sum(self._find(key) < 0 for key in self._pending)
 
     def save(self) -> None:
         """Commit what was added, in one transaction."""
         if not self._pending:
             return
-        space = self._opened()
-        space.refresh()
         keys = key_bytes.from_bytes(b"".join(self._pending))
-        values = list(self._pending.values())
-        new = np.flatnonzero(space.find(keys) < 0)  # another process may have been first
+        vectors, texts = zip(*self._pending.values(), strict=True)
         try:
-            if len(new):
-                texts = [values[row][1] for row in new]
-                vectors = np.stack([values[row][0] for row in new])
-                space.append(Rows(keys[new], vectors, {"text": texts, "prompt": None}))
+            # Those that another process saved first keep its vectors.
+            self._opened().add(Rows(keys, np.stack(vectors), {"text": texts, "prompt": None}))
             self._pending.clear()
         finally:
-            self.load()  # failed or not: refresh may have moved every row
+            self.load()  # failed or not: rows may have moved
 
     def load(self) -> None:
         """See what is in the table now, by whatever process."""
-        space = self._opened()
-        space.refresh()
-        self._keys = space.keys()
-        raw = key_bytes.to_bytes(self._keys)
-        count = len(self._keys)
-        # Of rows with the same key the one that was committed first, wherever it lies now.
-        first = space.find(self._keys).tolist()
-        self._positions = {raw[16 * i : 16 * i + 16]: first[i] for i in range(count)}
-        self._block = (0, np.empty((0, 0), np.float32), np.empty(0, bool))
+        self._snapshot = self._opened().refresh()
+        self._block = None
         self._last = -1
 
     def close(self) -> None:
@@ -179,29 +170,34 @@ class LanceCache:
             self.load()
         return self._space
 
-    def _read(self, position: int) -> tuple[Vector, bool]:
-        """One row; a block ahead where rows are asked for about in their order, as mteb does."""
-        start, vectors, damaged = self._block
-        if not start <= position < start + len(vectors):
+    def _find(self, key: bytes) -> int:
+        """Of rows with the same key the one that was committed first, wherever it lies now."""
+        return self._snapshot.index.find_one(
+            int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
+        )
+
+    def _read(self, position: int, key: bytes) -> Vector | None:
+        """One row, None if it is damaged; a block ahead where rows are asked for in their order."""
+        start, block = self._block or (0, None)
+        if block is None or not start <= position < start + len(block.keys):
             forward = 0 < position - self._last <= _BLOCK_ROWS
-            ahead = _BLOCK_ROWS if forward else 1
-            positions = np.arange(position, min(position + ahead, len(self._keys)))
-            space = self._opened()
-            vectors = np.empty((len(positions), space.dim or 0), np.float32)
-            rows = np.arange(len(positions))
-            damaged = space.read(positions, self._keys[positions], vectors, rows)
+            assert self._snapshot.reader is not None  # where a position is from
+            block = self._snapshot.reader.read_range(position, _BLOCK_ROWS if forward else 1)
             start = position
-            if ahead > 1:
-                self._block = (start, vectors, damaged)
+            self._block = (start, block)
         self._last = position
-        return vectors[position - start].copy(), bool(damaged[position - start])
+        row = position - start
+        if block.damaged[row] or key_bytes.to_bytes(block.keys[row : row + 1]) != key:
+            return None
+        vector: Vector = block.values[row].copy()
+        return vector
 
     def _check_dim(self, dim: int) -> None:
-        known = next((len(vector) for vector, _ in self._pending.values()), self._opened().dim)
+        known = next((len(vector) for vector, _ in self._pending.values()), self._snapshot.dim)
         if known not in (None, dim):
             raise CacheError(
-                f"{self._opened().path} holds vectors of {known} components, and these have {dim}: "
-                "another model's? Use one path for each model."
+                f"{self._opened().location} holds vectors of {known} components, and these have "
+                f"{dim}: another model's? Use one path for each model."
             )
 
 

@@ -142,3 +142,40 @@ def _is_known(name: str) -> bool:
     except KeyError:
         return False
     return True
+
+
+def truncated_meta(meta: ModelMeta, dim: int) -> ModelMeta:
+    """The ModelMeta under which mteb keeps the results of cut vectors apart from the full ones'.
+
+    As `mteb.get_model(..., embed_dim=...)` does it.
+    """
+    kwargs = {**(meta.experiment_kwargs or {}), "embed_dim": dim}
+    return meta.model_copy(update={"embed_dim": dim, "experiment_kwargs": kwargs})
+
+
+def warn_if_untrained(dim: int, meta: ModelMeta | None, config: Mapping[str, Any]) -> None:
+    """Warn unless mteb's registry or the model's configuration says that it is Matryoshka.
+
+    Args:
+        dim: Number of components to keep.
+        meta: Its `embed_dim` is a list for Matryoshka models.
+        config: The model's config.json; vLLM's `is_matryoshka` and `matryoshka_dimensions`.
+    """
+    listed = getattr(meta, "embed_dim", None)
+    dims = config.get("matryoshka_dimensions") or (listed if isinstance(listed, list) else None)
+    if dims:
+        if dim not in dims:
+            logger.warning(
+                "truncate_dim=%d is none of the sizes that this model was trained for: %s. Scores "
+                "may be lower than they need to be.",
+                dim,
+                ", ".join(map(str, sorted(dims))),
+            )
+    elif not config.get("is_matryoshka"):
+        logger.warning(
+            "truncate_dim=%d: nothing says that %s was trained for it (Matryoshka: matryoshka_"
+            "dimensions in its config.json, several embed_dim in mteb's registry). Vectors of "
+            "models that were not lose quality when they are cut.",
+            dim,
+            getattr(meta, "name", "this model"),
+        )

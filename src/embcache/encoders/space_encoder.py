@@ -10,7 +10,7 @@ import numpy.typing as npt
 from embcache.errors import ConfigError
 from embcache.identity.identity import Identity
 from embcache.pipeline.request import TextRequest
-from embcache.store import SpaceInfo
+from embcache.store import Space
 
 if TYPE_CHECKING:
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper
@@ -19,14 +19,14 @@ _PINNED = ("lora_request", "tokenizer")  # the identity has a hash of their file
 
 
 def embed_as(
-    info: SpaceInfo, text: str, prompt: str = "", model: str | None = None
+    space: Space, text: str, prompt: str = "", model: str | None = None
 ) -> npt.NDArray[np.float32]:
     """Embed a text as the rows of a space were embedded; nothing is written.
 
     Starts vLLM, which takes a while.
 
     Args:
-        info: A space of vectors that `VllmEncoderWrapper` filled.
+        space: A space of vectors that `VllmEncoderWrapper` filled.
         text: The text.
         prompt: Put in front of it.
         model: Where the model is now; None for the name or directory that the space notes.
@@ -40,7 +40,7 @@ def embed_as(
         ModelNotFoundError: There is no such model.
         EngineError: vLLM does not start, or fails.
     """
-    encoder = _encoder_of(info, model)
+    encoder = _encoder_of(space, model)
     try:
         request = TextRequest(texts=[text], prompt=prompt, show_progress=False)
         vectors, _ = encoder.open_pipeline().encode(request)
@@ -50,23 +50,23 @@ def embed_as(
         encoder.cleanup()
 
 
-def _encoder_of(info: SpaceInfo, model: str | None) -> VllmEncoderWrapper:
-    identity = info.metadata.identity
+def _encoder_of(space: Space, model: str | None) -> VllmEncoderWrapper:
+    identity = space.identity
     if identity.engine != "vllm":
         raise ConfigError(
-            f"{info.path} was filled by {identity.engine}, not by VllmEncoderWrapper, so embcache "
-            "cannot embed new texts for it."
+            f"{space.location} was filled by {identity.engine}, not by VllmEncoderWrapper, so "
+            "embcache cannot embed new texts for it."
         )
     arguments = dict(identity.arguments)
     if pinned := [name for name in _PINNED if str(arguments.get(name)).startswith("local ")]:
         raise ConfigError(
-            f"{info.path} was filled with {pinned[0]}={arguments[pinned[0]]}, a hash: where those "
-            "files are it does not say, so embcache cannot embed new texts for it."
+            f"{space.location} was filled with {pinned[0]}={arguments[pinned[0]]}, a hash: where "
+            "those files are it does not say, so embcache cannot embed new texts for it."
         )
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper  # and mteb, which takes seconds
 
     encoder = VllmEncoderWrapper(
-        model or info.metadata.model,
+        model or space.metadata.model,
         None if identity.model == "local" else identity.revision,
         dtype=identity.dtype,  # type: ignore[arg-type]  # one that was settled
         cache_path=None,
@@ -74,12 +74,12 @@ def _encoder_of(info: SpaceInfo, model: str | None) -> VllmEncoderWrapper:
         **arguments,
     )
     if encoder.identity != identity:
-        raise ConfigError(_not_the_one(info, encoder.identity, model or info.metadata.model))
+        raise ConfigError(_not_the_one(space, encoder.identity, model or space.metadata.model))
     return encoder
 
 
-def _not_the_one(info: SpaceInfo, found: Identity, model: str) -> str:
-    cached = info.metadata.identity
+def _not_the_one(space: Space, found: Identity, model: str) -> str:
+    cached = space.identity
     differing: dict[str, tuple[Any, Any]] = {
         name: (value, getattr(found, name))
         for name, value in vars(cached).items()
@@ -87,6 +87,6 @@ def _not_the_one(info: SpaceInfo, found: Identity, model: str) -> str:
     }
     listed = "; ".join(f"{name} {was!r}, now {now!r}" for name, (was, now) in differing.items())
     return (
-        f"{model} is not the model that filled {info.path}: {listed}. Give the directory of the "
-        "one that was (--model)."
+        f"{model} is not the model that filled {space.location}: {listed}. Give the directory of "
+        "the one that was."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -57,7 +58,7 @@ class VllmWrapperBase:
         read_only: Whether nothing is written.
         store_text: Whether a new space keeps texts.
         make_engine: Makes the engine; nothing of it is started here.
-        narrow: Cuts vectors on their way out of the cache.
+        truncation: Cuts vectors on their way to the caller.
     """
 
     convert: ClassVar[Literal["embed", "classify"]]
@@ -79,7 +80,7 @@ class VllmWrapperBase:
         read_only: bool,
         store_text: bool,
         make_engine: MakeEngine,
-        narrow: Truncation | None = None,
+        truncation: Truncation | None = None,
     ) -> None:
         check_on_miss(on_miss)
         settled = normalize_dtype(dtype)
@@ -104,7 +105,7 @@ class VllmWrapperBase:
         self.total = EncodeStats()
         self._on_miss: OnMiss = on_miss
         self._store_text = store_text
-        self._narrow = narrow
+        self._truncation = truncation
         self._identity = Identity(
             self._source.identity_name,
             self._source.revision,
@@ -118,6 +119,7 @@ class VllmWrapperBase:
             *self._source.load_from, {**arguments, "dtype": settled}, directory
         )
         self._pipeline: Pipeline | None = None
+        self._lock = threading.RLock()  # two threads make one pipeline, and count in turn
         # At exit, or when nobody holds this object any more; atexit alone would hold it forever.
         weakref.finalize(self, self._engine.close)
 
@@ -132,8 +134,10 @@ class VllmWrapperBase:
 
     def _run(self, request: Request) -> npt.NDArray[np.float32]:
         """Values of a request, `(n, dim) float32`; keeps the counts."""
-        values, self.stats = self.open_pipeline(show_progress=request.show_progress).encode(request)
-        self.total += self.stats
+        values, stats = self.open_pipeline(show_progress=request.show_progress).encode(request)
+        with self._lock:
+            self.stats = stats
+            self.total += stats
         return values
 
     def open_pipeline(self, *, show_progress: bool = False) -> Pipeline:
@@ -141,9 +145,10 @@ class VllmWrapperBase:
 
         With dtype "auto", this may ask vLLM, which takes some 10 s, or start the engine.
         """
-        if self._pipeline is None:
-            self._pipeline = self._make_pipeline(show_progress)
-        return self._pipeline
+        with self._lock:
+            if self._pipeline is None:
+                self._pipeline = self._make_pipeline(show_progress)
+            return self._pipeline
 
     def _make_pipeline(self, show_progress: bool) -> Pipeline:
         """Settle the identity; this happens at the first call, because "auto" may take 10 s."""
@@ -174,7 +179,7 @@ class VllmWrapperBase:
             on_miss=self._on_miss,
             write=self._write,
             check_engine=self._check_engine,
-            narrow=self._narrow,
+            truncation=self._truncation,
         )
 
     def _settle_dtype(self, cached: list[str], show_progress: bool) -> str:

@@ -111,7 +111,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
             on_miss=on_miss,
             read_only=read_only,
             store_text=store_text,
-            make_engine=make_engine or VllmScoringEngine,
+            make_engine=VllmScoringEngine if make_engine is None else make_engine,
         )
 
     def predict(

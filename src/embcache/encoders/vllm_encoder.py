@@ -13,13 +13,19 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.types import PromptType
 
 from embcache.encoders.inputs import read_texts
-from embcache.encoders.registry import model_config, registered_prompts, resolve_prompts
+from embcache.encoders.registry import (
+    model_config,
+    registered_prompts,
+    resolve_prompts,
+    truncated_meta,
+    warn_if_untrained,
+)
 from embcache.encoders.vllm_base import Dtype, MakeEngine, VllmWrapperBase
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine
 from embcache.errors import ConfigError
 from embcache.pipeline.pipeline import OnMiss
 from embcache.pipeline.request import TextRequest
-from embcache.pipeline.result import Truncation, truncated_meta, warn_if_untrained
+from embcache.pipeline.result import Truncation
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -125,7 +131,7 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         **kwargs: Any,
     ) -> None:
         _check_template(use_instructions, instruction_template)
-        narrow = None if truncate_dim is None else Truncation(truncate_dim)
+        truncation = None if truncate_dim is None else Truncation(truncate_dim)
         super().__init__(
             model,
             revision,
@@ -149,8 +155,8 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
             on_miss=on_miss,
             read_only=read_only,
             store_text=store_text,
-            make_engine=make_engine or VllmEngine,
-            narrow=narrow,
+            make_engine=VllmEngine if make_engine is None else make_engine,
+            truncation=truncation,
         )
         registered = registered_prompts(self.mteb_model_meta)
         prompts = resolve_prompts(prompt_dict, registered, self._source.name)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +11,10 @@ import pyarrow as pa
 
 from embcache.errors import ConfigError
 from embcache.identity.keys import Keys
+from embcache.store import VECTORS, Location, RowFilter, Space, SpaceSnapshot
 from embcache.store.index import run_starts, sorting_order
-from embcache.store.rows import batch_keys, check_filters, filter_rows
-from embcache.store.schema import VECTORS, SpaceMetadata, read_metadata, schema_layout
-from embcache.store.space import Space
-from embcache.store.verify import key_fits
-from embcache.tools.survey import open_dataset
+from embcache.store.schema import SpaceMetadata
+from embcache.store.verify import batch_keys, key_fits
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +34,7 @@ class Points:
     """Rows of a space, drawn at random, by ascending key: in no order that means anything.
 
     Attributes:
-        path: The space's folder.
+        location: The space's folder.
         metadata: What the space says about itself.
         vectors: `(n, dim) float32`, finite, verified.
         columns: n rows of `text`, `prompt`, `prompt_type`, `task` (strings) and `n_tokens`
@@ -48,7 +44,7 @@ class Points:
             that of their key.
     """
 
-    path: Path
+    location: Location
     metadata: SpaceMetadata
     vectors: npt.NDArray[np.float32]
     columns: pa.Table
@@ -60,7 +56,7 @@ class Points:
 
 
 def sample_points(
-    path: str | os.PathLike[str],
+    space: Space,
     *,
     prompt: str | None = None,
     contains: str | None = None,
@@ -70,7 +66,7 @@ def sample_points(
     """Draw rows of a space at random; of the others no vector is kept.
 
     Args:
-        path: Folder of the space, `<cache>/<name>.lance`.
+        space: A space of vectors.
         prompt: Only rows with this prompt.
         contains: Only rows with this in their text.
         limit: How many rows at most.
@@ -86,25 +82,27 @@ def sample_points(
     """
     if limit < LEAST_POINTS:
         raise ConfigError(f"limit={limit}: a map needs {LEAST_POINTS} points. Give a larger limit.")
-    space = _open(Path(path).expanduser(), prompt, contains)
-    candidates = _distinct(_matching(space, prompt, contains))
+    snapshot = _open(space)
+    candidates = _distinct(_matching(snapshot, RowFilter(prompt, contains)))
     draw = np.random.default_rng(seed).choice
     count = min(limit, len(candidates))
     keys = candidates[np.sort(draw(len(candidates), count, replace=False))]
-    positions = space.find(keys)
-    vectors = np.empty((count, space.dim or 0), np.float32)
-    bad = space.read(positions, keys, vectors, np.arange(count))
-    types = {name: kind for name, kind in _TYPES.items() if name in space.columns}
-    rows = space.rows_at(positions, list(types))
+    positions = snapshot.find(keys)
+    vectors, bad = snapshot.read_all(positions, keys)
+    types = {name: kind for name, kind in _TYPES.items() if name in snapshot.columns}
+    rows = snapshot.take(positions, list(types)).to_pylist()
     columns = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
-    bad |= key_fits(columns, keys, VECTORS, space.metadata.identity) == 0
+    bad |= key_fits(columns, keys, VECTORS, space.identity) == 0
     if bad.any():
         logger.warning(
-            "%d of %d rows drawn from %s are damaged and left out.", bad.sum(), count, space.path
+            "%d of %d rows drawn from %s are damaged and left out.",
+            bad.sum(),
+            count,
+            space.location,
         )
-    _check_count(len(candidates), count, int(bad.sum()), space.path)
+    _check_count(len(candidates), count, int(bad.sum()), space.location)
     return Points(
-        path=space.path,
+        location=space.location,
         metadata=space.metadata,
         vectors=vectors[~bad],
         columns=columns.filter(pa.array(~bad)),
@@ -113,27 +111,20 @@ def sample_points(
     )
 
 
-def _open(path: Path, prompt: str | None, contains: str | None) -> Space:
-    schema = open_dataset(path).schema
-    metadata = read_metadata(schema, str(path))
-    if schema_layout(schema) is not VECTORS:
+def _open(space: Space) -> SpaceSnapshot:
+    if space.layout is not VECTORS:
         raise ConfigError(
-            f"{path} holds scores, one number a pair: there is nothing to draw. Give a space of "
-            "vectors."
+            f"{space.location} holds scores, one number a pair: there is nothing to draw. Give a "
+            "space of vectors."
         )
-    check_filters(schema, prompt, contains)
-    space = Space(path, metadata)
-    space.refresh()
-    return space
+    return space.refresh()
 
 
-def _matching(space: Space, prompt: str | None, contains: str | None) -> Keys:
+def _matching(snapshot: SpaceSnapshot, chosen: RowFilter) -> Keys:
     """Keys of the rows that fit, `(n, 2) uint64`."""
-    needed = {"prompt": prompt, "text": contains}
-    columns = [name for name, wanted in needed.items() if wanted is not None]
-    if not columns:
-        return space.keys()
-    batches = (filter_rows(b, prompt, contains) for b in space.scan(["key", *columns]))
+    if not chosen.active or snapshot.reader is None:
+        return snapshot.keys()
+    batches = map(chosen.apply, snapshot.scan(["key", *chosen.columns(snapshot.reader.schema)]))
     keys: list[Keys] = [np.empty((0, 2), np.uint64), *map(batch_keys, batches)]
     return np.concatenate(keys)
 
@@ -145,14 +136,14 @@ def _distinct(keys: Keys) -> Keys:
     return distinct
 
 
-def _check_count(matched: int, drawn: int, damaged: int, path: Path) -> None:
+def _check_count(matched: int, drawn: int, damaged: int, where: Location) -> None:
     if drawn - damaged >= LEAST_POINTS:
         return
     if damaged:
-        fix = "The others are damaged: embcache check --fix removes them."
+        fix = "The others are damaged: a check that fixes removes them."
     else:
-        fix = "Widen the filters (--prompt, --contains), or encode more texts."
+        fix = "Widen the filters (prompt, contains), or encode more texts."
     raise ConfigError(
-        f"{path}: {drawn - damaged} of {matched} rows that fit can be drawn, and a map needs "
+        f"{where}: {drawn - damaged} of {matched} rows that fit can be drawn, and a map needs "
         f"{LEAST_POINTS} points. {fix}"
     )

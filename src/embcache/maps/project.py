@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from embcache.errors import ConfigError
 from embcache.maps.extra import check_extra, import_extra
 from embcache.maps.points import Points, sample_points
+from embcache.store import Space
 
 Method = Literal["pca", "umap"]
 METHODS = ("pca", "umap")
@@ -39,7 +39,7 @@ class SpaceMap:
 
 
 def map_space(
-    path: str | os.PathLike[str],
+    space: Space,
     *,
     method: Method = "pca",
     prompt: str | None = None,
@@ -50,7 +50,7 @@ def map_space(
     """Draw rows of a space at random, and project their vectors to two dimensions.
 
     Args:
-        path: Folder of the space, `<cache>/<name>.lance`.
+        space: A space of vectors.
         method: "pca", or "umap" (cosine metric), which keeps neighbours together and takes longer.
         prompt: Only rows with this prompt.
         contains: Only rows with this in their text.
@@ -67,7 +67,7 @@ def map_space(
         CacheError: The space cannot be read.
     """
     check_method(method)
-    points = sample_points(path, prompt=prompt, contains=contains, limit=limit, seed=seed)
+    points = sample_points(space, prompt=prompt, contains=contains, limit=limit, seed=seed)
     return project(points, method, seed)
 
 
@@ -90,7 +90,7 @@ def project(points: Points, method: Method, seed: int = 0) -> SpaceMap:
     """
     if points.vectors.shape[1] < 2:
         raise ConfigError(
-            f"{points.path} has vectors of one component: there are no two dimensions to draw."
+            f"{points.location} has vectors of one component: there are no two dimensions to draw."
         )
     if method == "umap":
         return SpaceMap(points, _umap(points.vectors, seed), method, None)

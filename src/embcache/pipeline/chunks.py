@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from embcache.engine.base import Engine, Prepared, RefusedTextError
-from embcache.errors import InputError
+from embcache.errors import EngineError, InputError
 from embcache.pipeline.request import Request
-from embcache.pipeline.result import RowNumbers
+from embcache.store.index import Positions
 
 WINDOW_TEXTS = 16_384
 """Texts tokenized and sorted at a time: what bounds the memory of token ids."""
@@ -35,7 +35,7 @@ class Chunk:
         prompts: What the engine gets for each.
     """
 
-    rows: RowNumbers
+    rows: Positions
     prompts: list[Any]
 
 
@@ -53,7 +53,7 @@ class Chunker:
         self.tokens = engine.batch_size * _TOKENS_A_SEQUENCE
         self.adapts = True
 
-    def cut(self, request: Request, missing: RowNumbers) -> Iterator[Chunk]:
+    def cut(self, request: Request, missing: Positions) -> Iterator[Chunk]:
         """Chunks of 5 to 20 seconds, longest texts first within windows.
 
         The time until the next chunk is asked for counts as that of the last.
@@ -93,9 +93,16 @@ class Chunker:
         elif seconds < least and full:
             self.tokens *= 2
 
-    def _prepare(self, request: Request, window: RowNumbers) -> Prepared:
+    def _prepare(self, request: Request, window: Positions) -> Prepared:
         try:
-            return self._engine.prepare(request.inputs(window.tolist()))
+            prepared = self._engine.prepare(request.inputs(window.tolist()))
+            if not len(prepared.prompts) == len(prepared.lengths) == len(window):
+                raise EngineError(
+                    f"The engine ({self._engine.version}) prepared {len(prepared.prompts)} prompts "
+                    f"and {len(prepared.lengths)} lengths of {len(window)} {request.unit}s; one of "
+                    "each is needed. The engine's prepare() is at fault."
+                )
+            return prepared
         except RefusedTextError as error:
             row = int(window[error.index])
             raise InputError(f"row {row}, {request.show(row)}, {error.reason}.") from error

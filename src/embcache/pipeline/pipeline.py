@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,37 +12,39 @@ from typing import Literal, get_args
 import numpy as np
 
 from embcache.engine.base import Embedded, Engine
-from embcache.errors import CacheError, ConfigError
+from embcache.errors import CacheError, ConfigError, EngineError
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
 from embcache.pipeline.chunks import Chunk, Chunker
 from embcache.pipeline.request import Request, missing_error, non_finite_error
-from embcache.pipeline.result import Matrix, RowNumbers, Truncation, Vectors
+from embcache.pipeline.result import Result, Truncation, Vectors
 from embcache.pipeline.stats import Bar, EncodeStats, Watcher
-from embcache.store import Rows, Space
-from embcache.store.index import unique_keys
+from embcache.store import Overlay, Rows, Snapshot, Space, Store
+from embcache.store.index import Positions, unique_keys
 
 logger = logging.getLogger(__name__)
 
 OnMiss = Literal["encode", "raise"]
 
-_READ_ATTEMPTS = 3
+_ATTEMPTS = 3  # at rows that other processes move or damage meanwhile
 
 
 class Pipeline:
-    """Serves a request's items from a space and sends only what is missing to the engine.
+    """Serves a request's items from a store and sends only what is missing to the engine.
 
     An item is a text, or a pair of texts; its value a vector, or a score, which is a vector of one
-    component here.
+    component here. Several threads may use one pipeline: hits are read side by side, and one
+    thread at a time encodes.
 
     Args:
         engine: Computes values; started at the first miss.
         identity: Identity of the values, with a settled dtype.
         space: Where they are kept; None for no cache.
         on_miss: `"raise"` never starts the engine.
-        write: Whether results are written back.
+        write: Whether results are written back; else they live in memory, for the call.
         check_engine: Called when the engine has started, before its first value is used.
-        narrow: Cuts vectors on their way to the caller; the space holds the full ones.
+        truncation: Cuts vectors on their way to the caller.
+        engine_lock: Held while the engine works; pipelines that share an engine share its lock.
     """
 
     def __init__(
@@ -53,20 +56,22 @@ class Pipeline:
         on_miss: OnMiss = "encode",
         write: bool = True,
         check_engine: Callable[[], None] = lambda: None,
-        narrow: Truncation | None = None,
+        truncation: Truncation | None = None,
+        engine_lock: threading.RLock | None = None,
     ) -> None:
         self._engine = engine
-        self._identity = identity
-        self._space = space
         self._on_miss = on_miss
         self._write = write and space is not None
         self._check_engine = check_engine
-        self._narrow = narrow
+        self._truncation = truncation
+        self._engine_lock = engine_lock or threading.RLock()
         self._warned = False
+        self.identity = identity
+        self.space = space
         self.chunker = Chunker(engine)
 
     def encode(self, request: Request) -> tuple[Vectors, EncodeStats]:
-        """Values of all items.
+        """Values of all items: what is missing is filled in, then all is read.
 
         Returns:
             `(n, dim) float32`, row i = item i, and what it took. For no items `dim` is that of
@@ -78,43 +83,21 @@ class Pipeline:
             CacheError: The space cannot be read or written.
             EngineError: The engine does not start, fails, or returns NaN or infinity.
         """
+        store = self._open_store()
         with ThreadPoolExecutor(1, "embcache-opener") as opener:  # while the keys are computed
-            opened = None if self._space is None else opener.submit(self._space.refresh)
-            keys = request.keys(self._identity.to_bytes())
+            opened = opener.submit(store.refresh)
+            keys = request.keys(self.identity.to_bytes())
             first, source = unique_keys(keys)
-        if opened is not None:
-            opened.result()
-        matrix = Matrix(len(keys), self._narrow)
-        missing = self._read_hits_patiently(keys, first, matrix)
-        hits = len(first) - len(missing)
-        with Bar(len(first), hits, request.unit, request.verb, shown=request.show_progress) as bar:
-            if len(missing):
-                if self._on_miss == "raise":
-                    raise missing_error(request, missing, self._space)
-                self._encode_missing(request, keys, missing, matrix, bar)
-        copies = np.flatnonzero(source != np.arange(len(source)))
-        if len(copies):
-            matrix.rows[copies] = matrix.rows[source[copies]]
+        result = Result(len(keys), self._truncation)
+        call = _Call(request, keys, store, opened.result(), result)
+        call.make_room()
+        encoded = self._serve(call, first)
+        result.repeat(source)
+        hits = len(first) - encoded
         seconds = time.perf_counter() - request.began
-        stats = EncodeStats(len(keys), len(first), hits, len(missing), seconds, request.unit)
-        where = "no cache" if self._space is None else self._space.name
-        logger.info("%s (task %s, %s, %s)", stats, request.task, request.prompts, where)
-        return matrix.rows, stats
-
-    def refresh(self) -> None:
-        """See what other processes have committed to the space; `fill` does not look by itself."""
-        if self._space is not None:
-            self._space.refresh()
-
-    @property
-    def identity(self) -> Identity:
-        """Of what is encoded, with a settled dtype."""
-        return self._identity
-
-    @property
-    def space(self) -> Space | None:
-        """Where it is kept."""
-        return self._space
+        stats = EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit)
+        logger.info("%s (task %s, %s, %s)", stats, request.task, request.prompts, store.name)
+        return result.values, stats
 
     def fill(
         self,
@@ -125,6 +108,8 @@ class Pipeline:
         stop: Callable[[], bool] = lambda: False,
     ) -> EncodeStats:
         """Write what is missing to the space, and nothing else: no vector is read or returned.
+
+        What other processes have committed since the space's last `refresh` is not looked for.
 
         Args:
             request: The items.
@@ -139,108 +124,112 @@ class Pipeline:
             CacheError: There is no space, or it cannot be written.
             InputError: As `encode`; EngineError too.
         """
-        space = self._space
-        if space is None or not self._write:
+        if self.space is None or not self._write:
             raise CacheError("There is no cache to fill: give a cache_path that can be written.")
+        call = _Call(request, keys, self.space, self.space.snapshot, None)
         first, _ = unique_keys(keys)
-        missing = first[space.find(keys[first]) < 0]
+        missing = call.missing(first)
         encoded = 0
         if len(missing) and not stop():
-            encoded = self._encode_missing(request, keys, missing, None, watcher, stop)
+            encoded = self._fill(call, missing, watcher, stop)
         seconds = time.perf_counter() - request.began
         hits = len(first) - len(missing)
         return EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit)
 
-    def _read_hits_patiently(self, keys: Keys, first: RowNumbers, matrix: Matrix) -> RowNumbers:
-        """As `_read_hits`; again where another process moved the rows between look-up and read.
+    def refresh(self) -> None:
+        """See what other processes have committed to the space; `fill` does not look by itself."""
+        if self.space is not None:
+            self.space.refresh()
 
-        A compaction may remove the files of the version that was looked up in. The error tells no
-        difference to damage; a newer version of the table does.
+    def _open_store(self) -> Store:
+        """The space; where nothing may be written, an overlay that lives as long as the call."""
+        return self.space if self.space is not None and self._write else Overlay(self.space)
+
+    def _serve(self, call: _Call, first: Positions) -> int:
+        """Fill what is missing and read all, until all is read; returns how many were encoded.
+
+        Args:
+            call: The call.
+            first: `(u,) int64`, rows of distinct keys.
         """
-        for _ in range(_READ_ATTEMPTS):
-            version = None if self._space is None else self._space.version
-            try:
-                return self._read_hits(keys, first, matrix)
-            except CacheError:
-                self.refresh()
-                if self._space is None or self._space.version == version:
-                    raise
-                logger.info("%s was compacted meanwhile; reading again", self._space.path)
-        return self._read_hits(keys, first, matrix)
-
-    def _read_hits(self, keys: Keys, first: RowNumbers, matrix: Matrix) -> RowNumbers:
-        """Fill in what the space has; the rows that it has not, or not intact, are returned."""
-        if self._space is None:
-            return first
-        if self._space.dim is not None:
-            matrix.allocate(self._space.dim)
-        positions = self._space.find(keys[first])
-        found = positions >= 0
-        hits = first[found]
-        failed = hits[
-            self._space.read(positions[found], keys[hits], matrix.rows, hits, self._narrow)
-        ]
-        if len(failed):
-            failed = self._read_again(self._space, failed, keys, matrix)
-        return np.sort(np.concatenate((first[~found], failed)))
-
-    def _read_again(
-        self, space: Space, failed: RowNumbers, keys: Keys, matrix: Matrix
-    ) -> RowNumbers:
-        """Another process may have mended them since; what still fails is dropped."""
-        space.refresh()
-        positions = space.find(keys[failed])
-        there = positions >= 0
-        hits = failed[there]
-        corrupt = hits[space.read(positions[there], keys[hits], matrix.rows, hits, self._narrow)]
-        if len(corrupt):
-            self._report_corrupt(corrupt, keys)
-        return np.concatenate((failed[~there], corrupt))
-
-    def _report_corrupt(self, corrupt: RowNumbers, keys: Keys) -> None:
-        assert self._space is not None
-        logger.warning(
-            "%d rows of %s fail their checksum (damaged on disk) and are not used. %s",
-            len(corrupt),
-            self._space.path,
-            "They are dropped and encoded again."
-            if self._write
-            else "They are left there, because nothing is written in this run.",
+        request, encoded, rows = call.request, 0, first
+        missing = call.missing(rows)
+        hits = len(first) - len(missing)
+        with Bar(len(first), hits, request.unit, request.verb, shown=request.show_progress) as bar:
+            for _ in range(_ATTEMPTS):
+                if len(missing):
+                    if self._on_miss == "raise":
+                        raise missing_error(request, missing, self.space)
+                    encoded += self._fill(call, missing, bar)
+                rows = call.read(rows)
+                if not len(rows):
+                    return encoded
+                rows = self._read_again(call, rows)
+                missing = call.missing(rows)
+        raise CacheError(
+            f"{call.store.name}: rows written a moment ago fail their checksum. The disk or its "
+            "memory is failing; use another cache_path."
         )
-        if self._write:
-            self._space.delete(keys[corrupt])
-            self._space.refresh()
 
-    def _start_engine(self, watcher: Watcher) -> None:
-        if not self._engine.started:
-            watcher.starting()
-            self._engine.start()
-            watcher.started()
-        self._check_engine()
-        self._warn_of_another_version()
+    def _read_again(self, call: _Call, failed: Positions) -> Positions:
+        """Read rows that failed once more: another process may have mended them since.
 
-    def _encode_missing(
+        What still fails is dropped, and missing from then on; these rows are returned.
+        """
+        call.refresh()
+        gone = call.missing(failed)
+        corrupt = call.read(np.setdiff1d(failed, gone))
+        if len(corrupt):
+            logger.warning(
+                "%d rows of %s fail their checksum (damaged on disk) and are not used. %s",
+                len(corrupt),
+                call.store.name if self.space is None else self.space.location,
+                "They are dropped and encoded again."
+                if self._write
+                else "They are left there, because nothing is written in this run.",
+            )
+            call.store.drop(call.keys[corrupt])
+            call.refresh()
+        return np.sort(np.concatenate((gone, corrupt)))
+
+    def _fill(
         self,
-        request: Request,
-        keys: Keys,
-        missing: RowNumbers,
-        matrix: Matrix | None,
+        call: _Call,
+        missing: Positions,
         watcher: Watcher,
         stop: Callable[[], bool] = lambda: False,
     ) -> int:
-        """Encode chunk by chunk; each is written while the next one is computed."""
-        self._start_engine(watcher)
+        """Encode chunk by chunk, each written while the next one is computed.
+
+        Returns:
+            How many were encoded: fewer than are missing where another thread was first.
+        """
+        waited = not self._engine_lock.acquire(blocking=False)
+        if waited:
+            self._engine_lock.acquire()
+        try:
+            if waited:  # what this thread misses, the other one may have encoded
+                call.refresh()
+                missing = call.missing(missing)
+            return self._encode(call, missing, watcher, stop) if len(missing) else 0
+        finally:
+            self._engine_lock.release()
+
+    def _encode(
+        self, call: _Call, missing: Positions, watcher: Watcher, stop: Callable[[], bool]
+    ) -> int:
+        self._start_engine(call.snapshot, watcher)
         encoded = 0
         pending: Future[int] | None = None
         with ThreadPoolExecutor(1, "embcache-writer") as writer:
             try:
-                for chunk in self.chunker.cut(request, missing):
+                for chunk in self.chunker.cut(call.request, missing):
                     if stop():
                         break
-                    embedded = self._embed(request, chunk)
+                    embedded = self._embed(call.request, chunk)
                     if pending is not None:
                         watcher.committed(pending.result())
-                    pending = writer.submit(self._keep, request, keys, chunk.rows, embedded, matrix)
+                    pending = writer.submit(call.keep, chunk.rows, embedded)
                     encoded += len(chunk.rows)
                     n_tokens = embedded.n_tokens
                     watcher.encoded(len(chunk.rows), 0 if n_tokens is None else int(n_tokens.sum()))
@@ -250,71 +239,133 @@ class Pipeline:
                     watcher.committed(pending.result())
         return encoded
 
-    def _warn_of_another_version(self) -> None:
+    def _start_engine(self, snapshot: Snapshot, watcher: Watcher) -> None:
+        if not self._engine.started:
+            watcher.starting()
+            self._engine.start()
+            watcher.started()
+        self._check_engine()
+        self._warn_of_another_version(snapshot.engine_version)
+
+    def _warn_of_another_version(self, begun_with: str | None) -> None:
         """Versions are not part of the identity: upgrading shall not empty the cache."""
-        begun_with = None if self._space is None else self._space.engine_version
-        if self._warned or not self._write:
+        if self._warned or not self._write or self.space is None:
             return
         self._warned = True
         if begun_with not in (None, self._engine.version):
             logger.warning(
                 "%s was begun with %s; new rows come from %s. They agree closely, not bit for "
                 "bit. Use another cache_path where that matters.",
-                "" if self._space is None else self._space.path,
+                self.space.location,
                 begun_with,
                 self._engine.version,
             )
 
     def _embed(self, request: Request, chunk: Chunk) -> Embedded:
+        """Values of a chunk, one for each of its items, all finite."""
         embedded = self._engine.embed(chunk.prompts)
+        count, shape = len(chunk.rows), np.shape(embedded.vectors)
+        tokens = embedded.n_tokens
+        if len(shape) != 2 or shape[0] != count or (tokens is not None and len(tokens) != count):
+            counted = "" if tokens is None else f" and {len(tokens)} token counts"
+            raise EngineError(
+                f"The engine ({self._engine.version}) returned an array of shape {shape}{counted} "
+                f"for {count} {request.unit}s; one vector each, ({count}, dim), is needed. Nothing "
+                "of this chunk was written; chunks before it are kept."
+            )
         finite = np.isfinite(embedded.vectors).all(axis=1)
         if not finite.all():
-            rows = chunk.rows
-            raise non_finite_error(request, rows[~finite], len(rows), self._engine.dtype)
+            raise non_finite_error(request, chunk.rows[~finite], count, self._engine.dtype)
         return embedded
 
-    def _keep(
-        self,
-        request: Request,
-        keys: Keys,
-        rows: RowNumbers,
-        embedded: Embedded,
-        matrix: Matrix | None,
-    ) -> int:
-        """Write a chunk, and hand out what a warm run would: the rows as the space has them.
+
+class _Call:
+    """One request on its way: its keys, the store, what that held last, and the result.
+
+    Args:
+        request: The items.
+        keys: `(n, 2) uint64`, row i is the key of item i.
+        store: Where values are.
+        snapshot: What the store holds.
+        result: What the caller gets; None where only the store is filled.
+    """
+
+    def __init__(
+        self, request: Request, keys: Keys, store: Store, snapshot: Snapshot, result: Result | None
+    ) -> None:
+        self.request = request
+        self.keys = keys
+        self.store = store
+        self.snapshot = snapshot
+        self.result = result
+        self._looked_up: tuple[Snapshot, Positions, Positions] | None = None
+
+    def refresh(self) -> None:
+        """See what was committed by now."""
+        self.snapshot = self.store.refresh()
+
+    def make_room(self) -> None:
+        """Allocate the result as soon as its width is known: a cut may be refused there."""
+        if self.result is not None and self.snapshot.dim is not None:
+            self.result.allocate(self.snapshot.dim)
+
+    def missing(self, rows: Positions) -> Positions:
+        """Those of some rows whose keys the store has not."""
+        return rows[self._find(rows) < 0]
+
+    def read(self, rows: Positions) -> Positions:
+        """Copy rows into the result.
+
+        Again where another process moved them between look-up and read: a compaction may remove
+        the files of the version that was looked up in. The error tells no difference to damage; a
+        newer version of the table does.
+
+        Returns:
+            The rows that the store has not, or not intact.
+        """
+        for _ in range(_ATTEMPTS):
+            snapshot = self.snapshot
+            try:
+                return self._read(rows)
+            except CacheError:
+                self.refresh()
+                if self.snapshot is snapshot:
+                    raise
+                logger.info("%s was compacted meanwhile; reading again", self.store.name)
+        return self._read(rows)
+
+    def keep(self, rows: Positions, embedded: Embedded) -> int:
+        """Commit a chunk.
 
         Where another process was first with a text, its row counts, here and in every later run.
         """
-        if not self._write:
-            assert matrix is not None  # `fill` writes
-            matrix.allocate(embedded.vectors.shape[1])
-            vectors = embedded.vectors
-            matrix.rows[rows] = vectors if self._narrow is None else self._narrow(vectors)
-            return len(rows)
-        space = self._space
-        assert space is not None
-        space.refresh()
-        new = np.flatnonzero(space.find(keys[rows]) < 0)
-        if len(new):
-            space.append(
-                Rows(
-                    keys[rows[new]],
-                    embedded.vectors[new],
-                    request.columns(rows[new].tolist()),
-                    None if embedded.n_tokens is None else embedded.n_tokens[new],
-                )
-            )
-            space.refresh()
-        if matrix is None:
-            return len(rows)
-        matrix.allocate(embedded.vectors.shape[1])  # after the commit: a cut may be refused here
-        found = space.find(keys[rows])
-        if space.read(found, keys[rows], matrix.rows, rows, self._narrow).any():
-            raise CacheError(
-                f"{space.path}: rows written a moment ago fail their checksum. The disk or its "
-                "memory is failing; use another cache_path."
-            )
+        columns = self.request.columns(rows.tolist())
+        self.snapshot = self.store.add(
+            Rows(self.keys[rows], embedded.vectors, columns, embedded.n_tokens)
+        )
+        self.make_room()  # after the commit: what is computed is kept, whatever is refused here
         return len(rows)
+
+    def _read(self, rows: Positions) -> Positions:
+        assert self.result is not None
+        positions = self._find(rows)
+        found = positions >= 0
+        hits = rows[found]
+        failed = [rows[~found]]
+        for at, values, damaged in self.snapshot.read(positions[found], self.keys[hits]):
+            if damaged.any():
+                failed.append(hits[at[damaged]])
+                at, values = at[~damaged], values[~damaged]
+            self.result.put(hits[at], values)
+        return np.sort(np.concatenate(failed))
+
+    def _find(self, rows: Positions) -> Positions:
+        """Positions of some rows, -1 for a miss; asked for twice in a row, looked up once."""
+        known = self._looked_up
+        if known is None or known[0] is not self.snapshot or known[1] is not rows:
+            known = (self.snapshot, rows, self.snapshot.find(self.keys[rows]))
+            self._looked_up = known
+        return known[2]
 
 
 def check_on_miss(value: object) -> None:

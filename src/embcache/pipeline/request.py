@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from embcache.errors import InputError, MissingTextsError, NonFiniteError, shown
 from embcache.identity.identity import DTYPES
 from embcache.identity.keys import Keys, pair_keys, text_keys
-from embcache.pipeline.result import RowNumbers
 from embcache.store import Column, Space
+from embcache.store.index import Positions
 
 Rows = Sequence[int]
 
@@ -164,12 +164,17 @@ class PairRequest(Request):
         return "prefixes {!r} and {!r}".format(*self.prefixes)
 
 
-def missing_error(request: Request, missing: RowNumbers, space: Space | None) -> MissingTextsError:
-    """`on_miss="raise"`, and these rows are not cached."""
-    # Not `if space`: an empty space is false.
+def missing_error(request: Request, missing: Positions, space: Space | None) -> MissingTextsError:
+    """The error for `on_miss="raise"` where rows are not cached.
+
+    Args:
+        request: Of which they are.
+        missing: `(n,) int64`, their numbers, at least one.
+        space: Where they are not; None for no cache at all.
+    """
     where = "because there is no cache (cache_path=None)"
     if space is not None:
-        where = f"in {space.path}"
+        where = f"in {space.location}"
     examples = ", ".join(request.show(row) for row in missing[:3].tolist())
     return MissingTextsError(
         f"{len(missing)} of {len(request)} {request.unit}s are not cached {where} "
@@ -179,7 +184,7 @@ def missing_error(request: Request, missing: RowNumbers, space: Space | None) ->
     )
 
 
-def non_finite_error(request: Request, rows: RowNumbers, of: int, dtype: str) -> NonFiniteError:
+def non_finite_error(request: Request, rows: Positions, of: int, dtype: str) -> NonFiniteError:
     """The engine returned NaN or infinity for these rows of a chunk.
 
     Args:

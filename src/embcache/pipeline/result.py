@@ -1,4 +1,4 @@
-"""Shorter vectors out of full ones, for models that were trained for it (Matryoshka).
+"""What the caller gets: full vectors, or shorter ones of models trained for it (Matryoshka).
 
 Matryoshka Representation Learning (Kusupati et al., 2022, arXiv:2205.13147) trains a model so that
 the first components of a vector are a good vector by themselves.
@@ -6,19 +6,11 @@ the first components of a vector are a good vector by themselves.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 import numpy.typing as npt
 
 from embcache.errors import CacheError, ConfigError
-
-if TYPE_CHECKING:
-    from mteb.models import ModelMeta
-
-logger = logging.getLogger(__name__)
+from embcache.store.index import Positions
 
 Vectors = npt.NDArray[np.float32]
 
@@ -74,64 +66,57 @@ class Truncation:
         return np.asarray(short / np.maximum(norms, _LEAST_NORM))
 
 
-def truncated_meta(meta: ModelMeta, dim: int) -> ModelMeta:
-    """The ModelMeta under which mteb keeps the results of cut vectors apart from the full ones'.
+class Result:
+    """What the caller of an encoder gets: allocated when its width is known, filled in place.
 
-    As `mteb.get_model(..., embed_dim=...)` does it.
-    """
-    kwargs = {**(meta.experiment_kwargs or {}), "embed_dim": dim}
-    return meta.model_copy(update={"embed_dim": dim, "experiment_kwargs": kwargs})
-
-
-def warn_if_untrained(dim: int, meta: ModelMeta | None, config: Mapping[str, Any]) -> None:
-    """Warn unless mteb's registry or the model's configuration says that it is Matryoshka.
+    Truncation happens here and nowhere else: stores hold the full vectors.
 
     Args:
-        dim: Number of components to keep.
-        meta: Its `embed_dim` is a list for Matryoshka models.
-        config: The model's config.json; vLLM's `is_matryoshka` and `matryoshka_dimensions`.
+        count: Number of items.
+        truncation: What is cut; None for nothing.
+
+    Attributes:
+        values: `(count, width) float32`; `width` is 0 until `allocate`.
     """
-    listed = getattr(meta, "embed_dim", None)
-    dims = config.get("matryoshka_dimensions") or (listed if isinstance(listed, list) else None)
-    if dims:
-        if dim not in dims:
-            logger.warning(
-                "truncate_dim=%d is none of the sizes that this model was trained for: %s. Scores "
-                "may be lower than they need to be.",
-                dim,
-                ", ".join(map(str, sorted(dims))),
-            )
-    elif not config.get("is_matryoshka"):
-        logger.warning(
-            "truncate_dim=%d: nothing says that %s was trained for it (Matryoshka: matryoshka_"
-            "dimensions in its config.json, several embed_dim in mteb's registry). Vectors of "
-            "models that were not lose quality when they are cut.",
-            dim,
-            getattr(meta, "name", "this model"),
-        )
 
-
-RowNumbers = npt.NDArray[np.int64]
-
-
-class Matrix:
-    """The caller's result, allocated once, when its width is known, and filled in place."""
-
-    def __init__(self, count: int, narrow: Truncation | None) -> None:
+    def __init__(self, count: int, truncation: Truncation | None = None) -> None:
         self._count = count
-        self._narrow = narrow
-        self._full: int | None = None
-        self.rows: Vectors = np.empty((count, 0), np.float32)
+        self._truncation = truncation
+        self._dim: int | None = None
+        self.values: Vectors = np.empty((count, 0), np.float32)
 
     def allocate(self, dim: int) -> None:
-        """Make room, or check that there is; `dim` is that of the full vectors."""
-        if self._full is None:
-            self._full = dim
-            width = dim if self._narrow is None else self._narrow.width(dim)
-            self.rows = np.empty((self._count, width), np.float32)
-        elif self._full != dim:
+        """Make room, or check that there is.
+
+        Args:
+            dim: Components of the full vectors.
+
+        Raises:
+            ConfigError: More components are asked for than there are.
+            CacheError: Other vectors of the same call have another number of components.
+        """
+        if self._dim is None:
+            self._dim = dim
+            width = dim if self._truncation is None else self._truncation.width(dim)
+            self.values = np.empty((self._count, width), np.float32)
+        elif self._dim != dim:
             raise CacheError(
-                f"The cache holds vectors of {self._full} components for this model and "
+                f"The cache holds vectors of {self._dim} components for this model and "
                 f"the engine returned {dim}. Move the space's folder away, or use another "
                 "cache_path."
             )
+
+    def put(self, rows: Positions, vectors: Vectors) -> None:
+        """Fill rows in.
+
+        Args:
+            rows: `(m,) int64`, which rows.
+            vectors: `(m, dim) float32`, the full ones.
+        """
+        self.values[rows] = vectors if self._truncation is None else self._truncation(vectors)
+
+    def repeat(self, source: Positions) -> None:
+        """Copy rows to their duplicates: row i gets row `source[i]`, `(count,) int64`."""
+        copies = np.flatnonzero(source != np.arange(len(source)))
+        if len(copies):
+            self.values[copies] = self.values[source[copies]]

@@ -1,8 +1,31 @@
 """The store: a LanceDB database, one table a space."""
 
-from embcache.store.database import Database, SpaceInfo
-from embcache.store.rows import Column, Rows
+from embcache.store.base import Part, Snapshot, Store
+from embcache.store.database import Database, open_space
+from embcache.store.location import Location
+from embcache.store.overlay import Overlay
+from embcache.store.reader import Reader
+from embcache.store.rows import Column, RowFilter, Rows
 from embcache.store.schema import SCORES, VECTORS, Layout
-from embcache.store.space import Space
+from embcache.store.space import Space, SpaceSnapshot
+from embcache.store.verify import Verified
 
-__all__ = ["SCORES", "VECTORS", "Column", "Database", "Layout", "Rows", "Space", "SpaceInfo"]
+__all__ = [
+    "SCORES",
+    "VECTORS",
+    "Column",
+    "Database",
+    "Layout",
+    "Location",
+    "Overlay",
+    "Part",
+    "Reader",
+    "RowFilter",
+    "Rows",
+    "Snapshot",
+    "Space",
+    "SpaceSnapshot",
+    "Store",
+    "Verified",
+    "open_space",
+]

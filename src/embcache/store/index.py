@@ -99,6 +99,15 @@ class KeyIndex:
             spot[open_] += 1
         return found
 
+    def find_one(self, head: int, tail: int) -> int:
+        """Position of one key, given as its two halves; -1 where it is not there."""
+        spot = int(np.searchsorted(self.heads, np.uint64(head)))
+        while spot < len(self) and self.heads[spot] == head:
+            if self.tails[spot] == tail:
+                return int(self.positions[spot])
+            spot += 1
+        return -1
+
 
 class UnsortedKeys:
     """Gathers the keys of rows in scan order, batch by batch, and becomes an index of them.
@@ -171,6 +180,13 @@ class KeyParts:
             found[open_] = part.find(wanted[open_])
             open_ = open_[found[open_] < 0]
         return found
+
+    def find_one(self, head: int, tail: int) -> int:
+        """As `KeyIndex.find_one`; of equal keys the oldest."""
+        for part in self.parts:
+            if (position := part.find_one(head, tail)) >= 0:
+                return position
+        return -1
 
     def keys(self) -> Keys:
         """All of them by position, `(len(self), 2) uint64`, where positions are 0, 1, ..."""

@@ -1,36 +1,213 @@
-"""Turn what Lance raises into errors that say which files, and what to do."""
+"""Where a cache, or a table in it, lies; and what goes wrong there.
+
+The one place that knows that a location is a folder of this machine. Everything above asks a
+`Location` and takes its text for messages.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from embcache.errors import CacheError, EmbcacheError
+from embcache.errors import CacheError, ConfigError, EmbcacheError
 
 READ_FIX = (
-    "If its files are damaged: `embcache check` says which, and `embcache merge` into a new cache "
-    "saves the rows of the others. Or move the folder away: its texts are encoded again."
+    "If its files are damaged: a check names them, and a merge into a new cache saves the rows of "
+    "the others. Or move the folder away: its texts are encoded again."
 )
 WRITE_FIX = (
     "Rows committed before are safe and the next run goes on from there. Is the disk full, the "
-    "folder not writable, or a file damaged (`embcache check`)?"
+    "folder not writable, or a file damaged (a check names it)?"
 )
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one slash: a Path has lost the other
+_TABLE = ".lance"
+
+
+@dataclass(frozen=True)
+class Location:
+    """The place of a cache, or of a table in it.
+
+    Attributes:
+        uri: Absolute path of a folder on this machine.
+        storage_options: What a store needs to be opened; never part of a message.
+    """
+
+    uri: str
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        path: str | os.PathLike[str] | Location,
+        storage_options: Mapping[str, str] | None = None,
+        *,
+        argument: str = "cache_path",
+    ) -> Location:
+        """The location that a user means.
+
+        Args:
+            path: A folder, relative to the working directory or not; or a Location as it is.
+            storage_options: What the store needs to be opened.
+            argument: What errors call `path`.
+
+        Raises:
+            ConfigError: The path is empty, a URL, or the home of a user who is not known.
+        """
+        if isinstance(path, Location):
+            return path
+        given = os.fspath(path)
+        if not given:
+            raise ConfigError(f"{argument} is empty. Give a directory, or None for no cache.")
+        if _URL.match(given):
+            raise ConfigError(
+                f"{argument}={given!r} is a URL. Give a directory of this machine; copy the cache "
+                "to move it."
+            )
+        try:
+            absolute = Path(given).expanduser().absolute()  # whatever the caller changes to later
+        except RuntimeError as error:  # ~name of nobody
+            raise ConfigError(f"{argument}={given!r}: {error} Write it out.") from error
+        return cls(str(absolute), dict(storage_options or {}))
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def name(self) -> str:
+        """The last part, of a table without its ending."""
+        return self._path.name.removesuffix(_TABLE)
+
+    @property
+    def parent(self) -> Location:
+        """What it lies in: of a table, its cache."""
+        return Location(str(self._path.parent), self.storage_options)
+
+    def table(self, name: str) -> Location:
+        """The place of a table in this cache, whether there is one or not."""
+        return Location(str(self._path / f"{name}{_TABLE}"), self.storage_options)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is called as tables are, whether there is one or not."""
+        return self._path.suffix == _TABLE
+
+    def same_as(self, other: Location) -> bool:
+        """Whether both are one place, links followed."""
+        return self._path.resolve() == other._path.resolve()
+
+    def tables(self) -> list[Location]:
+        """Everything in this cache that a table was ever committed to, by name."""
+        found = [Location(str(p), self.storage_options) for p in self._path.glob(f"*{_TABLE}")]
+        return sorted((one for one in found if one.has_table()), key=str)
+
+    def exists(self) -> bool:
+        """Whether there is such a folder."""
+        return self._path.is_dir()
+
+    def holds(self, *names: str) -> bool:
+        """Whether files of all these names are here."""
+        return all((self._path / name).exists() for name in names)
+
+    def has_table(self) -> bool:
+        """Whether a table was ever committed here; a kill during creation leaves less."""
+        return any((self._path / "_versions").glob("*.manifest"))
+
+    def size(self) -> int:
+        """Bytes of all files here; those that another process removes meanwhile are left out."""
+        total = 0
+        for root, _, names in os.walk(self._path):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    total += os.stat(os.path.join(root, name)).st_size
+        return total
+
+    def check_folder(self) -> None:
+        """Refuse a cache's place that is no folder.
+
+        Raises:
+            CacheError: It is a file.
+        """
+        if self._path.exists() and not self._path.is_dir():
+            raise CacheError(
+                f"cache_path={self.uri!r} is a file; a cache is a directory. Give another path, or "
+                "move the file away."
+            )
+
+    def try_writing(self) -> None:
+        """Make the folder if need be, and write to it, so that no run finds out after an hour.
+
+        Raises:
+            CacheError: It cannot be written.
+        """
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._path):
+                pass
+        except OSError as error:
+            raise CacheError(
+                f"cache_path={self.uri!r} cannot be written: {error.strerror or error}. Give a "
+                "directory that can, or read_only=True to only read what is there."
+            ) from error
+
+    @contextmanager
+    def made_elsewhere(self) -> Iterator[Location]:
+        """A hidden place for this table, moved here at the end, if nothing is here by then.
+
+        In one step: a reader, or another process that makes the same table, sees all or nothing.
+        """
+        parent = self._path.parent
+        with tempfile.TemporaryDirectory(prefix=".creating-", dir=parent) as folder:
+            hidden = Path(folder) / self._path.name
+            yield Location(str(hidden), self.storage_options)
+            with suppress(OSError):  # a table is there already, or what a killed creation left
+                hidden.rename(self._path)
+
+    def remove(self) -> None:
+        """Delete a table's folder. A kill on the way leaves the whole table, or none.
+
+        Raises:
+            CacheError: It is a link or no table's folder, or the file system refuses.
+        """
+        if self._path.is_symlink() or not self.is_table:
+            raise CacheError(f"{self} is a link or no table's folder; remove it by hand.")
+        try:
+            # Out of the cache's sight in one step; a table without half its files would be damaged.
+            with tempfile.TemporaryDirectory(prefix=".removed-", dir=self._path.parent) as grave:
+                self._path.rename(Path(grave) / self._path.name)
+        except OSError as error:
+            raise CacheError(f"Removing {self} failed: {error.strerror or error}.") from error
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.uri)
 
 
 @contextmanager
-def lance_errors(doing: str, path: Path, fix: str) -> Iterator[None]:
-    """Wrap anything that Lance raises, panics of its native code included, in `CacheError`."""
+def lance_errors(doing: str, where: Location, fix: str) -> Iterator[None]:
+    """Wrap anything that Lance raises, panics of its native code included, in `CacheError`.
+
+    Args:
+        doing: What was being done, "Opening", say.
+        where: The table.
+        fix: What to do about it.
+
+    Raises:
+        CacheError: Lance failed. Errors of embcache's own pass as they are.
+    """
     try:
         yield
     except EmbcacheError:
         raise
-    except Exception as error:
-        raise CacheError(
-            f"{doing} {path} failed: {type(error).__name__}: {error}. {fix}"
-        ) from error
     except BaseException as error:
         # pyo3's PanicException derives from BaseException and cannot be imported by name.
-        if type(error).__name__ != "PanicException":
+        panicked = type(error).__name__ == "PanicException"
+        if not isinstance(error, Exception) and not panicked:
             raise
-        raise CacheError(f"{doing} {path} failed: Lance panicked: {error}. {fix}") from error
+        said = "Lance panicked" if panicked else type(error).__name__
+        raise CacheError(f"{doing} {where} failed: {said}: {error}. {fix}") from error

@@ -1,8 +1,8 @@
-"""Reading vectors or scores out of one version of a table, by position, with every row checked."""
+"""One version of a table, pinned, and the one way to read its rows: with every row checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import lance
@@ -10,119 +10,229 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from embcache.errors import CacheError, ConfigError
 from embcache.identity.keys import Keys
+from embcache.store.base import Part
 from embcache.store.index import Positions
-from embcache.store.schema import schema_layout, value_dim
-from embcache.store.verify import row_checksums
+from embcache.store.location import READ_FIX, Location, lance_errors
+from embcache.store.schema import SpaceMetadata, read_metadata, schema_layout, value_dim
+from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
 
-# Measured on 50,000 rows of 384 components: a scan of everything takes 12 ms, takes of a tenth
-# 29 ms, of a hundredth 5 ms. From a tenth of a fragment on, the fragment is scanned.
+# From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
 _SCAN_FROM_FRACTION = 0.1
+_BATCH_ROWS = 4096
 _BATCH_BYTES = 4 * 2**20
 _TAKE_THREADS = 2
+_ERROR_CHARACTERS = 200  # Lance appends paths of its own source files
 
-Vectors = npt.NDArray[np.float32]
-Narrow = Callable[[Vectors], Vectors]
+
+def open_table(location: Location) -> lance.LanceDataset:
+    """The latest version of a table.
+
+    Raises:
+        ConfigError: There is none.
+        CacheError: Lance cannot open it.
+    """
+    if not location.has_table():
+        raise ConfigError(
+            f"{str(location)!r} is no space: there is no Lance table. Give the folder of one, "
+            "<cache>/<name>.lance."
+        )
+    with lance_errors("Opening", location, READ_FIX):
+        options = dict(location.storage_options) or None
+        return lance.dataset(str(location), storage_options=options)
 
 
 class Reader:
-    """Reads rows of a pinned dataset version.
+    """Reads one version of a table; never changes, so threads may share it.
 
-    Positions count rows in scan order. That a position still means the row that the index saw is
-    not taken on trust: the checksum covers the key that was asked for.
+    Positions count rows in scan order. That a position still means the row that an index saw is
+    not taken on trust: `read` hashes the key that was asked for.
+
+    Args:
+        dataset: The table, opened at a version.
+        location: Where it lies.
+
+    Attributes:
+        dataset: As given.
+        location: As given.
+        metadata: What the table says about itself.
+        layout: Whether it holds vectors or scores.
+
+    Raises:
+        CacheFormatError: The table is of a newer format, or no space of embcache.
     """
 
-    def __init__(self, dataset: lance.LanceDataset) -> None:
-        self._dataset = dataset
-        self._value = schema_layout(dataset.schema).value
-        self._dim = dim = value_dim(dataset.schema)
-        self._fragments = dataset.get_fragments()
-        sizes = [fragment.metadata.num_rows for fragment in self._fragments]
+    def __init__(self, dataset: lance.LanceDataset, location: Location) -> None:
+        self.dataset = dataset
+        self.location = location
+        self.metadata: SpaceMetadata = read_metadata(dataset.schema, str(location))
+        self.layout = schema_layout(dataset.schema)
+        self.fragments: list[lance.LanceFragment] = dataset.get_fragments()
+        sizes = [fragment.metadata.num_rows for fragment in self.fragments]
         self._starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-        self._batch_rows = max(1, min(4096, _BATCH_BYTES // (4 * dim)))
 
-    def read(
-        self,
-        positions: Positions,
-        keys: Keys,
-        out: Vectors,
-        rows: npt.NDArray[np.int64],
-        narrow: Narrow | None = None,
-    ) -> npt.NDArray[np.bool_]:
-        """Copy vectors (scores, as vectors of one component) into the caller's matrix.
+    def __len__(self) -> int:
+        """Number of rows."""
+        return int(self._starts[-1])
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The table's Arrow schema."""
+        return self.dataset.schema
+
+    @property
+    def dim(self) -> int:
+        """Components of its vectors; 1 for scores."""
+        return value_dim(self.schema)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the table's columns."""
+        return list(self.schema.names)
+
+    def read(self, positions: Positions, keys: Keys) -> Iterator[Part]:
+        """Read values by position, each row checked with the key that it should have.
 
         Args:
             positions: `(n,) int64`, where the rows lie.
             keys: `(n, 2) uint64`, whose rows they should be.
-            out: `(m, dim) float32`, filled in place: row `rows[i]` gets the vector at
-                `positions[i]`. Rows that fail are left undefined.
-            rows: `(n,) int64`.
-            narrow: Makes what goes into `out` of a batch of full vectors.
 
-        Returns:
-            `(n,) bool`, True where checksum or finiteness failed.
+        Raises:
+            CacheError: Lance cannot read the table (a truncated file, say).
         """
         order = np.argsort(positions, kind="stable")
-        positions, keys, rows = positions[order], keys[order], rows[order]
+        positions, keys = positions[order], keys[order]
         owner = np.searchsorted(self._starts, positions, side="right") - 1
-        wanted = np.bincount(owner, minlength=len(self._fragments))
+        wanted = np.bincount(owner, minlength=len(self.fragments))
         scanned = wanted >= _SCAN_FROM_FRACTION * np.diff(self._starts)
-        failed = np.zeros(len(positions), bool)
-        for select, source in (
-            (np.flatnonzero(scanned[owner]), self._scan),
-            (np.flatnonzero(~scanned[owner]), self._take),
-        ):
-            for span, vectors, sums in source(positions[select], scanned):
-                at = select[span]
-                out[rows[at]] = vectors if narrow is None else narrow(vectors)
-                failed[at] = (row_checksums(keys[at], vectors) != sums) | _not_finite(vectors)
-        result = np.empty(len(order), bool)
-        result[order] = failed
-        return result
+        with lance_errors("Reading vectors from", self.location, READ_FIX):
+            for select, source in (
+                (np.flatnonzero(scanned[owner]), self._scan_positions),
+                (np.flatnonzero(~scanned[owner]), self._take_positions),
+            ):
+                for span, values, sums in source(positions[select], scanned):
+                    at = select[span]
+                    yield Part(order[at], values, damaged_rows(keys[at], values, sums))
 
-    def _scan(
-        self, positions: Positions, scanned: npt.NDArray[np.bool_]
-    ) -> Iterator[tuple[slice, Vectors, npt.NDArray[np.uint64]]]:
-        """Scan the chosen fragments in order and pick the wanted rows out of each batch."""
-        if not len(positions):
-            return
-        chosen = np.flatnonzero(scanned)
-        sizes = np.diff(self._starts)
-        # Position within the scan = position in the table less the rows of skipped fragments.
-        skipped = np.cumsum(np.where(scanned, 0, sizes))
-        owner = np.searchsorted(self._starts, positions, side="right") - 1
-        local = positions - skipped[owner]
-        scanner = self._dataset.scanner(
-            columns=[self._value, "checksum"],
+    def read_fragment(
+        self, fragment: lance.LanceFragment, columns: Sequence[str] = ()
+    ) -> Iterator[Verified]:
+        """Read all rows of a fragment, each checked with its own key, row ids included.
+
+        Args:
+            fragment: One of `fragments`.
+            columns: Which columns the batches need beside key, value and checksum.
+
+        Raises:
+            CacheError: Lance cannot read it; the message begins with its files' names.
+        """
+        names = list(dict.fromkeys(["key", self.layout.value, "checksum", *columns]))
+        try:
+            for batch in self._batches(names, [fragment], with_row_id=True):
+                yield verify(batch, self.layout)
+        except BaseException as error:  # PanicException of Lance's native code is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            files = ", ".join(
+                f"data/{file.path.rpartition('/')[2]}" for file in fragment.metadata.files
+            )
+            said = f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]
+            raise CacheError(f"{files} ({fragment.metadata.num_rows:,} rows): {said}") from error
+
+    def read_range(self, start: int, count: int) -> Verified:
+        """Read neighbouring rows, each checked with its own key.
+
+        Args:
+            start: Position of the first.
+            count: How many, at most: fewer where the table ends.
+
+        Raises:
+            CacheError: Lance cannot read the table.
+        """
+        positions = np.arange(start, min(start + count, len(self)))
+        table = self.take(positions, ["key", self.layout.value, "checksum"])
+        return verify(table.combine_chunks().to_batches()[0], self.layout)
+
+    def scan(
+        self, columns: Sequence[str], batch_rows: int = _BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """Some columns and `_rowid` of all rows, in scan order, by batches; rows are not checked.
+
+        Raises:
+            CacheError: Lance cannot read the table.
+        """
+        with lance_errors("Scanning", self.location, READ_FIX):
+            yield from self.dataset.scanner(
+                columns=list(columns), with_row_id=True, batch_size=batch_rows, scan_in_order=True
+            ).to_batches()
+
+    def take(self, positions: Positions, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a few rows, in the order of the positions; rows are not checked.
+
+        Raises:
+            CacheError: Lance cannot read the table.
+        """
+        with lance_errors("Reading rows of", self.location, READ_FIX):
+            return self.dataset.take(positions, columns=list(columns))
+
+    def _batches(
+        self,
+        columns: list[str],
+        fragments: list[lance.LanceFragment],
+        *,
+        with_row_id: bool = False,
+    ) -> Iterator[pa.RecordBatch]:
+        scanner = self.dataset.scanner(
+            columns=columns,
+            with_row_id=with_row_id,
+            fragments=fragments,
             batch_size=self._batch_rows,
-            fragments=[self._fragments[i] for i in chosen],
             scan_in_order=True,
             batch_readahead=2,  # memory that is used again faults no pages in
             fragment_readahead=1,
         )
+        yield from scanner.to_batches()
+
+    @property
+    def _batch_rows(self) -> int:
+        return max(1, min(_BATCH_ROWS, _BATCH_BYTES // (4 * self.dim)))
+
+    def _scan_positions(
+        self, positions: Positions, scanned: npt.NDArray[np.bool_]
+    ) -> Iterator[tuple[slice, Values, npt.NDArray[np.uint64]]]:
+        """Scan the chosen fragments in order and pick the wanted rows out of each batch."""
+        if not len(positions):
+            return
+        # Position within the scan = position in the table less the rows of skipped fragments.
+        skipped = np.cumsum(np.where(scanned, 0, np.diff(self._starts)))
+        owner = np.searchsorted(self._starts, positions, side="right") - 1
+        local = positions - skipped[owner]
+        fragments = [self.fragments[i] for i in np.flatnonzero(scanned)]
         start = 0
-        for batch in scanner.to_batches():
+        for batch in self._batches([self.layout.value, "checksum"], fragments):
             stop = start + batch.num_rows
             first, last = np.searchsorted(local, (start, stop))
             if last > first:
-                vectors, sums = self._columns(batch)
+                values, sums = self._columns(batch)
                 picked = local[first:last] - start
                 if not np.array_equal(picked, np.arange(batch.num_rows)):  # else spare the copy
-                    vectors, sums = vectors[picked], sums[picked]
-                yield slice(first, last), vectors, sums
+                    values, sums = values[picked], sums[picked]
+                yield slice(first, last), values, sums
             start = stop
 
-    def _take(
-        self, positions: Positions, scanned: npt.NDArray[np.bool_]
-    ) -> Iterator[tuple[slice, Vectors, npt.NDArray[np.uint64]]]:
+    def _take_positions(
+        self, positions: Positions, _: npt.NDArray[np.bool_]
+    ) -> Iterator[tuple[slice, Values, npt.NDArray[np.uint64]]]:
         """Take scattered rows, several calls at a time."""
+        size = self._batch_rows
         spans = [
-            slice(start, min(start + self._batch_rows, len(positions)))
-            for start in range(0, len(positions), self._batch_rows)
+            slice(start, min(start + size, len(positions)))
+            for start in range(0, len(positions), size)
         ]
 
         def take(span: slice) -> pa.Table:
-            return self._dataset.take(positions[span], columns=[self._value, "checksum"])
+            return self.dataset.take(positions[span], columns=[self.layout.value, "checksum"])
 
         with ThreadPoolExecutor(_TAKE_THREADS) as pool:
             # A few calls ahead of the consumer, not all of them: memory stays bounded.
@@ -133,20 +243,7 @@ class Reader:
                         raise ValueError(
                             f"Lance returned {table.num_rows} of {span.stop - span.start} rows"
                         )
-                    batch = table.combine_chunks().to_batches()[0]
-                    yield span, *self._columns(batch)
+                    yield span, *self._columns(table.combine_chunks().to_batches()[0])
 
-    def _columns(self, batch: pa.RecordBatch) -> tuple[Vectors, npt.NDArray[np.uint64]]:
-        column = batch.column(self._value)
-        flat = column if self._value == "score" else column.flatten()
-        return flat.to_numpy(zero_copy_only=True).reshape(-1, self._dim), batch.column(
-            "checksum"
-        ).to_numpy()
-
-
-def _not_finite(vectors: Vectors) -> npt.NDArray[np.bool_]:
-    """Rows with NaN or infinity, which embcache never writes but another tool may have."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(vectors.sum()):  # either one would show in the sum, 8 times cheaper
-            return np.zeros(len(vectors), bool)
-    return np.asarray(~np.isfinite(vectors).all(axis=1))
+    def _columns(self, batch: pa.RecordBatch) -> tuple[Values, npt.NDArray[np.uint64]]:
+        return batch_values(batch, self.layout), batch.column("checksum").to_numpy()

@@ -1,4 +1,4 @@
-"""Rows to be written, as one Arrow batch."""
+"""Rows of a space as Arrow has them: made, brought into a schema, chosen by a filter."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from embcache.errors import ConfigError
 from embcache.identity import keys as key_bytes
 from embcache.identity.keys import KEY_BYTES, Keys
-from embcache.store.schema import schema_layout
-from embcache.store.verify import row_checksums
+from embcache.store.schema import Layout, schema_layout
+from embcache.store.verify import Values, row_checksums
 
 Column = Sequence[str | None] | str | None
 """A string a row, or one for all rows; None is null."""
@@ -34,9 +34,25 @@ class Rows:
     """
 
     keys: Keys
-    values: npt.NDArray[np.float32]
+    values: Values
     columns: Mapping[str, Column] = field(default_factory=dict)
     n_tokens: npt.NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """Some of the rows, by their numbers, `(m,) int64`."""
+        if len(rows) == len(self) and (rows == np.arange(len(self))).all():
+            return self  # the usual case: nobody else was first with any of them
+        columns = {
+            name: column
+            if column is None or isinstance(column, str)
+            else [column[row] for row in rows.tolist()]
+            for name, column in self.columns.items()
+        }
+        n_tokens = None if self.n_tokens is None else self.n_tokens[rows]
+        return Rows(self.keys[rows], self.values[rows], columns, n_tokens)
 
     def to_arrow(self, schema: pa.Schema, *, store_text: bool) -> pa.Table:
         """In the columns of a space's schema; texts are null where it has them and they are off."""
@@ -75,18 +91,6 @@ def _strings(column: Column, count: int) -> pa.Array:
     return pa.array(column, pa.string())
 
 
-def batch_keys(batch: pa.RecordBatch | pa.Table) -> Keys:
-    """The column `key`, `(n, 2) uint64`."""
-    column = batch.column("key")
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    return key_bytes.from_bytes(
-        b"".join(
-            memoryview(chunk.buffers()[1])[KEY_BYTES * chunk.offset :][: KEY_BYTES * len(chunk)]
-            for chunk in chunks
-        )
-    )
-
-
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """The rows in a schema's columns: null where they have none, and no others."""
     columns = [
@@ -98,45 +102,61 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-_PROMPT = "prompt"
-_TEXTS = ("text", "query", "document")
+@dataclass(frozen=True)
+class RowFilter:
+    """Which rows of a space are meant.
 
-
-def check_filters(schema: pa.Schema, prompt: str | None, contains: str | None) -> None:
-    """Refuse what `filter_rows` could not do on a space of this schema.
-
-    Raises:
-        ConfigError: The space has no column that a filter needs.
+    Attributes:
+        prompt: Only rows with this prompt; None for all.
+        contains: Only rows with this in their text (of scores: in query or document); None for all.
     """
-    if prompt is not None and _PROMPT not in schema.names:
-        raise ConfigError(
-            f"prompt={prompt!r}: the space has no column `prompt` (it holds scores, or was begun "
-            "with store_text=False). Leave this filter out."
-        )
-    if contains is not None and schema_layout(schema).texts[0] not in schema.names:
-        raise ConfigError(
-            f"contains={contains!r}: the space has no texts (store_text=False). Leave this filter "
-            "out."
-        )
+
+    prompt: str | None = None
+    contains: str | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it leaves anything out."""
+        return self.prompt is not None or self.contains is not None
+
+    def columns(self, schema: pa.Schema) -> list[str]:
+        """The columns that `apply` needs.
+
+        Raises:
+            ConfigError: The space has no such column.
+        """
+        layout = schema_layout(schema)
+        if self.prompt is not None and "prompt" not in schema.names:
+            raise ConfigError(
+                f"prompt={self.prompt!r}: the space has no column `prompt` (it holds scores, or "
+                "was begun with store_text=False). Leave this filter out."
+            )
+        if self.contains is not None and layout.texts[0] not in schema.names:
+            raise ConfigError(
+                f"contains={self.contains!r}: the space has no texts (store_text=False). Leave "
+                "this filter out."
+            )
+        texts = [] if self.contains is None else _text_columns(layout)
+        return [*([] if self.prompt is None else ["prompt"]), *texts]
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows that fit; a null fits nothing, and so does a column that could not be read."""
+        if self.prompt is not None:
+            if "prompt" not in batch.schema.names:
+                return batch.slice(0, 0)
+            batch = batch.filter(pc.equal(batch.column("prompt"), self.prompt))
+        if self.contains is not None:
+            texts = [
+                n for n in _text_columns(schema_layout(batch.schema)) if n in batch.schema.names
+            ]
+            if not texts:
+                return batch.slice(0, 0)
+            found = [pc.match_substring(batch.column(name), self.contains) for name in texts]
+            mask = pc.or_kleene(found[0], found[-1])
+            batch = batch.filter(pc.fill_null(mask, False))
+        return batch
 
 
-def filter_rows(batch: pa.RecordBatch, prompt: str | None, contains: str | None) -> pa.RecordBatch:
-    """Rows that fit; a null fits nothing, and so does a column that could not be read.
-
-    Args:
-        batch: With the columns that the filters need.
-        prompt: Only rows with this prompt.
-        contains: Only rows with this in their text; in query or document, for scores.
-    """
-    if prompt is not None:
-        if _PROMPT not in batch.schema.names:
-            return batch.slice(0, 0)
-        batch = batch.filter(pc.equal(batch.column(_PROMPT), prompt))
-    if contains is not None:
-        texts = [name for name in _TEXTS if name in batch.schema.names]
-        if not texts:
-            return batch.slice(0, 0)
-        found = [pc.match_substring(batch.column(name), contains) for name in texts]
-        mask = pc.or_kleene(found[0], found[-1])
-        batch = batch.filter(pc.fill_null(mask, False))
-    return batch
+def _text_columns(layout: Layout) -> tuple[str, ...]:
+    """`text`; or `query` and `document`."""
+    return tuple(name for name in layout.texts if name not in layout.prompts)

@@ -38,6 +38,11 @@ class Layout:
     texts: tuple[str, ...]
     notes: tuple[str, ...]
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Those of `texts` that stand in front of the others."""
+        return self.texts[len(self.texts) // 2 :]
+
 
 VECTORS = Layout("vector", ("text", "prompt"), ("prompt_type", "task"))
 SCORES = Layout("score", ("query", "document", "query_prefix", "document_prefix"), ("task",))
@@ -109,6 +114,11 @@ def value_dim(schema: pa.Schema) -> int:
 def is_space(schema: pa.Schema) -> bool:
     """Whether the table calls itself a space of embcache, of whatever format version."""
     return _FORMAT in (schema.metadata or {})
+
+
+def format_version(schema: pa.Schema) -> int:
+    """The format of a space's table; its schema's metadata says it."""
+    return int(schema.metadata[_FORMAT])
 
 
 def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:

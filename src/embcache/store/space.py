@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lance
 import numpy as np
@@ -17,225 +15,301 @@ import pyarrow as pa
 
 from embcache.errors import CacheError
 from embcache.identity import keys as key_bytes
+from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
-from embcache.store.index import KeyIndex, KeyParts, Positions, UnsortedKeys
-from embcache.store.location import READ_FIX, WRITE_FIX, lance_errors
-from embcache.store.reader import Narrow, Reader
-from embcache.store.rows import Rows, batch_keys, conform
+from embcache.store.base import Part
+from embcache.store.index import KeyIndex, KeyParts, Positions, UnsortedKeys, unique_keys
+from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
+from embcache.store.reader import Reader, open_table
+from embcache.store.rows import Rows, conform
 from embcache.store.schema import (
     VECTORS,
     Layout,
     SpaceMetadata,
     read_metadata,
-    schema_layout,
     space_schema,
     value_dim,
 )
+from embcache.store.verify import Values, batch_keys
 
 if TYPE_CHECKING:
     import lancedb
 
-logger = logging.getLogger(__name__)
+_DELETE_KEYS = 500  # in one delete statement
+_DELETE_ROWS = 10_000
 
-_SCAN_ROWS = 4096
-_DELETE_KEYS = 500  # keys in one delete statement
+
+class SpaceSnapshot:
+    """What a space held at one moment: a version of its table, and the index of its keys.
+
+    It never changes, so threads may share it: look-up and read are always of the same version.
+
+    Args:
+        reader: The version; None before the space's first row.
+        index: The keys of the reader's rows; None for none.
+
+    Attributes:
+        reader: As given.
+        index: The keys, none where none were given.
+    """
+
+    def __init__(self, reader: Reader | None = None, index: KeyParts | None = None) -> None:
+        self.reader = reader
+        self.index = KeyParts() if index is None else index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def dim(self) -> int | None:
+        """Components of its vectors (1 for scores); None before the first row."""
+        return None if self.reader is None else self.reader.dim
+
+    @property
+    def engine_version(self) -> str | None:
+        """Engine package and version of the first writer; None before the first row."""
+        return None if self.reader is None else self.reader.metadata.engine_version
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the table's columns; none before the first row."""
+        return [] if self.reader is None else self.reader.columns
+
+    def find(self, keys: Keys) -> Positions:
+        """Where each key's row lies, `(len(keys),) int64`, -1 for a miss; for `read`."""
+        return self.index.find(keys)
+
+    def keys(self) -> Keys:
+        """All keys in scan order, `(len(self), 2) uint64`: row i lies at position i."""
+        return self.index.keys()
+
+    def read(self, positions: Positions, keys: Keys) -> Iterator[Part]:
+        """Read rows by parts, see `Reader.read`."""
+        if self.reader is not None and len(positions):
+            yield from self.reader.read(positions, keys)
+
+    def read_all(self, positions: Positions, keys: Keys) -> tuple[Values, npt.NDArray[np.bool_]]:
+        """Read some rows into one matrix.
+
+        Args:
+            positions: `(n,) int64`, from `find`, none of them -1.
+            keys: `(n, 2) uint64`, the keys that the rows should have.
+
+        Returns:
+            `(n, dim) float32`, zeros where a row is damaged; and `(n,) bool`, True there.
+
+        Raises:
+            CacheError: Lance cannot read the table.
+        """
+        values = np.zeros((len(positions), self.dim or 0), np.float32)
+        damaged = np.zeros(len(positions), bool)
+        for part in self.read(positions, keys):
+            values[part.at] = np.where(part.damaged[:, None], 0, part.values)
+            damaged[part.at] = part.damaged
+        return values, damaged
+
+    def take(self, positions: Positions, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a few rows, in the order of the positions; rows are not checked."""
+        if self.reader is None or not len(positions):
+            schema = pa.schema([]) if self.reader is None else self.reader.schema
+            return pa.schema([schema.field(name) for name in columns]).empty_table()
+        return self.reader.take(positions, columns)
+
+    def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns and `_rowid` of all rows, in scan order; rows are not checked."""
+        if self.reader is not None:
+            yield from self.reader.scan(columns)
 
 
 class Space:
-    """Lookup, read, append and delete in one table, which need not exist yet.
+    """The handle of one table, which need not exist yet. Threads may share it.
 
     Reading goes through pylance, which reads at a memory map's speed; creating, appending and
     deleting through LanceDB, which commits safely beside other processes.
 
     Args:
-        path: Folder of the table, `<cache>/<name>.lance`.
+        location: Place of the table, `<cache>/<name>.lance`.
         metadata: What a new table says about itself; an existing one must say the same identity.
+            None for a table that exists, whatever it says.
         layout: Whether a new table holds vectors or scores.
         store_text: Whether new rows carry their texts.
     """
 
     def __init__(
         self,
-        path: Path,
-        metadata: SpaceMetadata,
+        location: Location,
+        metadata: SpaceMetadata | None = None,
         *,
         layout: Layout = VECTORS,
         store_text: bool = True,
     ) -> None:
-        self.path = path
-        self.metadata = metadata
-        self._layout = layout
+        self.location = location
+        self._metadata = metadata
+        self._new_layout = layout
         self._store_text = store_text
-        self._engine_version: str | None = None
-        self._dataset: lance.LanceDataset | None = None
-        self._reader: Reader | None = None
-        self._index = KeyParts()
-        self._fragments: list[tuple[int, int]] = []
+        self._lock = threading.RLock()
+        self._snapshot = SpaceSnapshot()
 
     @property
     def name(self) -> str:
         """The table's name."""
-        return self.path.name.removesuffix(".lance")
+        return self.location.name
 
     @property
-    def dim(self) -> int | None:
-        """Number of components of its vectors (1 for scores); None before the first row."""
-        return None if self._dataset is None else value_dim(self._dataset.schema)
+    def metadata(self) -> SpaceMetadata:
+        """What the table says about itself, or will.
+
+        Raises:
+            ConfigError: There is no table.
+            CacheError: It cannot be opened, or is no space of embcache.
+        """
+        if self._metadata is None:
+            self._metadata = self.open().metadata
+        return self._metadata
 
     @property
-    def version(self) -> int | None:
-        """The table's version that the last `refresh` saw; None before the first row."""
-        return None if self._dataset is None else int(self._dataset.version)
+    def identity(self) -> Identity:
+        """What all its rows have in common."""
+        return self.metadata.identity
 
     @property
-    def engine_version(self) -> str | None:
-        """Engine package and version of the first writer; None before the first row."""
-        return self._engine_version
+    def snapshot(self) -> SpaceSnapshot:
+        """What the last `refresh`, or `add`, saw."""
+        return self._snapshot
 
-    def __len__(self) -> int:
-        """Rows seen by the last `refresh`."""
-        return len(self._index)
+    @property
+    def layout(self) -> Layout:
+        """Whether it holds vectors or scores."""
+        if self._snapshot.reader is not None:
+            return self._snapshot.reader.layout
+        return self.open().layout if self.location.has_table() else self._new_layout
 
-    def refresh(self) -> None:
-        """See what was committed since the last call, by whatever process.
+    def __repr__(self) -> str:
+        return f"<Space {self.name} in {self.location.parent}>"
+
+    def open(self) -> Reader:
+        """The latest version, to be read from end to end: its keys are not indexed.
+
+        Raises:
+            ConfigError: There is no table.
+            CacheError: Lance cannot open it, or it is of another identity.
+        """
+        dataset = open_table(self.location)
+        with lance_errors("Opening", self.location, READ_FIX):
+            reader = Reader(dataset, self.location)
+        self._check_identity(reader.metadata)
+        return reader
+
+    def refresh(self) -> SpaceSnapshot:
+        """See what was committed by now, by whatever process.
+
+        Returns:
+            The same object as before where nothing was.
 
         Raises:
             CacheFormatError: The table is of a newer format, or no space of embcache.
             CacheError: It is of another identity, or cannot be read.
         """
-        if not table_exists(self.path):
-            self._dataset, self._reader, self._index, self._fragments = None, None, KeyParts(), []
-            self._engine_version = None
-            return
-        with lance_errors("Opening", self.path, READ_FIX):
-            if self._dataset is not None and self._dataset.latest_version == self._dataset.version:
-                return
-            dataset = lance.dataset(str(self.path))
-        self._engine_version = self._check_identity(dataset.schema).engine_version
-        with lance_errors("Reading the keys of", self.path, READ_FIX):
-            self._reindex(dataset)
-            self._reader = Reader(dataset)
-        self._dataset = dataset
+        with self._lock:
+            if not self._is_current():
+                self._snapshot = self._next_snapshot()
+            return self._snapshot
 
-    @property
-    def layout(self) -> Layout:
-        """Whether it holds vectors or scores."""
-        return self._layout if self._dataset is None else schema_layout(self._dataset.schema)
+    def add(self, rows: Rows) -> SpaceSnapshot:
+        """Commit the rows whose keys are not there yet, see `Store.add`."""
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of the table's columns; none before the first row."""
-        return [] if self._dataset is None else list(self._dataset.schema.names)
+        def make(schema: pa.Schema, new: Positions) -> pa.Table:
+            return rows.take(new).to_arrow(schema, store_text=self._store_text)
 
-    def keys(self) -> Keys:
-        """All keys in scan order, `(len(self), 2) uint64`: row i lies at position i."""
-        return self._index.keys()
+        return self._add(rows.keys, rows.values.shape[1], make)[0]
 
-    def rows_at(self, positions: Positions, columns: list[str]) -> list[dict[str, Any]]:
-        """Some columns of a few rows, in the order of the positions; rows are not checked.
-
-        Raises:
-            CacheError: Lance cannot read the table.
-        """
-        if self._dataset is None or not len(positions):
-            return []
-        with lance_errors("Reading rows of", self.path, READ_FIX):
-            rows: list[dict[str, Any]] = self._dataset.take(positions, columns=columns).to_pylist()
-            return rows
-
-    def scan(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns and `_rowid` of all rows, in scan order, by batches; rows are not checked.
-
-        Raises:
-            CacheError: Lance cannot read the table.
-        """
-        if self._dataset is None:
-            return
-        with lance_errors("Scanning", self.path, READ_FIX):
-            yield from self._dataset.scanner(
-                columns=columns, with_row_id=True, batch_size=_SCAN_ROWS, scan_in_order=True
-            ).to_batches()
-
-    def find(self, keys: Keys) -> Positions:
-        """Where each key's row lies, `(len(keys),) int64`, -1 for a miss; for `read`."""
-        return self._index.find(keys)
-
-    def read(
-        self,
-        positions: Positions,
-        keys: Keys,
-        out: npt.NDArray[np.float32],
-        rows: npt.NDArray[np.int64],
-        narrow: Narrow | None = None,
-    ) -> npt.NDArray[np.bool_]:
-        """Copy vectors into `out`, see `Reader.read`; positions are of the last `refresh`.
-
-        Raises:
-            CacheError: Lance cannot read the table (a truncated file, say).
-        """
-        if not len(positions):
-            return np.zeros(0, bool)
-        if self._reader is None:
-            raise CacheError(f"{self.path} has no rows to read; call refresh() first.")
-        with lance_errors("Reading vectors from", self.path, READ_FIX):
-            return self._reader.read(positions, keys, out, rows, narrow)
-
-    def append(self, rows: Rows) -> None:
-        """Commit rows in one transaction: after a kill all of them are there, or none.
-
-        Raises:
-            CacheError: The vectors have another dimension than the space, or LanceDB refused.
-        """
-        self._commit(
-            rows.values.shape[1],
-            lambda schema: rows.to_arrow(schema, store_text=self._store_text),
-        )
-
-    def append_arrow(self, rows: pa.Table, dim: int) -> None:
-        """Commit rows of another table as they are, with key, value and checksum.
+    def add_arrow(self, rows: pa.Table, dim: int) -> int:
+        """Commit rows of another table as they are, those whose keys are not there yet.
 
         Args:
-            rows: Columns that the space has not are left out; those that they have not are null.
+            rows: With key, value and checksum. Columns that the space has not are left out; those
+                that they have not are null.
             dim: Components of their vectors; 1 for scores.
 
+        Returns:
+            How many were committed.
+
         Raises:
-            CacheError: As `append`.
+            CacheError: As `add`.
         """
-        self._commit(dim, lambda schema: conform(rows, schema))
 
-    def _commit(self, dim: int, rows: Callable[[pa.Schema], pa.Table]) -> None:
-        with lance_errors("Writing to", self.path, WRITE_FIX):
-            table = self._open_or_create(dim)
-            schema = table.schema
-            self._check_identity(schema)
-            if value_dim(schema) != dim:
-                raise CacheError(
-                    f"{self.path} holds vectors of {value_dim(schema)} components, and those to be "
-                    f"added have {dim}. One identity cannot have two dimensions: the table is not "
-                    "what its metadata says. Move the folder away; its texts are encoded again."
-                )
-            table.add(rows(schema))
+        def make(schema: pa.Schema, new: Positions) -> pa.Table:
+            return conform(rows.take(pa.array(new)), schema)
 
-    def delete(self, keys: Keys) -> None:
+        return self._add(batch_keys(rows), dim, make)[1]
+
+    def drop(self, keys: Keys) -> None:
         """Delete every row of these keys, in as few transactions as it takes."""
-        with lance_errors("Deleting rows from", self.path, WRITE_FIX):
-            table = self._connect().open_table(self.name)
-            raw = key_bytes.to_bytes(keys)
-            literals = [f"X'{raw[at : at + 16].hex()}'" for at in range(0, len(raw), 16)]
-            for at in range(0, len(literals), _DELETE_KEYS):
-                table.delete(f"key IN ({', '.join(literals[at : at + _DELETE_KEYS])})")
+        raw = key_bytes.to_bytes(keys)
+        literals = [f"X'{raw[at : at + 16].hex()}'" for at in range(0, len(raw), 16)]
+        self._delete("key", literals, _DELETE_KEYS)
 
-    def _connect(self, folder: Path | None = None) -> lancedb.DBConnection:
-        import lancedb  # takes a second, and a warm run writes nothing
+    def delete_rows(self, row_ids: npt.NDArray[np.uint64]) -> None:
+        """Delete rows by stable row id, whatever another process's compaction does meanwhile.
 
-        # An interval of zero: always the latest version, whatever other processes do.
-        where = str(folder or self.path.parent)
-        return lancedb.connect(where, read_consistency_interval=timedelta(0))
+        Args:
+            row_ids: `(n,) uint64`, as `Verified.row_ids`.
+
+        Raises:
+            CacheError: Lance cannot write the table.
+        """
+        self._delete("_rowid", [str(row_id) for row_id in row_ids.tolist()], _DELETE_ROWS)
+
+    def optimize(self, older_than: timedelta) -> None:
+        """Have Lance rewrite small fragments into large ones and remove old versions' files.
+
+        Raises:
+            RuntimeError: Another process committed what conflicts with it, at the same time.
+        """
+        with warnings.catch_warnings():  # zero is what the caller asked for, and was told about
+            warnings.filterwarnings("ignore", r"optimize\(cleanup_older_than=0\)", UserWarning)
+            self.table().optimize(cleanup_older_than=older_than)
+
+    def table(self) -> lancedb.table.Table:
+        """LanceDB's own handle, always at the latest version."""
+        return _connect(self.location.parent).open_table(self.name)
+
+    def _is_current(self) -> bool:
+        reader = self._snapshot.reader
+        if reader is None:
+            return not self.location.has_table()
+        if not self.location.has_table():
+            return False
+        with lance_errors("Opening", self.location, READ_FIX):
+            return bool(reader.dataset.latest_version == reader.dataset.version)
+
+    def _next_snapshot(self) -> SpaceSnapshot:
+        if not self.location.has_table():
+            return SpaceSnapshot()
+        reader = self.open()
+        with lance_errors("Reading the keys of", self.location, READ_FIX):
+            return SpaceSnapshot(reader, _extended(self._snapshot, reader))
+
+    def _add(
+        self, keys: Keys, dim: int, make: Callable[[pa.Schema, Positions], pa.Table]
+    ) -> tuple[SpaceSnapshot, int]:
+        """Commit the rows that `make` makes of the numbers of those that are new."""
+        with self._lock:  # no other thread of this process between look-up and commit
+            snapshot = self.refresh()
+            first, _ = unique_keys(keys)
+            new = first[snapshot.find(keys[first]) < 0]
+            if not len(new):
+                return snapshot, 0
+            with lance_errors("Writing to", self.location, WRITE_FIX):
+                table = self._open_or_create(dim)
+                self._check_schema(table.schema, dim)
+                table.add(make(table.schema, new))
+            return self.refresh(), len(new)
 
     def _open_or_create(self, dim: int) -> lancedb.table.Table:
-        if not table_exists(self.path):
+        if not self.location.has_table():
             self._create(dim)
-        return self._connect().open_table(self.name)
+        return self.table()
 
     def _create(self, dim: int) -> None:
         """Make the table, unless another process does: what that one wrote stays.
@@ -244,46 +318,63 @@ class Space:
         once, the second creation may commit as an overwrite (Lance 13), and take the rows with it
         that the first has written by then.
         """
-        schema = space_schema(self._layout, dim, self.metadata, store_text=self._store_text)
+        schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
         options = {"new_table_enable_stable_row_ids": "true"}
-        parent = self.path.parent
-        with tempfile.TemporaryDirectory(prefix=".creating-", dir=parent) as folder:
-            made = self._connect(Path(folder))
+        with self.location.made_elsewhere() as hidden:
+            made = _connect(hidden.parent)
             made.create_table(self.name, schema=schema, storage_options=options)
-            with suppress(OSError):  # a table is there already, or what a killed creation left
-                (Path(folder) / self.path.name).rename(self.path)
-        if not table_exists(self.path):
-            self._connect().create_table(
+        if not self.location.has_table():
+            _connect(self.location.parent).create_table(
                 self.name, schema=schema, storage_options=options, exist_ok=True
             )
 
-    def _check_identity(self, schema: pa.Schema) -> SpaceMetadata:
-        metadata = read_metadata(schema, str(self.path))
-        found = metadata.identity
-        if found != self.metadata.identity:
+    def _delete(self, column: str, literals: list[str], at_once: int) -> None:
+        with lance_errors("Deleting rows from", self.location, WRITE_FIX):
+            table = self.table()
+            for at in range(0, len(literals), at_once):
+                table.delete(f"{column} IN ({', '.join(literals[at : at + at_once])})")
+
+    def _check_schema(self, schema: pa.Schema, dim: int) -> None:
+        self._check_identity(read_metadata(schema, str(self.location)))
+        if value_dim(schema) != dim:
             raise CacheError(
-                f"{self.path} holds another identity than its name says.\n"
-                f"  there:  {found.to_json()}\n  wanted: {self.metadata.identity.to_json()}\n"
+                f"{self.location} holds vectors of {value_dim(schema)} components, and those to be "
+                f"added have {dim}. One identity cannot have two dimensions: the table is not "
+                "what its metadata says. Move the folder away; its texts are encoded again."
+            )
+
+    def _check_identity(self, found: SpaceMetadata) -> None:
+        if self._metadata is not None and found.identity != self._metadata.identity:
+            raise CacheError(
+                f"{self.location} holds another identity than its name says.\n"
+                f"  there:  {found.identity.to_json()}\n"
+                f"  wanted: {self._metadata.identity.to_json()}\n"
                 "Was it renamed or copied by hand? Move the folder away."
             )
-        return metadata
-
-    def _reindex(self, dataset: lance.LanceDataset) -> None:
-        """Index new fragments only, where the old ones are all still there, unchanged."""
-        fragments = dataset.get_fragments()
-        shape = [(f.fragment_id, f.metadata.num_rows) for f in fragments]
-        known = len(self._fragments)
-        if self._fragments and shape[:known] == self._fragments:
-            index, fresh = self._index, fragments[known:]
-        else:
-            index, fresh = KeyParts(), fragments
-        self._index = index.extended(_index_keys(dataset, fresh, len(index)))
-        self._fragments = shape
 
 
-def table_exists(path: Path) -> bool:
-    """Whether a table was ever committed there; a kill during creation leaves less."""
-    return any((path / "_versions").glob("*.manifest"))
+def _connect(location: Location) -> lancedb.DBConnection:
+    import lancedb  # takes a second, and a warm run writes nothing
+
+    # An interval of zero: always the latest version, whatever other processes do.
+    options = dict(location.storage_options) or None
+    return lancedb.connect(
+        str(location), read_consistency_interval=timedelta(0), storage_options=options
+    )
+
+
+def _extended(before: SpaceSnapshot, reader: Reader) -> KeyParts:
+    """The index of a newer version: of new fragments only, where the old ones are all unchanged."""
+    known = [] if before.reader is None else _shape(before.reader)
+    if known and _shape(reader)[: len(known)] == known:
+        index, fresh = before.index, reader.fragments[len(known) :]
+    else:
+        index, fresh = KeyParts(), reader.fragments
+    return index.extended(_index_keys(reader.dataset, fresh, len(index)))
+
+
+def _shape(reader: Reader) -> list[tuple[int, int]]:
+    return [(f.fragment_id, f.metadata.num_rows) for f in reader.fragments]
 
 
 def _index_keys(

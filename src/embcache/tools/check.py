@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from embcache.errors import CacheError
-from embcache.store.location import WRITE_FIX, lance_errors
+from embcache.store import Location, Reader, Space
 from embcache.store.schema import (
     SpaceMetadata,
-    read_metadata,
     schema_layout,
     space_schema,
     value_dim,
 )
-from embcache.tools.survey import RowIds, open_dataset, survey
-
-_DELETE_ROWS = 10_000  # row ids in one delete statement
+from embcache.tools.survey import survey
 
 
 @dataclass(frozen=True)
@@ -30,7 +24,7 @@ class CheckReport:
     """What `check_space` found, and what it did about it.
 
     Attributes:
-        path: Folder of the space.
+        location: Folder of the space.
         rows: Rows of the table.
         damaged: Rows that fail their checksum, or hold NaN or infinity.
         misfits: Intact rows whose key is not that of their identity, prompt and text.
@@ -42,7 +36,7 @@ class CheckReport:
         deleted: Rows that were deleted; 0 without `fix`.
     """
 
-    path: Path
+    location: Location
     rows: int = 0
     damaged: int = 0
     misfits: int = 0
@@ -59,7 +53,7 @@ class CheckReport:
         return not self.problems and not self.unreadable and (not bad or self.deleted >= bad)
 
     def __str__(self) -> str:
-        lines = [f"{self.path.name}: {self.rows:,} rows, {'ok' if self.ok else 'NOT ok'}"]
+        lines = [f"{self.location.name}: {self.rows:,} rows, {'ok' if self.ok else 'NOT ok'}"]
         counts = {
             "damaged (checksum, NaN or infinity)": self.damaged,
             "whose key does not fit their text": self.misfits,
@@ -79,11 +73,11 @@ class CheckReport:
         return "\n".join(lines)
 
 
-def check_space(path: str | os.PathLike[str], *, fix: bool = False) -> CheckReport:
+def check_space(space: Space, *, fix: bool = False) -> CheckReport:
     """Read a whole space and check it.
 
     Args:
-        path: Its folder, `<cache>/<name>.lance`.
+        space: The space; one whose table cannot be opened is reported, not raised.
         fix: Whether to delete damaged rows, misfits and duplicates. Files that cannot be read
             stay as they are; so does everything where the table as such has a problem: with
             another identity in its metadata, say, no key fits, and all of it would go.
@@ -95,19 +89,17 @@ def check_space(path: str | os.PathLike[str], *, fix: bool = False) -> CheckRepo
         ConfigError: There is no table.
         CacheError: Deleting failed.
     """
-    folder = Path(path)
     try:
-        dataset = open_dataset(folder)
-        metadata = read_metadata(dataset.schema, str(folder))
+        reader = space.open()
     except CacheError as error:
-        return CheckReport(folder, problems=(str(error),))
-    problems = tuple(_table_problems(folder, dataset.schema, metadata))
-    if any(_column_problems(dataset.schema, metadata)):  # then rows cannot be read, either
-        return CheckReport(folder, dataset.count_rows(), problems=problems)
-    found = survey(dataset, metadata.identity)
+        return CheckReport(space.location, problems=(str(error),))
+    problems = tuple(_table_problems(reader))
+    if any(_column_problems(reader.schema, reader.metadata)):  # then rows cannot be read, either
+        return CheckReport(space.location, len(reader), problems=problems)
+    found = survey(reader)
     later = found.row_ids[~found.first]
     report = CheckReport(
-        folder,
+        space.location,
         rows=found.rows,
         damaged=len(found.damaged),
         misfits=len(found.misfits),
@@ -119,17 +111,18 @@ def check_space(path: str | os.PathLike[str], *, fix: bool = False) -> CheckRepo
     wrong = np.concatenate((found.damaged, found.misfits, later))
     if not fix or problems or not len(wrong):
         return report
-    return replace(report, deleted=_delete_rows(folder, np.sort(wrong)))
+    space.delete_rows(np.sort(wrong))
+    return replace(report, deleted=len(wrong))
 
 
-def _table_problems(folder: Path, schema: pa.Schema, metadata: SpaceMetadata) -> Iterator[str]:
-    fingerprint = metadata.identity.fingerprint()
-    if not folder.name.endswith(f"--{fingerprint}.lance"):
+def _table_problems(reader: Reader) -> Iterator[str]:
+    fingerprint = reader.metadata.identity.fingerprint()
+    if not reader.location.name.endswith(f"--{fingerprint}"):
         yield (
             f"its folder's name does not end in --{fingerprint}.lance, the fingerprint of the "
             "identity in its metadata, so embcache does not find it: rename it"
         )
-    yield from _column_problems(schema, metadata)
+    yield from _column_problems(reader.schema, reader.metadata)
 
 
 def _column_problems(schema: pa.Schema, metadata: SpaceMetadata) -> Iterator[str]:
@@ -146,16 +139,3 @@ def _column_problems(schema: pa.Schema, metadata: SpaceMetadata) -> Iterator[str
     for name in schema.names:
         if name in expected.names and schema.field(name).type != expected.field(name).type:
             yield f"column {name} is {schema.field(name).type}, not {expected.field(name).type}"
-
-
-def _delete_rows(folder: Path, row_ids: RowIds) -> int:
-    """By stable row id, so that another process's compaction in between changes nothing."""
-    import lancedb
-
-    with lance_errors("Deleting rows from", folder, WRITE_FIX):
-        connection = lancedb.connect(str(folder.parent), read_consistency_interval=timedelta(0))
-        table = connection.open_table(folder.name.removesuffix(".lance"))
-        for start in range(0, len(row_ids), _DELETE_ROWS):
-            some = ", ".join(map(str, row_ids[start : start + _DELETE_ROWS].tolist()))
-            table.delete(f"_rowid IN ({some})")
-    return len(row_ids)

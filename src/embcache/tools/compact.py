@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
-import warnings
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
+from embcache.store import Location, Space
 from embcache.store.location import WRITE_FIX, lance_errors
-from embcache.tools.survey import open_dataset
 
 _ATTEMPTS = 5
 _CONFLICT = "commit conflict"  # in Lance's message, where another process committed meanwhile
@@ -21,14 +18,14 @@ class CompactReport:
     """What `compact_space` did.
 
     Attributes:
-        path: Folder of the space.
+        location: Folder of the space.
         fragments_before: Fragments (data files, mostly) of the latest version, before.
         fragments_after: The same, after.
         bytes_before: Bytes of all files in the folder, old versions included, before.
         bytes_after: The same, after.
     """
 
-    path: Path
+    location: Location
     fragments_before: int
     fragments_after: int
     bytes_before: int
@@ -36,24 +33,22 @@ class CompactReport:
 
     def __str__(self) -> str:
         text = (
-            f"{self.path.name}: {self.fragments_before:,} -> {self.fragments_after:,} fragments, "
-            f"{self.bytes_before / 1e6:,.1f} -> {self.bytes_after / 1e6:,.1f} MB"
+            f"{self.location.name}: {self.fragments_before:,} -> {self.fragments_after:,} "
+            f"fragments, {self.bytes_before / 1e6:,.1f} -> {self.bytes_after / 1e6:,.1f} MB"
         )
         if self.bytes_after > self.bytes_before:
             text += " (the old files stay for who reads them; compact again after an hour)"
         return text
 
 
-def compact_space(
-    path: str | os.PathLike[str], *, older_than: timedelta = timedelta(hours=1)
-) -> CompactReport:
+def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -> CompactReport:
     """Rewrite small fragments into large ones, and remove files that nothing needs any more.
 
     Other processes may read and write meanwhile. Rows keep their stable row ids: of equal keys, the
     row that was committed first still counts.
 
     Args:
-        path: Folder of the space, `<cache>/<name>.lance`.
+        space: The space.
         older_than: Versions older than this are removed, with the files that only they use. Until
             then readers that opened them go on, and the bytes are not freed: right after a
             compaction the folder is larger than before. Zero frees them at once, where no other
@@ -67,12 +62,11 @@ def compact_space(
         ConfigError: There is no table.
         CacheError: Lance cannot read or write it.
     """
-    folder = Path(path)
-    fragments, size = _fragments(folder), _size(folder)
-    with lance_errors("Compacting", folder, WRITE_FIX):
+    fragments, size = len(space.open().fragments), space.location.size()
+    with lance_errors("Compacting", space.location, WRITE_FIX):
         for attempt in range(_ATTEMPTS):
             try:
-                _optimize(folder, older_than)
+                space.optimize(older_than)
                 break
             except RuntimeError as error:
                 # Another process deleted rows, or compacted, at the same time. Appends never
@@ -80,30 +74,5 @@ def compact_space(
                 if _CONFLICT not in str(error) or attempt == _ATTEMPTS - 1:
                     raise
                 time.sleep(0.1 * 2**attempt)
-    return CompactReport(folder, fragments, _fragments(folder), size, _size(folder))
-
-
-def _optimize(folder: Path, older_than: timedelta) -> None:
-    import lancedb
-
-    connection = lancedb.connect(str(folder.parent), read_consistency_interval=timedelta(0))
-    table = connection.open_table(folder.name.removesuffix(".lance"))
-    with warnings.catch_warnings():  # zero is what the caller asked for, and was told about
-        warnings.filterwarnings("ignore", r"optimize\(cleanup_older_than=0\)", UserWarning)
-        table.optimize(cleanup_older_than=older_than)
-
-
-def _fragments(folder: Path) -> int:
-    return len(open_dataset(folder).get_fragments())
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the files there, those that another process removes meanwhile left out."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(root, name)).st_size
-            except FileNotFoundError:
-                continue
-    return total
+    after = len(space.open().fragments)
+    return CompactReport(space.location, fragments, after, size, space.location.size())

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +11,7 @@ import pyarrow as pa
 
 from embcache.errors import CacheError, ConfigError
 from embcache.identity.keys import Keys, pair_keys
-from embcache.store import VECTORS, Database, Space, SpaceInfo
+from embcache.store import VECTORS, Space, SpaceSnapshot
 from embcache.store.index import KeyIndex, run_starts
 from embcache.tools.search import cosines
 
@@ -27,7 +24,7 @@ _UNKNOWN_PROMPT = "\0unknown"  # a prompt that embcache could not know; not the 
 
 
 @dataclass(frozen=True)
-class Moved:
+class TextCosine:
     """One text in two spaces.
 
     Attributes:
@@ -66,7 +63,7 @@ class SpaceComparison:
     cosine_mean: float
     cosine_min: float
     cosine_p1: float
-    moved: list[Moved]
+    moved: list[TextCosine]
     damaged: int = 0
 
     def __str__(self) -> str:
@@ -87,40 +84,44 @@ class SpaceComparison:
         return "\n".join(lines)
 
 
-def compare_spaces(
-    a: str | os.PathLike[str], b: str | os.PathLike[str], *, most_moved: int = 10
-) -> SpaceComparison:
+def compare_spaces(a: Space, b: Space, *, most_moved: int = 10) -> SpaceComparison:
     """Compare the vectors of the texts that two spaces share.
 
     float16 against float32, one vLLM version against the next, one checkpoint against another:
     texts are matched by prompt and text, whatever the identities say.
 
     Args:
-        a: Folder of a space, `<cache>/<name>.lance`, or a cache that holds only one.
-        b: The same.
+        a: A space of vectors, with texts.
+        b: Another one.
         most_moved: How many of the most moved texts to name.
 
     Returns:
         Counts, cosines and the most moved texts. Memory: about 100 bytes a row.
 
     Raises:
-        ConfigError: There is no space, there are several, it holds scores, or the vectors have
-            different numbers of components.
+        ConfigError: A space holds scores, or the vectors have different numbers of components.
         CacheError: A space has no texts (`store_text=False`), or cannot be read.
     """
     first, second = _open(a), _open(b)
     if None not in (first.dim, second.dim) and first.dim != second.dim:
         raise ConfigError(
-            f"{first.name} has vectors of {first.dim} components and {second.name} of "
-            f"{second.dim}: there is no angle between them. Compare spaces of the same dimension."
+            f"{a.name} has vectors of {first.dim} components and {b.name} of {second.dim}: there "
+            "is no angle between them. Compare spaces of the same dimension."
         )
     mine, theirs = _index_texts(first), _index_texts(second)
     angles, positions, damaged = _cosines(first, second, mine, theirs)
+    if damaged:
+        logger.warning(
+            "%d shared texts are left out: their rows in %s or %s fail their checksum.",
+            damaged,
+            a.location,
+            b.location,
+        )
     order = np.argsort(angles, kind="stable")[:most_moved]
     empty = float("nan")
     return SpaceComparison(
-        a=first.name,
-        b=second.name,
+        a=a.name,
+        b=b.name,
         shared=len(angles),
         only_a=len(mine) - len(angles) - damaged,
         only_b=len(theirs) - len(angles) - damaged,
@@ -132,33 +133,17 @@ def compare_spaces(
     )
 
 
-def _open(path: str | os.PathLike[str]) -> Space:
-    """The space in a folder, with its rows indexed."""
-    folder = Path(path).expanduser()
-    inside = [*_spaces(folder)] if folder.is_dir() else []
-    found = [*_spaces(folder.parent, folder.name)] if folder.suffix == ".lance" else inside
-    if len(found) != 1:
-        others = inside or ([*_spaces(folder.parent)] if folder.parent.is_dir() else [])
-        names = "".join(f"\n  {info.path}" for info in others)
-        there = f"there are:{names}" if names else f"there is none in {folder.parent.absolute()}."
-        raise ConfigError(
-            f"{os.fspath(path)!r} is {'no space' if not found else 'a cache with several spaces'}. "
-            f"Give the folder of a space; {there}"
-        )
-    space = Space(found[0].path, found[0].metadata)
-    space.refresh()
+def _open(space: Space) -> SpaceSnapshot:
+    """The space's rows, indexed."""
+    snapshot = space.refresh()
     if space.layout is not VECTORS:
-        raise ConfigError(f"{space.path} holds scores, not vectors: they have no angle.")
-    if not set(VECTORS.texts) <= set(space.columns):
+        raise ConfigError(f"{space.location} holds scores, not vectors: they have no angle.")
+    if not set(VECTORS.texts) <= set(snapshot.columns):
         raise CacheError(
-            f"{space.path} was begun with store_text=False: without texts, its rows cannot be "
+            f"{space.location} was begun with store_text=False: without texts, its rows cannot be "
             "matched with another space's."
         )
-    return space
-
-
-def _spaces(folder: Path, name: str | None = None) -> Iterator[SpaceInfo]:
-    return Database(folder, writable=False).spaces(name)
+    return snapshot
 
 
 def _text_keys(batch: pa.RecordBatch) -> tuple[Keys, npt.NDArray[np.int64]]:
@@ -171,7 +156,7 @@ def _text_keys(batch: pa.RecordBatch) -> tuple[Keys, npt.NDArray[np.int64]]:
     return keys, np.array(rows, np.int64)
 
 
-def _index_texts(space: Space) -> KeyIndex:
+def _index_texts(space: SpaceSnapshot) -> KeyIndex:
     """Where each text of a space lies; of a text that is there twice, the first."""
     keys, positions, start = [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)], 0
     row_ids = [np.empty(0, np.uint64)]
@@ -188,7 +173,7 @@ def _index_texts(space: Space) -> KeyIndex:
 
 
 def _cosines(
-    first: Space, second: Space, index_first: KeyIndex, index_second: KeyIndex
+    first: SpaceSnapshot, second: SpaceSnapshot, index_first: KeyIndex, index_second: KeyIndex
 ) -> tuple[Doubles, npt.NDArray[np.int64], int]:
     """Cosines of shared texts, their positions in `first`, and the number of damaged rows."""
     spots = index_second.find(index_first.keys)
@@ -200,33 +185,18 @@ def _cosines(
     intact = np.ones(len(shared), bool)
     for start in range(0, len(shared), _BATCH_ROWS):
         part = slice(start, start + _BATCH_ROWS)
-        left, bad_left = _read(first, mine[part], keys_first)
-        right, bad_right = _read(second, theirs[part], keys_second)
+        left, bad_left = first.read_all(mine[part], keys_first[mine[part]])
+        right, bad_right = second.read_all(theirs[part], keys_second[theirs[part]])
         intact[part] = ~(bad_left | bad_right)
         found[part] = cosines(left, right)
-    damaged = int((~intact).sum())
-    if damaged:
-        logger.warning(
-            "%d shared texts are left out: their rows in %s or %s fail their checksum.",
-            damaged,
-            first.path,
-            second.path,
-        )
-    return found[intact], mine[intact], damaged
+    return found[intact], mine[intact], int((~intact).sum())
 
 
-def _read(
-    space: Space, positions: npt.NDArray[np.int64], keys: Keys
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    out = np.zeros((len(positions), space.dim or 0), np.float32)
-    damaged = space.read(positions, keys[positions], out, np.arange(len(positions)))
-    out[damaged] = 0
-    return out, damaged
-
-
-def _texts_at(space: Space, positions: npt.NDArray[np.int64], angles: Doubles) -> list[Moved]:
-    rows = space.rows_at(positions, list(VECTORS.texts))
+def _texts_at(
+    snapshot: SpaceSnapshot, positions: npt.NDArray[np.int64], angles: Doubles
+) -> list[TextCosine]:
+    rows = snapshot.take(positions, VECTORS.texts).to_pylist()
     return [
-        Moved(row["text"], row["prompt"], float(angle))
+        TextCosine(row["text"], row["prompt"], float(angle))
         for row, angle in zip(rows, angles, strict=True)
     ]

@@ -1,23 +1,17 @@
-"""What a space holds, counted; and its removal."""
+"""What a space holds, counted."""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embcache.errors import CacheError
-from embcache.store.database import SpaceInfo
-from embcache.store.location import READ_FIX, lance_errors
-from embcache.store.schema import FORMAT_VERSION, VECTORS, schema_layout, value_dim
+from embcache.store import Layout, Location, Space
+from embcache.store.schema import SpaceMetadata, format_version
 
 _SCAN_ROWS = 65_536
 _MOST_DISTINCT = 1000  # values counted a column; a prompt for each text must not fill the memory
@@ -46,8 +40,8 @@ class SpaceDescription:
     """What `describe` found.
 
     Attributes:
-        path: The space's folder.
-        info: What the space says about itself.
+        location: The space's folder.
+        metadata: What the space says about itself.
         format_version: Of its table.
         value: `vector` or `score`.
         dim: Components of a vector; 1 for scores.
@@ -64,8 +58,8 @@ class SpaceDescription:
         last_written: created_at of the newest row.
     """
 
-    path: Path
-    info: SpaceInfo
+    location: Location
+    metadata: SpaceMetadata
     format_version: int
     value: str
     dim: int
@@ -81,39 +75,37 @@ class SpaceDescription:
     last_written: datetime | None
 
 
-def describe(info: SpaceInfo) -> SpaceDescription:
+def describe(space: Space) -> SpaceDescription:
     """Count what a space holds, in one scan of its small columns.
 
     Raises:
-        CacheError: Lance cannot read the table.
+        ConfigError: There is no table.
+        CacheError: Lance cannot read it.
     """
-    with lance_errors("Reading", info.path, READ_FIX):
-        dataset = lance.dataset(str(info.path))
-        schema = dataset.schema
-        counted = [name for name in _countable(schema) if name in schema.names]
-        counters: dict[str, Counter[str | None]] = {name: Counter() for name in counted}
-        uncounted = dict.fromkeys(counted, 0)
-        tokens: Counter[int | None] = Counter()
-        moments: list[datetime] = []
-        for batch in _scan(dataset, [*counted, "n_tokens", "created_at"]):
-            for name in counted:
-                uncounted[name] += _count(counters[name], batch.column(name))
-            _count(tokens, batch.column("n_tokens"), limit=None)
-            bounds = pc.min_max(batch.column("created_at")).as_py()
-            moments = [m for m in (*moments, *bounds.values()) if m is not None]
-            moments = [min(moments), max(moments)] if moments else []
-        fragments = len(dataset.get_fragments())
-        rows = dataset.count_rows()
+    reader = space.open()
+    schema = reader.schema
+    counted = [name for name in _countable(reader.layout) if name in schema.names]
+    counters: dict[str, Counter[str | None]] = {name: Counter() for name in counted}
+    uncounted = dict.fromkeys(counted, 0)
+    tokens: Counter[int | None] = Counter()
+    moments: list[datetime] = []
+    for batch in reader.scan([*counted, "n_tokens", "created_at"], _SCAN_ROWS):
+        for name in counted:
+            uncounted[name] += _count(counters[name], batch.column(name))
+        _count(tokens, batch.column("n_tokens"), limit=None)
+        bounds = pc.min_max(batch.column("created_at")).as_py()
+        moments = [m for m in (*moments, *bounds.values()) if m is not None]
+        moments = [min(moments), max(moments)] if moments else []
     return SpaceDescription(
-        path=info.path,
-        info=info,
-        format_version=int((schema.metadata or {}).get(b"embcache:format_version", FORMAT_VERSION)),
-        value=schema_layout(schema).value,
-        dim=value_dim(schema),
+        location=space.location,
+        metadata=reader.metadata,
+        format_version=format_version(schema),
+        value=reader.layout.value,
+        dim=reader.dim,
         columns={field.name: str(field.type) for field in schema},
-        rows=rows,
-        fragments=fragments,
-        size_bytes=_size(info.path),
+        rows=len(reader),
+        fragments=len(reader.fragments),
+        size_bytes=space.location.size(),
         tokens=_histogram(tokens),
         tokens_unknown=tokens[None],
         counts={
@@ -125,29 +117,9 @@ def describe(info: SpaceInfo) -> SpaceDescription:
     )
 
 
-def remove_space(path: Path) -> None:
-    """Delete a space's folder. A kill on the way leaves the whole space, or none.
-
-    Raises:
-        CacheError: It is a link, or the file system refuses.
-    """
-    if path.is_symlink() or path.suffix != ".lance":
-        raise CacheError(f"{path} is a link or no table's folder; remove it by hand.")
-    try:
-        # Out of the cache's sight in one step; a table without half its files would be damaged.
-        with tempfile.TemporaryDirectory(prefix=".removed-", dir=path.parent) as grave:
-            path.rename(Path(grave) / path.name)
-    except OSError as error:
-        raise CacheError(f"Removing {path} failed: {error.strerror or error}.") from error
-
-
-def _countable(schema: pa.Schema) -> tuple[str, ...]:
-    prompts = ("prompt",) if schema_layout(schema) is VECTORS else ()
-    return (*prompts, "query_prefix", "document_prefix", "prompt_type", "task")
-
-
-def _scan(dataset: lance.LanceDataset, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    yield from dataset.scanner(columns=columns, batch_size=_SCAN_ROWS).to_batches()
+def _countable(layout: Layout) -> tuple[str, ...]:
+    """String columns that usually hold few values: prompts and notes, not texts."""
+    return layout.prompts + layout.notes
 
 
 def _count(counter: Counter[Any], column: pa.Array, limit: int | None = _MOST_DISTINCT) -> int:
@@ -172,7 +144,3 @@ def _histogram(tokens: Counter[int | None]) -> list[TokenBin]:
             bins.append(TokenBin(first, last, inside))
         first, last = last + 1, 2 * last + 1
     return bins
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embcache.errors import ConfigError
+from embcache.store import Layout, RowFilter, Space
 from embcache.store.files import check_new, new_files
-from embcache.store.rows import check_filters, filter_rows
-from embcache.store.schema import read_metadata, schema_layout, value_dim
-from embcache.tools.merge import read_rows
-from embcache.tools.survey import batch_values, open_dataset, survey
+from embcache.store.schema import schema_layout, value_dim
+from embcache.store.verify import batch_values
+from embcache.tools.survey import read_rows, survey
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class ExportReport:
 
 
 def export_space(
-    path: str | os.PathLike[str],
+    space: Space,
     target: str | os.PathLike[str],
     *,
     prompt: str | None = None,
@@ -60,7 +60,7 @@ def export_space(
     """Write a space's rows, each checked, to one file; a key that is there twice, once.
 
     Args:
-        path: Folder of the space, `<cache>/<name>.lance`.
+        space: The space.
         target: A file name that ends in `.parquet` or `.arrow` (Arrow's IPC file format), for all
             columns and the schema metadata; or in `.npy` for the vectors alone, `(n, dim)`, or
             scores, `(n,)`, with `<name>.texts.jsonl` beside it: a line a row, in the same order.
@@ -78,27 +78,27 @@ def export_space(
             column; a value is too large for float16; there is no space.
         CacheError: The space cannot be read, or the file not be written.
     """
-    folder, file = Path(path), Path(target).expanduser()
-    dataset = open_dataset(folder)
-    metadata = read_metadata(dataset.schema, str(folder))
+    reader, file = space.open(), Path(target).expanduser()
     names = [file] if file.suffix != ".npy" else [file, file.with_suffix(".texts.jsonl")]
-    _check_arguments(names, dataset.schema, prompt, contains, dtype, overwrite)
-    found = survey(dataset, metadata.identity)
+    _check_arguments(names, dtype, overwrite)
+    chosen = RowFilter(prompt, contains)
+    chosen.columns(reader.schema)
+    found = survey(reader)
     wanted = found.row_ids[found.first]
-    columns = [name for name in dataset.schema.names if name not in ("key", "checksum")]
+    columns = [name for name in reader.columns if name not in ("key", "checksum")]
     rows = copied = 0
     with new_files(names) as temporary:
-        writer = _KINDS[file.suffix](temporary, _schema(dataset.schema, dtype))
-        for batch in read_rows(dataset, wanted, columns):
+        writer = _KINDS[file.suffix](temporary, _schema(reader.schema, dtype))
+        for batch in read_rows(reader, wanted, columns):
             copied += batch.num_rows
-            batch = filter_rows(batch, prompt, contains)
+            batch = chosen.apply(batch)
             rows += batch.num_rows
             if batch.num_rows:
                 writer.write(_conform(batch, writer.schema, dtype))
         writer.close()
     left_out = found.rows - len(found.keys) + len(wanted) - copied
     if left_out:
-        logger.warning("%d rows of %s are damaged or cannot be read.", left_out, folder)
+        logger.warning("%d rows of %s are damaged or cannot be read.", left_out, space.location)
     return ExportReport(tuple(names), rows, left_out, sum(name.stat().st_size for name in names))
 
 
@@ -142,19 +142,18 @@ class _Ipc(_Writer):
 
 
 class _Numpy(_Writer):
-    """The header's size is fixed, so that the row count can be filled in at the end."""
-
-    _HEADER = 128
+    """The header is written twice: its row count is known at the end, and its size stays."""
 
     def __init__(self, files: list[Path], schema: pa.Schema) -> None:
         super().__init__(files, schema)
         self._layout = schema_layout(schema)
         kind = schema.field(self._layout.value).type
-        self._half = "halffloat" in str(kind)
+        self._dtype = np.dtype("<f2" if "halffloat" in str(kind) else "<f4")
         self._dim = value_dim(schema)
         self._rows = 0
         self._vectors = files[0].open("wb")
-        self._vectors.write(b" " * self._HEADER)
+        self._write_header(rows=2**62)  # no number that will come is longer
+        self._size = self._vectors.tell()
         self._texts: TextIO = files[1].open("w", encoding="utf-8")
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -169,36 +168,30 @@ class _Numpy(_Writer):
         self._rows += batch.num_rows
 
     def close(self) -> None:
-        shape = (self._rows,) if self._layout.value == "score" else (self._rows, self._dim)
-        descr = "<f2" if self._half else "<f4"
-        text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
-        length = self._HEADER - 10
-        head = b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little")
         self._vectors.seek(0)
-        self._vectors.write(head + text.ljust(length - 1).encode() + b"\n")
+        self._write_header(self._rows)
+        if self._vectors.tell() != self._size:
+            raise RuntimeError("NumPy's header has another size than the one it replaces")
         self._vectors.close()
         self._texts.close()
+
+    def _write_header(self, rows: int) -> None:
+        shape = (rows,) if self._layout.value == "score" else (rows, self._dim)
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._vectors, header)  # type: ignore[no-untyped-call]
 
 
 _KINDS: dict[str, type[_Writer]] = {".parquet": _Parquet, ".arrow": _Ipc, ".npy": _Numpy}
 _TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
 
-def _check_arguments(
-    files: list[Path],
-    schema: pa.Schema,
-    prompt: str | None,
-    contains: str | None,
-    dtype: str,
-    overwrite: bool,
-) -> None:
+def _check_arguments(files: list[Path], dtype: str, overwrite: bool) -> None:
     if files[0].suffix not in _KINDS:
         raise ConfigError(
             f"{files[0]} ends in none of {', '.join(_KINDS)}: give one of these, it is the format."
         )
     if dtype not in _TYPES:
         raise ConfigError(f"dtype={dtype!r} is unknown. Use one of {', '.join(_TYPES)}.")
-    check_filters(schema, prompt, contains)
     check_new(files, overwrite)
 
 
@@ -213,20 +206,20 @@ def _schema(schema: pa.Schema, dtype: str) -> pa.Schema:
 
 def _conform(batch: pa.RecordBatch, schema: pa.Schema, dtype: str) -> pa.RecordBatch:
     """The rows in the file's columns; null where a column could not be read."""
-    value = schema_layout(schema).value
+    layout = schema_layout(schema)
     columns = []
     for field in schema:
         if field.name not in batch.schema.names:
             columns.append(pa.nulls(batch.num_rows, field.type))
-        elif field.name == value and dtype == "float16":
-            columns.append(_halves(batch, value, field.type))
+        elif field.name == layout.value and dtype == "float16":
+            columns.append(_halves(batch, layout, field.type))
         else:
             columns.append(batch.column(field.name))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _halves(batch: pa.RecordBatch, value: str, kind: pa.DataType) -> pa.Array:
-    values = batch_values(batch, value)
+def _halves(batch: pa.RecordBatch, layout: Layout, kind: pa.DataType) -> pa.Array:
+    values = batch_values(batch, layout)
     with np.errstate(over="ignore"):
         halves = values.astype(np.float16)
     if not np.isfinite(halves).all():
@@ -235,4 +228,6 @@ def _halves(batch: pa.RecordBatch, value: str, kind: pa.DataType) -> pa.Array:
             "most). Export float32."
         )
     flat = pa.array(halves.reshape(-1))
-    return flat if value == "score" else pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
+    return (
+        flat if layout.value == "score" else pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
+    )

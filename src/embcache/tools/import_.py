@@ -20,10 +20,8 @@ import pyarrow.parquet as pq
 from embcache.errors import CacheError, CacheFormatError, ConfigError
 from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
-from embcache.store.database import Database, SpaceInfo
-from embcache.store.rows import Rows, batch_keys
+from embcache.store import VECTORS, Database, Location, Rows
 from embcache.store.schema import (
-    VECTORS,
     SpaceMetadata,
     embcache_version,
     is_space,
@@ -32,9 +30,8 @@ from embcache.store.schema import (
     space_schema,
     value_dim,
 )
-from embcache.store.verify import key_fits
+from embcache.store.verify import key_fits, verify
 from embcache.tools.merge import Appender, target_space
-from embcache.tools.survey import batch_values, damaged_rows
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +43,7 @@ class ImportReport:
     """What was imported.
 
     Attributes:
-        path: Folder of the space.
+        location: Folder of the space.
         rows: Rows (for NumpyCache: different texts) that were read.
         added: Rows that the space had not, and has now.
         present: Rows that it had before.
@@ -55,7 +52,7 @@ class ImportReport:
         unknown: Texts that the NumpyCache does not hold.
     """
 
-    path: Path
+    location: Location
     rows: int
     added: int
     present: int
@@ -68,10 +65,12 @@ class ImportReport:
             parts.append(f"{self.refused:,} refused (checksum, key or not finite)")
         if self.unknown:
             parts.append(f"{self.unknown:,} texts not in the folder")
-        return f"{self.path.name}: {', '.join(parts)}"
+        return f"{self.location.name}: {', '.join(parts)}"
 
 
-def import_file(source: str | os.PathLike[str], cache: str | os.PathLike[str]) -> ImportReport:
+def import_file(
+    source: str | os.PathLike[str], cache: str | os.PathLike[str] | Location
+) -> ImportReport:
     """Import a `.parquet` or `.arrow` file that `export_space` wrote.
 
     Each row's checksum, and its key where the text is there, are verified; rows that fail are left
@@ -99,24 +98,24 @@ def import_file(source: str | os.PathLike[str], cache: str | os.PathLike[str]) -
         metadata = read_metadata(schema, str(file))
         layout = schema_layout(schema)
         _check_schema(file, schema, metadata)
-        space = target_space(Database(cache, writable=True), SpaceInfo(file, metadata), schema)
+        space = target_space(Database(cache, writable=True), schema, file)
         appender = Appender(space, value_dim(schema))
         rows = refused = 0
         for batch in batches:
-            keys = batch_keys(batch)
-            values = batch_values(batch, layout.value)
-            bad = damaged_rows(keys, values, batch.column("checksum").to_numpy())
-            bad |= key_fits(batch, keys, layout, metadata.identity) == 0
-            rows, refused = rows + len(keys), refused + int(bad.sum())
+            part = verify(batch, layout)
+            bad = part.damaged | (key_fits(batch, part.keys, layout, metadata.identity) == 0)
+            rows, refused = rows + len(bad), refused + int(bad.sum())
             appender.add(batch.filter(pa.array(~bad)) if bad.any() else batch)
         appender.flush()
     _warn(refused, file)
-    return ImportReport(space.path, rows, appender.added, rows - refused - appender.added, refused)
+    return ImportReport(
+        space.location, rows, appender.added, rows - refused - appender.added, refused
+    )
 
 
 def import_numpy_cache(
     folder: str | os.PathLike[str],
-    cache: str | os.PathLike[str],
+    cache: str | os.PathLike[str] | Location,
     identity: Identity,
     texts: Iterable[str],
     *,
@@ -147,7 +146,7 @@ def import_numpy_cache(
         identity, model or identity.model, "unknown (mteb NumpyCache)", embcache_version()
     )
     schema = space_schema(VECTORS, vectors.shape[1], metadata, store_text=True)
-    space = target_space(Database(cache, writable=True), SpaceInfo(where, metadata), schema)
+    space = target_space(Database(cache, writable=True), schema, where)
     appender = Appender(space, vectors.shape[1])
     rows = refused = unknown = 0
     every = iter(texts)
@@ -168,7 +167,7 @@ def import_numpy_cache(
     appender.flush()
     _warn(refused, where)
     present = rows - unknown - refused - appender.added
-    return ImportReport(space.path, rows, appender.added, present, refused, unknown)
+    return ImportReport(space.location, rows, appender.added, present, refused, unknown)
 
 
 def _open(file: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:

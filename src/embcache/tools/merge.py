@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import lance
-import numpy as np
 import pyarrow as pa
 
 from embcache.errors import CacheError, ConfigError
-from embcache.store.database import Database, SpaceInfo
-from embcache.store.index import unique_keys
-from embcache.store.rows import batch_keys
-from embcache.store.schema import schema_layout, value_dim
-from embcache.store.space import Space
-from embcache.store.verify import BY_DIRECTORY
-from embcache.tools.survey import RowIds, open_dataset, read_fragment, survey
+from embcache.identity.prompt_rules import handling_of
+from embcache.store import Database, Location, Reader, Space
+from embcache.store.schema import read_metadata, schema_layout, value_dim
+from embcache.tools.survey import read_rows, survey
 
 logger = logging.getLogger(__name__)
+
+_CHUNK_ROWS = 10_000
+_CHUNK_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,9 @@ class MergeReport:
         return "\n".join(lines) or "The other cache has no spaces."
 
 
-def merge_caches(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> MergeReport:
+def merge_caches(
+    source: str | os.PathLike[str] | Location, target: str | os.PathLike[str] | Location
+) -> MergeReport:
     """Add to a cache what another one has and it has not; nothing is encoded again.
 
     Rows are checked and copied with all their columns, `created_at` included, in chunks of about
@@ -105,74 +103,59 @@ def merge_caches(source: str | os.PathLike[str], target: str | os.PathLike[str])
             merged.
     """
     reading = Database(source, writable=False)
-    if not reading.path.is_dir():
-        raise CacheError(f"{reading.path} does not exist. Give the directory of a cache.")
-    if reading.path.resolve() == Path(target).expanduser().resolve():
-        raise ConfigError(f"{reading.path} cannot be merged with itself. Give another cache.")
-    spaces, failed = _openable(reading)
+    if reading.location.same_as(Location.of(target)):
+        raise ConfigError(f"{reading.location} cannot be merged with itself. Give another cache.")
+    spaces, errors = reading.readable_spaces()
+    for error in errors:
+        logger.warning("A space is left out: %s", error)
     writing = Database(target, writable=True)
-    pairs = [(info, *_pair(info, writing)) for info in spaces]
-    merged = tuple(_merge(info, dataset, space) for info, dataset, space in pairs)
-    return MergeReport(merged, failed)
+    readers = [space.open() for space in spaces]
+    pairs = [(reader, target_space(writing, reader.schema, reader.location)) for reader in readers]
+    merged = tuple(_merge(reader, space) for reader, space in pairs)
+    return MergeReport(merged, tuple(map(str, errors)))
 
 
-def target_space(database: Database, info: SpaceInfo, schema: pa.Schema) -> Space:
-    """The space of a cache that rows of another one belong in, made from their metadata.
+def target_space(database: Database, schema: pa.Schema, source: object) -> Space:
+    """The space of a cache that rows of another table, or of an exported file, belong in.
 
     Args:
         database: The cache.
-        info: Where the rows are from, and what that says about itself.
-        schema: Its Arrow schema.
+        schema: Arrow schema of the rows, whose metadata says what they are of.
+        source: Where the rows are from, for messages.
 
     Raises:
         ConfigError: They are of `LanceCache`.
         CacheError: The space is there, and holds something else.
     """
-    metadata, layout = info.metadata, schema_layout(schema)
-    if metadata.identity.prompt_handling == BY_DIRECTORY:
+    metadata, layout = read_metadata(schema, str(source)), schema_layout(schema)
+    if handling_of(metadata.identity).in_key == "none":
         raise ConfigError(
-            f"{info.path} was written by LanceCache, whose keys are of the text alone: which model "
+            f"{source} was written by LanceCache, whose keys are of the text alone: which model "
             "its vectors are of only its user knows, and rows of two models must not meet. Copy "
             "the directory instead, and move that table out of this cache."
         )
-    path = database.space(metadata.identity, metadata.model, metadata.engine_version).path
-    space = Space(path, metadata, layout=layout, store_text=layout.texts[0] in schema.names)
-    space.refresh()
-    if space.dim is not None and (space.layout, space.dim) != (layout, value_dim(schema)):
+    found = database.space(metadata.identity, metadata.model, metadata.engine_version)
+    stored = layout.texts[0] in schema.names
+    space = Space(found.location, metadata, layout=layout, store_text=stored)
+    dim = space.refresh().dim
+    if dim is not None and (space.layout, dim) != (layout, value_dim(schema)):
         raise CacheError(
-            f"{info.path} holds {layout.value}s of {value_dim(schema)} components and {space.path} "
-            f"{space.layout.value}s of {space.dim}, under one identity. One of them is not what "
-            "its metadata says: find out which, and move it away."
+            f"{source} holds {layout.value}s of {value_dim(schema)} components and "
+            f"{space.location} {space.layout.value}s of {dim}, under one identity. One of them is "
+            "not what its metadata says: find out which, and move it away."
         )
     return space
 
 
-def _openable(database: Database) -> tuple[list[SpaceInfo], tuple[str, ...]]:
-    spaces: list[SpaceInfo] = []
-    failed: list[str] = []
-    for folder in sorted(database.path.glob("*.lance")):
-        try:
-            spaces += database.spaces(folder.name)
-        except CacheError as error:
-            logger.warning("%s is left out: %s", folder, error)
-            failed.append(str(error))
-    return spaces, tuple(failed)
-
-
-def _pair(info: SpaceInfo, writing: Database) -> tuple[lance.LanceDataset, Space]:
-    dataset = open_dataset(info.path)
-    return dataset, target_space(writing, info, dataset.schema)
-
-
-def _merge(info: SpaceInfo, dataset: lance.LanceDataset, space: Space) -> SpaceMerge:
-    found, name = survey(dataset, info.metadata.identity), info.path.name
+def _merge(reader: Reader, space: Space) -> SpaceMerge:
+    found, name = survey(reader), reader.location.name
     first = found.first
-    missing = space.find(found.keys[first]) < 0
+    missing = space.refresh().find(found.keys[first]) < 0
     wanted = found.row_ids[first][missing]
-    appender = Appender(space, value_dim(dataset.schema))
-    own = [column for column in dataset.schema.names if column not in ("key", "checksum")]
+    appender = Appender(space, reader.dim)
+    own = [column for column in reader.columns if column not in ("key", "checksum")]
     copied = 0
-    for batch in read_rows(dataset, wanted, own):
+    for batch in read_rows(reader, wanted, own):
         copied += batch.num_rows
         appender.add(batch)
     appender.flush()
@@ -185,52 +168,13 @@ def _merge(info: SpaceInfo, dataset: lance.LanceDataset, space: Space) -> SpaceM
             name,
         )
     return SpaceMerge(
-        name.removesuffix(".lance"),
+        name,
         rows=found.rows,
         added=appender.added,
         present=int((~missing).sum()) + copied - appender.added,
         duplicates=int((~first).sum()),
         lost=lost,
     )
-
-
-_CHUNK_ROWS = 10_000
-_CHUNK_BYTES = 128 * 2**20
-
-
-def read_rows(
-    dataset: lance.LanceDataset, wanted: RowIds, columns: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """Read rows by batches, in scan order; damaged ones are left out.
-
-    What of a fragment cannot be read is left out with a warning. If it can be read without its
-    texts and notes, its rows come without these columns.
-
-    Args:
-        dataset: A space, pinned to the version that `wanted` is of.
-        wanted: `(n,) uint64`, row ids.
-        columns: Columns to read beside key, value and checksum.
-    """
-    wanted = np.sort(wanted)
-    for fragment in dataset.get_fragments():
-        done = np.empty(0, np.uint64)
-        for names in ([*columns], []) if columns else ([],):
-            try:
-                for part in read_fragment(dataset, fragment, names):
-                    chosen = ~part.damaged & _among(part.row_ids, wanted)
-                    chosen &= ~np.isin(part.row_ids, done)
-                    if chosen.any():
-                        done = np.append(done, part.row_ids[chosen])
-                        batch = part.batch.drop_columns(["_rowid"])
-                        yield batch if chosen.all() else batch.filter(pa.array(chosen))
-                break
-            except CacheError as error:
-                logger.warning(
-                    "%s: %s cannot be read, %s",
-                    dataset.uri,
-                    "Some columns" if names else "Rows",
-                    error,
-                )
 
 
 class Appender:
@@ -273,23 +217,9 @@ class Appender:
         """
         if not self._pending:
             return
-        keys = np.concatenate([batch_keys(part) for part in self._pending])
-        first, _ = unique_keys(keys)
-        self._space.refresh()
-        new = first[self._space.find(keys[first]) < 0]
-        if len(new):
-            # A batch lacks the columns that could not be read: null in its rows.
-            rows = pa.concat_tables(
-                [pa.Table.from_batches([part]) for part in self._pending], promote_options="default"
-            )
-            self._space.append_arrow(rows.take(pa.array(new)), self._dim)
-        self.added += len(new)
+        # A batch lacks the columns that could not be read: null in its rows.
+        rows = pa.concat_tables(
+            [pa.Table.from_batches([part]) for part in self._pending], promote_options="default"
+        )
         self._pending = []
-
-
-def _among(row_ids: RowIds, wanted: RowIds) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which row ids are in a sorted array."""
-    spots = np.searchsorted(wanted, row_ids)
-    inside = spots < len(wanted)
-    inside[inside] = wanted[spots[inside]] == row_ids[inside]
-    return inside
+        self.added += self._space.add_arrow(rows, self._dim)

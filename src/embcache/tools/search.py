@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,9 @@ import pyarrow.compute as pc
 from embcache.errors import CacheError, ConfigError, MissingTextsError, shown
 from embcache.identity import keys as key_bytes
 from embcache.identity.keys import Keys, pair_keys, text_keys
-from embcache.store.database import SpaceInfo
+from embcache.store import VECTORS, Space
 from embcache.store.location import READ_FIX, lance_errors
-from embcache.store.rows import batch_keys
-from embcache.store.schema import VECTORS
-from embcache.store.space import Space
-from embcache.store.verify import key_fits
-
-if TYPE_CHECKING:
-    import lancedb
+from embcache.store.verify import batch_keys, key_fits
 
 _PROMPTS_NAMED = 5
 _CASES = (str.lower, str.capitalize, str.upper)
@@ -56,11 +50,11 @@ class Match:
     score: float
 
 
-def find_text(info: SpaceInfo, texts: Sequence[str], prompts: Sequence[str] = ()) -> CachedText:
+def find_text(space: Space, texts: Sequence[str], prompts: Sequence[str] = ()) -> CachedText:
     """A cached text, or pair of texts, found by its key.
 
     Args:
-        info: The space.
+        space: The space.
         texts: One text; query and document for a space of scores.
         prompts: What is put in front of each; none is "".
 
@@ -70,36 +64,35 @@ def find_text(info: SpaceInfo, texts: Sequence[str], prompts: Sequence[str] = ()
         MissingTextsError: It is not there; names the prompts under which it is.
         CacheError: Its row is damaged, or the table cannot be read.
     """
-    space = Space(info.path, info.metadata)
-    space.refresh()
+    snapshot = space.refresh()
     width = 1 if space.layout is VECTORS else 2
     prompts = tuple(prompts) or ("",) * width
     if len(texts) != width or len(prompts) != width:
         holds = "vectors: give one text" if width == 1 else "scores: give a query and a document"
-        raise ConfigError(f"{info.path} holds {holds}, and as many prompts, or none.")
-    identity = info.metadata.identity.to_bytes()
+        raise ConfigError(f"{space.location} holds {holds}, and as many prompts, or none.")
+    identity = space.identity.to_bytes()
     if width == 1:
         key = text_keys(identity, prompts[0], [texts[0]])
     else:
         key = pair_keys(identity, (prompts[0], prompts[1]), [texts[0]], [texts[1]])
-    position = space.find(key)
+    position = snapshot.find(key)
     if position[0] < 0:
         raise MissingTextsError(_missing(space, texts, prompts), 1)
-    value = np.zeros((1, space.dim or 1), np.float32)
-    if space.read(position, key, value, np.zeros(1, np.int64))[0]:
+    value, damaged = snapshot.read_all(position, key)
+    if damaged[0]:
         raise CacheError(
-            f"{info.path} has a row for {shown(texts[0])}, but it fails its checksum. The next run "
-            "that needs it drops it and encodes it again."
+            f"{space.location} has a row for {shown(texts[0])}, but it fails its checksum. The "
+            "next run that needs it drops it and encodes it again."
         )
-    n_tokens = space.rows_at(position, ["n_tokens"])[0]["n_tokens"]
+    n_tokens = snapshot.take(position, ["n_tokens"]).column("n_tokens")[0].as_py()
     return CachedText(tuple(texts), prompts, n_tokens, value[0], key)
 
 
-def prompts_of(info: SpaceInfo, texts: Sequence[str]) -> list[tuple[str | None, ...]] | None:
+def prompts_of(space: Space, texts: Sequence[str]) -> list[tuple[str | None, ...]] | None:
     """The prompts under which a text, or a pair of texts, is cached; some, where they are many.
 
     Args:
-        info: The space.
+        space: The space.
         texts: One text; query and document for a space of scores.
 
     Returns:
@@ -108,114 +101,13 @@ def prompts_of(info: SpaceInfo, texts: Sequence[str]) -> list[tuple[str | None, 
     Raises:
         CacheError: The table cannot be read.
     """
-    space = Space(info.path, info.metadata)
-    space.refresh()
-    return _prompts_of(space, texts)
-
-
-def nearest(
-    info: SpaceInfo,
-    vector: npt.NDArray[np.float32],
-    count: int,
-    besides: Keys | None = None,
-) -> list[Match]:
-    """The cached texts whose vectors have the largest cosine with a vector.
-
-    The candidates are LanceDB's; each cosine is computed from a row that passed its checksum.
-
-    Args:
-        info: A space of vectors.
-        vector: `(dim,) float32`.
-        count: How many, at most.
-        besides: `(1, 2) uint64`, the key of a row to leave out.
-
-    Raises:
-        CacheError: Lance cannot read the table.
-    """
-    with lance_errors("Searching", info.path, READ_FIX):
-        table = _open_table(info)
-        columns = ["key", *_stored(table.schema, VECTORS.texts)]
-        # More than asked for: the text itself, duplicates and damaged rows are left out.
-        query: Any = table.search(vector, vector_column_name="vector")
-        found = query.distance_type("cosine").limit(2 * count + 1)
-        rows = _fitting(found.select([*columns, "_distance"]).to_arrow(), info)
-    rows = _distinct(rows, b"" if besides is None else key_bytes.to_bytes(besides))
-    if not rows:
-        return []
-    space = Space(info.path, info.metadata)
-    space.refresh()
-    keys = key_bytes.from_bytes(b"".join(row["key"] for row in rows))
-    positions = space.find(keys)
-    vectors = np.zeros((len(rows), len(vector)), np.float32)
-    there = np.flatnonzero(positions >= 0)  # all, but for rows deleted in the meantime
-    damaged = space.read(positions[there], keys[there], vectors, there)
-    angles = cosines(vectors, vector[None])
-    best = [
-        Match(rows[i].get("text"), rows[i].get("prompt"), float(angles[i])) for i in there[~damaged]
-    ]
-    return sorted(best, key=lambda match: -match.score)[:count]
-
-
-def search_words(info: SpaceInfo, words: str, count: int, prompt: str | None = None) -> list[Match]:
-    """The cached texts that fit some words best, by BM25; nothing is written to the table.
-
-    Without an index, LanceDB compares words as they are spelt: no stemming, and of upper and lower
-    case the usual forms are tried.
-
-    Args:
-        info: A space of vectors.
-        words: To look for in the texts; the prompts are not searched.
-        count: How many, at most.
-        prompt: Only texts with this prompt.
-
-    Raises:
-        ConfigError: The space holds scores, or no texts.
-        CacheError: Lance cannot read the table.
-    """
-    with lance_errors("Searching", info.path, READ_FIX):
-        table = _open_table(info)
-        columns = _stored(table.schema, VECTORS.texts)
-        if "text" not in columns:
-            raise ConfigError(f"{info.path} has no column of texts, so no words can be searched.")
-        forms = {f(w): None for w in words.split() for f in (str, *_CASES)}
-        query = table.search(" ".join(forms), query_type="fts", fts_columns="text").limit(2 * count)
-        if prompt is not None:
-            quoted = prompt.replace("'", "''")
-            query = query.where(f"prompt = '{quoted}'", prefilter=True)
-        rows = _fitting(query.select(["key", *columns, "_score"]).to_arrow(), info)
-    return [Match(r["text"], r.get("prompt"), r["_score"]) for r in _distinct(rows)][:count]
-
-
-def _missing(space: Space, texts: Sequence[str], prompts: Sequence[str]) -> str:
-    """Why a text is not found, and what would find it."""
-    tried = " and ".join(map(repr, prompts))
-    found = _prompts_of(space, texts)
-    if found is None:
-        return (
-            f"{shown(texts[0])} is not in {space.path} with prompt {tried}; the space has no "
-            "texts, so other prompts cannot be looked for."
-        )
-    where = " and ".join(shown(text) for text in texts)
-    if not found:
-        return (
-            f"{where} is not in {space.path}, with whatever prompt. Is it the text as mteb has it?"
-        )
-    if tuple(prompts) in found:
-        return (
-            f"{space.path} has {where} with prompt {tried}, but its key is another text's: the row "
-            "is damaged, and not used. `embcache check --fix` deletes it."
-        )
-    others = "; ".join(" and ".join(map(_prompt, one)) for one in found[:_PROMPTS_NAMED])
-    return f"{where} is not in {space.path} with prompt {tried}, but with: {others}."
-
-
-def _prompts_of(space: Space, texts: Sequence[str]) -> list[tuple[str | None, ...]] | None:
+    snapshot = space.refresh()
     names = space.layout.texts
-    if not set(names) <= set(space.columns):
+    if not set(names) <= set(snapshot.columns):
         return None
     wanted, prompt_names = names[: len(texts)], names[len(texts) :]
     found: dict[tuple[str | None, ...], None] = {}
-    for batch in space.scan(list(names)):
+    for batch in snapshot.scan(names):
         same = pa.array(np.ones(batch.num_rows, bool))
         for name, text in zip(wanted, texts, strict=True):
             same = pc.and_kleene(same, pc.equal(batch.column(name), text))
@@ -226,19 +118,112 @@ def _prompts_of(space: Space, texts: Sequence[str]) -> list[tuple[str | None, ..
     return [*found]
 
 
+def nearest(
+    space: Space,
+    vector: npt.NDArray[np.float32],
+    count: int,
+    besides: Keys | None = None,
+) -> list[Match]:
+    """The cached texts whose vectors have the largest cosine with a vector.
+
+    The candidates are LanceDB's; each cosine is computed from a row that passed its checksum.
+
+    Args:
+        space: A space of vectors.
+        vector: `(dim,) float32`.
+        count: How many, at most.
+        besides: `(1, 2) uint64`, the key of a row to leave out.
+
+    Raises:
+        CacheError: Lance cannot read the table.
+    """
+    with lance_errors("Searching", space.location, READ_FIX):
+        table = space.table()
+        columns = ["key", *_stored(table.schema, VECTORS.texts)]
+        # More than asked for: the text itself, duplicates and damaged rows are left out.
+        query: Any = table.search(vector, vector_column_name="vector")
+        found = query.distance_type("cosine").limit(2 * count + 1)
+        rows = _fitting(found.select([*columns, "_distance"]).to_arrow(), space)
+    rows = _distinct(rows, b"" if besides is None else key_bytes.to_bytes(besides))
+    if not rows:
+        return []
+    snapshot = space.refresh()
+    keys = key_bytes.from_bytes(b"".join(row["key"] for row in rows))
+    positions = snapshot.find(keys)
+    there = np.flatnonzero(positions >= 0)  # all, but for rows deleted in the meantime
+    vectors, damaged = snapshot.read_all(positions[there], keys[there])
+    angles = cosines(vectors, vector[None])
+    best = [
+        Match(rows[i].get("text"), rows[i].get("prompt"), float(angle))
+        for i, angle, bad in zip(there, angles, damaged, strict=True)
+        if not bad
+    ]
+    return sorted(best, key=lambda match: -match.score)[:count]
+
+
+def search_words(space: Space, words: str, count: int, prompt: str | None = None) -> list[Match]:
+    """The cached texts that fit some words best, by BM25; nothing is written to the table.
+
+    Without an index, LanceDB compares words as they are spelt: no stemming, and of upper and lower
+    case the usual forms are tried.
+
+    Args:
+        space: A space of vectors.
+        words: To look for in the texts; the prompts are not searched.
+        count: How many, at most.
+        prompt: Only texts with this prompt.
+
+    Raises:
+        ConfigError: The space holds scores, or no texts.
+        CacheError: Lance cannot read the table.
+    """
+    with lance_errors("Searching", space.location, READ_FIX):
+        table = space.table()
+        columns = _stored(table.schema, VECTORS.texts)
+        if "text" not in columns:
+            raise ConfigError(
+                f"{space.location} has no column of texts, so no words can be searched."
+            )
+        forms = {f(w): None for w in words.split() for f in (str, *_CASES)}
+        query = table.search(" ".join(forms), query_type="fts", fts_columns="text").limit(2 * count)
+        if prompt is not None:
+            quoted = prompt.replace("'", "''")
+            query = query.where(f"prompt = '{quoted}'", prefilter=True)
+        rows = _fitting(query.select(["key", *columns, "_score"]).to_arrow(), space)
+    return [Match(r["text"], r.get("prompt"), r["_score"]) for r in _distinct(rows)][:count]
+
+
+def _missing(space: Space, texts: Sequence[str], prompts: Sequence[str]) -> str:
+    """Why a text is not found, and what would find it."""
+    tried = " and ".join(map(repr, prompts))
+    found = prompts_of(space, texts)
+    if found is None:
+        return (
+            f"{shown(texts[0])} is not in {space.location} with prompt {tried}; the space has no "
+            "texts, so other prompts cannot be looked for."
+        )
+    where = " and ".join(shown(text) for text in texts)
+    if not found:
+        return (
+            f"{where} is not in {space.location}, with whatever prompt. Is it the text as mteb has "
+            "it?"
+        )
+    if tuple(prompts) in found:
+        return (
+            f"{space.location} has {where} with prompt {tried}, but its key is another text's: the "
+            "row is damaged, and not used. A check that fixes deletes it."
+        )
+    others = "; ".join(" and ".join(map(_prompt, one)) for one in found[:_PROMPTS_NAMED])
+    return f"{where} is not in {space.location} with prompt {tried}, but with: {others}."
+
+
 def _prompt(prompt: str | None) -> str:
     return "one that embcache does not know" if prompt is None else repr(prompt)
 
 
-def _open_table(info: SpaceInfo) -> lancedb.table.Table:
-    import lancedb  # takes a second
-
-    return lancedb.connect(str(info.path.parent)).open_table(info.path.name.removesuffix(".lance"))
-
-
-def _fitting(rows: pa.Table, info: SpaceInfo) -> list[dict[str, Any]]:
+def _fitting(rows: pa.Table, space: Space) -> list[dict[str, Any]]:
     """The rows whose text, where it is stored, is that of their key: others are damaged."""
-    fits = key_fits(rows, batch_keys(rows), VECTORS, info.metadata.identity)
+    fits = key_fits(rows, batch_keys(rows), VECTORS, space.identity)
     kept: list[dict[str, Any]] = rows.filter(pa.array(fits != 0)).to_pylist()
     return kept
 

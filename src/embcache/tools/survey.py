@@ -5,9 +5,9 @@ Fragment by fragment, so that one that cannot be read costs no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import lance
@@ -15,39 +15,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embcache.errors import CacheError, ConfigError
-from embcache.identity.identity import Identity
+from embcache.errors import CacheError
 from embcache.identity.keys import Keys
+from embcache.store import Reader, Verified
 from embcache.store.index import run_starts, sorting_order
-from embcache.store.location import READ_FIX, lance_errors
-from embcache.store.rows import batch_keys
-from embcache.store.schema import Layout, schema_layout, value_dim
-from embcache.store.space import table_exists
-from embcache.store.verify import key_fits, row_checksums
+from embcache.store.verify import key_fits
+
+logger = logging.getLogger(__name__)
 
 RowIds = npt.NDArray[np.uint64]
 """`(n,) uint64`: Lance's stable row ids."""
 
-_BATCH_ROWS = 4096
-_BATCH_BYTES = 4 * 2**20
-_ERROR_CHARACTERS = 200  # Lance appends paths of its own source files
 _NO_IDS = np.empty(0, np.uint64)
-
-
-class Part(NamedTuple):
-    """Some rows of a fragment, each checked.
-
-    Attributes:
-        batch: The columns that were asked for.
-        keys: `(n, 2) uint64`.
-        row_ids: `(n,) uint64`, stable row ids.
-        damaged: `(n,) bool`.
-    """
-
-    batch: pa.RecordBatch
-    keys: Keys
-    row_ids: RowIds
-    damaged: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -58,9 +37,9 @@ class Survey:
         rows: Rows of the table, those of unreadable files included.
         keys: `(n, 2) uint64`, of the intact rows; sorted.
         row_ids: `(n,) uint64`; of equal keys, the one that was committed first comes first.
-        damaged: `(d,) uint64`, row ids.
-        misfits: `(m,) uint64`, row ids.
-        unverified: Intact rows whose key could not be computed again.
+        damaged: `(d,) uint64`, row ids of rows that fail their checksum or are not finite.
+        misfits: `(m,) uint64`, row ids of intact rows whose key is not that of their text.
+        unverified: Number of intact rows whose key could not be computed again.
         unreadable: Data files that Lance cannot read, each with its error.
     """
 
@@ -78,36 +57,17 @@ class Survey:
         return run_starts(self.keys)
 
 
-def open_dataset(folder: Path) -> lance.LanceDataset:
-    """The latest version of the table in a folder.
+def survey(reader: Reader) -> Survey:
+    """Check every row of a table: checksums, and keys against the texts that are stored.
 
-    Raises:
-        ConfigError: There is none.
-        CacheError: Lance cannot open it.
+    What cannot be read is part of the answer, not an error.
     """
-    if not table_exists(folder):
-        raise ConfigError(
-            f"{str(folder)!r} is no space: there is no Lance table. Give the folder of one, "
-            "<cache>/<name>.lance."
-        )
-    with lance_errors("Opening", folder, READ_FIX):
-        return lance.dataset(str(folder))
-
-
-def survey(dataset: lance.LanceDataset, identity: Identity | None = None) -> Survey:
-    """Check every row of a dataset.
-
-    Args:
-        dataset: A space, pinned to a version.
-        identity: What keys are computed again from; None leaves that out.
-    """
-    count = dataset.count_rows()
-    keys, row_ids = np.empty((count, 2), np.uint64), np.empty(count, np.uint64)
+    keys, row_ids = np.empty((len(reader), 2), np.uint64), np.empty(len(reader), np.uint64)
     damaged, misfits = [_NO_IDS], [_NO_IDS]
     unreadable = []
     at, unverified = 0, 0
-    for fragment in dataset.get_fragments():
-        judged, error = _judge_fragment(dataset, fragment, identity)
+    for fragment in reader.fragments:
+        judged, error = _judge_fragment(reader, fragment)
         if error:
             unreadable.append(error)
         for batch in judged:
@@ -119,7 +79,7 @@ def survey(dataset: lance.LanceDataset, identity: Identity | None = None) -> Sur
             unverified += batch.unverified
     order = sorting_order(keys[:at], row_ids[:at])
     return Survey(
-        count,
+        len(reader),
         keys[order],
         row_ids[order],
         np.concatenate(damaged),
@@ -127,6 +87,39 @@ def survey(dataset: lance.LanceDataset, identity: Identity | None = None) -> Sur
         unverified,
         tuple(unreadable),
     )
+
+
+def read_rows(reader: Reader, wanted: RowIds, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Read some rows by batches, in scan order; damaged ones are left out.
+
+    What of a fragment cannot be read is left out with a warning. If it can be read without its
+    texts and notes, its rows come without these columns.
+
+    Args:
+        reader: The version of a table that `wanted` is of.
+        wanted: `(n,) uint64`, row ids.
+        columns: Columns to read beside key, value and checksum.
+    """
+    wanted = np.sort(wanted)
+    for fragment in reader.fragments:
+        done = np.empty(0, np.uint64)
+        for names in ([*columns], []) if columns else ([],):
+            try:
+                for part in reader.read_fragment(fragment, names):
+                    chosen = ~part.damaged & _among(part.row_ids, wanted)
+                    chosen &= ~np.isin(part.row_ids, done)
+                    if chosen.any():
+                        done = np.append(done, part.row_ids[chosen])
+                        batch = part.batch.drop_columns(["_rowid"])
+                        yield batch if chosen.all() else batch.filter(pa.array(chosen))
+                break
+            except CacheError as error:
+                logger.warning(
+                    "%s: %s cannot be read, %s",
+                    reader.location,
+                    "Some columns" if names else "Rows",
+                    error,
+                )
 
 
 class _Judged(NamedTuple):
@@ -140,39 +133,32 @@ class _Judged(NamedTuple):
 
 
 def _judge_fragment(
-    dataset: lance.LanceDataset, fragment: lance.LanceFragment, identity: Identity | None
+    reader: Reader, fragment: lance.LanceFragment
 ) -> tuple[list[_Judged], str | None]:
     """A fragment's batches, as far as it can be read; and the error, if that is not to its end."""
-    texts = [name for name in schema_layout(dataset.schema).texts if name in dataset.schema.names]
-    if identity is None or not texts:
-        return _judge_columns(dataset, fragment, None, [])
-    judged, error = _judge_columns(dataset, fragment, identity, texts)
-    if error is None:
-        return judged, None
+    texts = [name for name in reader.layout.texts if name in reader.columns]
+    judged, error = _judge_columns(reader, fragment, texts)
+    if error is None or not texts:
+        return judged, error
     # One byte that is no UTF-8 fails a whole batch, and its vectors may all be intact.
-    judged, worse = _judge_columns(dataset, fragment, identity, [])
+    judged, worse = _judge_columns(reader, fragment, [])
     return judged, worse or f"texts in {error}"
 
 
 def _judge_columns(
-    dataset: lance.LanceDataset,
-    fragment: lance.LanceFragment,
-    identity: Identity | None,
-    texts: list[str],
+    reader: Reader, fragment: lance.LanceFragment, texts: list[str]
 ) -> tuple[list[_Judged], str | None]:
     judged: list[_Judged] = []
     try:
-        for part in read_fragment(dataset, fragment, texts):
-            judged.append(_judge(part, schema_layout(dataset.schema), identity))
+        for part in reader.read_fragment(fragment, texts):
+            judged.append(_judge(part, reader))
     except CacheError as error:
         return judged, str(error)
     return judged, None
 
 
-def _judge(part: Part, layout: Layout, identity: Identity | None) -> _Judged:
-    fits = np.full(len(part.keys), -1, np.int8)
-    if identity is not None:
-        fits = key_fits(part.batch, part.keys, layout, identity)
+def _judge(part: Verified, reader: Reader) -> _Judged:
+    fits = key_fits(part.batch, part.keys, reader.layout, reader.metadata.identity)
     good = ~part.damaged & (fits != 0)
     return _Judged(
         part.keys[good],
@@ -183,62 +169,9 @@ def _judge(part: Part, layout: Layout, identity: Identity | None) -> _Judged:
     )
 
 
-def read_fragment(
-    dataset: lance.LanceDataset, fragment: lance.LanceFragment, columns: list[str]
-) -> Iterator[Part]:
-    """Read a fragment by batches, its rows checked.
-
-    Args:
-        dataset: A space.
-        fragment: One of its fragments.
-        columns: Which columns the batches need beside key, value and checksum.
-
-    Raises:
-        CacheError: Lance cannot read it; the message begins with its files' names.
-    """
-    value, dim = schema_layout(dataset.schema).value, value_dim(dataset.schema)
-    names = list(dict.fromkeys(["key", value, "checksum", *columns]))
-    try:
-        scanner = dataset.scanner(
-            columns=names,
-            with_row_id=True,
-            fragments=[fragment],
-            batch_size=max(1, min(_BATCH_ROWS, _BATCH_BYTES // (4 * dim))),
-            scan_in_order=True,
-            batch_readahead=2,
-            fragment_readahead=1,
-        )
-        for batch in scanner.to_batches():
-            yield _check_batch(batch, value, dim)
-    except BaseException as error:  # PanicException of Lance's native code is no Exception
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        files = ", ".join(f"data/{Path(file.path).name}" for file in fragment.metadata.files)
-        said = f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]
-        raise CacheError(f"{files} ({fragment.metadata.num_rows:,} rows): {said}") from error
-
-
-def batch_values(batch: pa.RecordBatch | pa.Table, value: str) -> npt.NDArray[np.float32]:
-    """Vectors, `(n, dim) float32`, or scores, `(n, 1)`; a null component becomes NaN."""
-    column = batch.column(value)
-    flat = column if value == "score" else column.flatten()
-    if isinstance(column, pa.ChunkedArray) and value != "score":
-        flat = pa.chunked_array([c.flatten() for c in column.chunks], column.type.value_type)
-    matrix = flat.to_numpy(zero_copy_only=False) if isinstance(flat, pa.Array) else flat.to_numpy()
-    rows: npt.NDArray[np.float32] = matrix.reshape(len(column), -1)
-    return rows
-
-
-def damaged_rows(
-    keys: Keys, values: npt.NDArray[np.float32], checksums: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.bool_]:
-    """`(n,) bool`, True where the checksum fails, or there is NaN or infinity."""
-    finite = np.isfinite(values).all(axis=1)
-    return np.asarray((row_checksums(keys, values) != checksums) | ~finite)
-
-
-def _check_batch(batch: pa.RecordBatch, value: str, dim: int) -> Part:
-    keys = batch_keys(batch)
-    values = batch_values(batch, value).reshape(-1, dim)
-    damaged = damaged_rows(keys, values, batch.column("checksum").to_numpy())
-    return Part(batch, keys, batch.column("_rowid").to_numpy(), damaged)
+def _among(row_ids: RowIds, wanted: RowIds) -> npt.NDArray[np.bool_]:
+    """Which row ids are in a sorted array."""
+    spots = np.searchsorted(wanted, row_ids)
+    inside = spots < len(wanted)
+    inside[inside] = wanted[spots[inside]] == row_ids[inside]
+    return inside

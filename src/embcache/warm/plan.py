@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embcache.engine.base import CHARACTERS_A_TOKEN
-from embcache.store import Space
+from embcache.store import SpaceSnapshot
 from embcache.store.index import KeyIndex, KeyParts, unique_keys
 from embcache.warm.run import Warmer
 from embcache.warm.sources import TextBatch
@@ -54,7 +54,7 @@ def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatc
         CacheError: The cache cannot be read.
     """
     pipeline = encoder.open_pipeline()
-    pipeline.refresh()
+    snapshot = SpaceSnapshot() if pipeline.space is None else pipeline.space.refresh()
     seen = KeyParts()
     texts = unique = cached = characters = 0
     prompts: Counter[str] = Counter()
@@ -65,9 +65,7 @@ def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatc
         unique += len(first)
         new = KeyIndex.build(window.keys[first], np.arange(len(first), dtype=np.uint64))
         seen = seen.extended(new)
-        there = np.zeros(len(first), bool)
-        if pipeline.space is not None:
-            there = pipeline.space.find(window.keys[first]) >= 0
+        there = snapshot.find(window.keys[first]) >= 0
         cached += int(there.sum())
         request = window.request
         prompts[request.prompt] += len(window.keys)
@@ -75,19 +73,18 @@ def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatc
             len(request.prompt) + len(request.texts[row]) for row in first[~there].tolist()
         )
     missing = unique - cached
-    space = pipeline.space
-    width = None if space is None or space.dim is None else 4 * space.dim
+    width = None if snapshot.dim is None else 4 * snapshot.dim
     disk = None if width is None else missing * (width + _ROW_OVERHEAD_BYTES) + characters
-    tokens = round(characters / _characters_a_token(space))
+    tokens = round(characters / _characters_a_token(snapshot))
     return Plan(texts, unique, cached, missing, tokens, disk, dict(prompts.most_common()))
 
 
-def _characters_a_token(space: Space | None) -> float:
+def _characters_a_token(snapshot: SpaceSnapshot) -> float:
     """As in the first rows of the space, if there are any."""
-    if space is None or not {"text", "prompt", "n_tokens"} <= set(space.columns):
+    if not {"text", "prompt", "n_tokens"} <= set(snapshot.columns):
         return CHARACTERS_A_TOKEN
     characters = tokens = rows = 0
-    for batch in space.scan(["text", "prompt", "n_tokens"]):
+    for batch in snapshot.scan(["text", "prompt", "n_tokens"]):
         for row in batch.select(["text", "prompt", "n_tokens"]).to_pylist():
             if row["text"] is not None and row["n_tokens"]:
                 characters += len(row["text"]) + len(row["prompt"] or "")

@@ -1,0 +1,74 @@
+"""Places of caches and tables: what is refused, what is made, what is removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from embcache import CacheError, ConfigError
+from embcache.store import Location, Space
+from tests.spaces import folder, make_rows
+
+
+def test_remove(open_space: Callable[..., Space], tmp_path: Path) -> None:
+    space = open_space()
+    space.add(make_rows(["a"]))
+    link = tmp_path / "link.lance"
+    link.symlink_to(folder(space))
+    with pytest.raises(CacheError, match="is a link"):
+        Location.of(link).remove()
+    with pytest.raises(CacheError, match="no table's folder"):
+        space.location.parent.remove()
+    space.location.remove()
+    assert list(folder(space).parent.iterdir()) == []
+    with pytest.raises(CacheError, match="No such file"):
+        space.location.remove()
+    assert list(folder(space).parent.iterdir()) == []
+
+
+def test_relative_paths_are_settled_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    location = Location.of("cache")
+    monkeypatch.chdir("/")
+    assert str(location) == str(tmp_path / "cache")
+    assert Location.of(location) is location
+    assert str(Location.of("~/x")) == str(Path.home() / "x")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/cache", Path("s3://bucket/cache"), "file:/tmp"])
+def test_urls(url: str | Path) -> None:
+    with pytest.raises(ConfigError, match=r"cache_path='.*' is a URL"):
+        Location.of(url)
+
+
+def test_no_place_at_all() -> None:
+    with pytest.raises(ConfigError, match="space is empty"):
+        Location.of("", argument="space")
+    with pytest.raises(ConfigError, match=r"cache_path='~nobody-of-that-name/x': .* Write it out"):
+        Location.of("~nobody-of-that-name/x")
+
+
+def test_secrets_are_not_shown() -> None:
+    location = Location.of("cache", {"secret": "hush"})
+    assert "hush" not in repr(location) and "hush" not in str(location)
+    assert location.table("a").storage_options == location.table("a").parent.storage_options
+
+
+def test_tables_are_what_was_committed_to(open_space: Callable[..., Space], tmp_path: Path) -> None:
+    space = open_space()
+    space.add(make_rows(["a"]))
+    (tmp_path / "cache" / "killed.lance" / "_versions").mkdir(parents=True)
+    (tmp_path / "cache" / "file.lance").write_text("")
+    assert [str(one) for one in Location.of(tmp_path / "cache").tables()] == [str(space.location)]
+    assert Location.of(tmp_path / "no such folder").tables() == []
+
+
+def test_size_of_files_that_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process compacts while this one counts."""
+    (tmp_path / "stays").write_bytes(b"12345")
+    monkeypatch.setattr("os.walk", lambda path: [(str(path), [], ["gone", "stays"])])
+    assert Location.of(tmp_path).size() == 5

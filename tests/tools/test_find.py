@@ -1,0 +1,109 @@
+"""Which space is meant: names, parts of names, folders, and what is said where none is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lancedb
+import pytest
+
+from embcache import CacheError, ConfigError
+from embcache.identity.identity import Identity
+from embcache.store import Space
+from embcache.tools.find import find_space
+from tests.spaces import IDENTITY, folder, make_rows
+from tests.tools.test_merge import space_in
+
+OTHER = Identity("organization/name", "0" * 40, "bfloat16")
+
+
+@pytest.fixture
+def spaces(tmp_path: Path) -> list[Space]:
+    """Two of one model, in `tmp_path`/cache."""
+    made = [space_in(tmp_path / "cache", identity) for identity in (IDENTITY, OTHER)]
+    for space in made:
+        space.add(make_rows(["a"], identity=space.identity))
+    return made
+
+
+def test_by_name_or_a_part_of_it(spaces: list[Space], tmp_path: Path) -> None:
+    for space in spaces:
+        dtype, fingerprint = space.identity.dtype, space.identity.fingerprint()
+        for name in (
+            space.name,
+            f"{space.name}.lance",
+            fingerprint,
+            dtype.upper(),
+            f"-{dtype[:-1]}",
+        ):
+            assert find_space(name, tmp_path / "cache").name == space.name
+
+
+def test_by_folder(spaces: list[Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for space in spaces:
+        path = folder(space)
+        for given in (path, str(path), f"{path}/", Path("cache") / path.name):
+            assert find_space(given, "elsewhere").name == space.name
+
+
+def test_a_cache_with_one_space_stands_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = space_in(tmp_path / "demo")
+    space.add(make_rows(["a"]))
+    monkeypatch.chdir(tmp_path)
+    for given in (tmp_path / "demo", "demo", "demo/", Path("demo")):
+        assert find_space(given).name == space.name
+
+
+def test_a_cache_with_several_spaces(spaces: list[Space], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cache holds 2 spaces\. Give the folder") as caught:
+        find_space(tmp_path / "cache")
+    assert all(f"\n  {space.name}" in str(caught.value) for space in spaces)
+
+
+def test_several_fit(spaces: list[Space], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'organ' is not one space: 2 in .* fit") as caught:
+        find_space("organ", tmp_path / "cache")
+    assert all(f"\n  {space.name}" in str(caught.value) for space in spaces)
+
+
+def test_none_fits(spaces: list[Space], tmp_path: Path) -> None:
+    for name in ("none", "none.lance"):
+        with pytest.raises(ConfigError, match=r"No space in .* is called 'none'") as caught:
+            find_space(name, tmp_path / "cache")
+        assert all(f"\n  {space.name}" in str(caught.value) for space in spaces)
+    with pytest.raises(ConfigError, match="The name of the space is empty"):
+        find_space("", tmp_path / "cache")
+
+
+def test_no_space_at_all(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"There is no space in .*empty\. Give another cache"):
+        find_space("name", tmp_path / "empty")
+    with pytest.raises(CacheError, match="does not exist"):
+        find_space("name", tmp_path / "missing")
+    for name in ("vectors.npy", "index.json"):
+        (tmp_path / "empty" / name).write_text("")
+    with pytest.raises(ConfigError, match="It is a NumpyCache of mteb's"):
+        find_space(tmp_path / "empty", tmp_path / "missing")
+
+
+def test_a_lance_table_of_somebody_else(tmp_path: Path) -> None:
+    lancedb.connect(str(tmp_path)).create_table("other", [{"x": 1}])
+    with pytest.raises(ConfigError, match=r"other\.lance is a Lance table, but no space"):
+        find_space(tmp_path / "other.lance")
+    with pytest.raises(ConfigError, match="There is no space in"):
+        find_space("other", tmp_path)
+
+
+def test_a_broken_space(spaces: list[Space], tmp_path: Path) -> None:
+    """It is what was meant, if nothing else is; beside another one it does not matter."""
+    broken, other = spaces
+    for manifest in (folder(broken) / "_versions").iterdir():
+        manifest.write_bytes(b"\xff" * 100)
+    assert find_space("bfloat16", tmp_path / "cache").name == other.name
+    for given in (str(folder(broken)), broken.name, "--float32--"):
+        with pytest.raises(CacheError, match=r"Opening .* failed"):
+            find_space(given, tmp_path / "cache")
