@@ -19,6 +19,7 @@ from embcache import (
 )
 from embcache.identity.identity import Identity
 from tests.conftest import encode, loader, predict
+from tests.fakes import FakeScoringEngine
 
 Make = Callable[..., VllmCrossEncoderWrapper]
 
@@ -86,9 +87,11 @@ def test_both_prefixes_are_in_the_key(make_cross_encoder: Make) -> None:
 
 
 def test_the_engine_gets_prefixes_and_texts(make_cross_encoder: Make) -> None:
-    encoder = make_cross_encoder(query_prefix="q: ", document_prefix="d: ")
+    engine = FakeScoringEngine()
+    encoder = make_cross_encoder(
+        query_prefix="q: ", document_prefix="d: ", make_engine=lambda *_: engine
+    )
     predict(encoder, ["a", "b"], ["c", "a longer document"])
-    engine: Any = encoder._engine
     assert engine.encoded == ["q: a\0d: c", "q: b\0d: a longer document"]
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,16 +24,11 @@ def stream(texts: list[str], size: int = 70, **kwargs: Any) -> list[TextBatch]:
     return [TextBatch(texts[at : at + size], "file", **kwargs) for at in range(0, len(texts), size)]
 
 
-def engine(encoder: VllmEncoderWrapper) -> FakeEngine:
-    assert isinstance(encoder._engine, FakeEngine)
-    return encoder._engine
-
-
-def test_afterwards_nothing_is_missing(make_encoder: Make) -> None:
+def test_afterwards_nothing_is_missing(make_encoder: Make, fake_engines: list[FakeEngine]) -> None:
     encoder = make_encoder()
     stats = Warmer(encoder).run(stream([*TEXTS, *TEXTS[:100]]))
     assert (stats.texts, stats.encoded, stats.stopped) == (600, 500, False)
-    assert sorted(engine(encoder).encoded) == sorted(TEXTS)
+    assert sorted(fake_engines[-1].encoded) == sorted(TEXTS)
     vectors = encode(make_encoder(on_miss="raise"), TEXTS)
     assert (vectors == np.stack([fake_vector(text) for text in TEXTS])).all()
 
@@ -54,14 +48,15 @@ def test_stats_on_the_way(make_encoder: Make) -> None:
     assert stats.working_seconds == stats.seconds - stats.start_seconds
 
 
-def test_a_second_run_starts_no_engine(make_encoder: Make) -> None:
+def test_a_second_run_starts_no_engine(make_encoder: Make, fake_engines: list[FakeEngine]) -> None:
     Warmer(make_encoder()).run(stream(TEXTS))
-    encoder = make_encoder()
-    stats = Warmer(encoder).run(stream(TEXTS))
-    assert (stats.hits, stats.encoded, engine(encoder).starts) == (500, 0, 0)
+    stats = Warmer(make_encoder()).run(stream(TEXTS))
+    assert (stats.hits, stats.encoded, fake_engines[-1].starts) == (500, 0, 0)
 
 
-def test_prompts_are_those_of_the_encoder_or_of_the_batch(make_encoder: Make) -> None:
+def test_prompts_are_those_of_the_encoder_or_of_the_batch(
+    make_encoder: Make, fake_engines: list[FakeEngine]
+) -> None:
     prompts = {"query": "q: ", "document": "d: "}
     encoder = make_encoder(prompt_dict=prompts)
     warmer = Warmer(encoder)
@@ -69,7 +64,7 @@ def test_prompts_are_those_of_the_encoder_or_of_the_batch(make_encoder: Make) ->
     warmer.run(stream(["b"], prompt_type="document"))
     warmer.run(stream(["c"]))
     warmer.run(stream(["d"], prompt="own: ", prompt_type="query"))
-    assert engine(encoder).encoded == ["q: a", "d: b", "c", "own: d"]
+    assert fake_engines[-1].encoded == ["q: a", "d: b", "c", "own: d"]
 
 
 def test_shards_fill_one_cache_together(make_encoder: Make) -> None:
@@ -80,7 +75,9 @@ def test_shards_fill_one_cache_together(make_encoder: Make) -> None:
     assert len(encode(make_encoder(on_miss="raise"), TEXTS)) == 500
 
 
-def test_a_stop_commits_the_chunk_in_flight_and_the_next_run_goes_on(make_encoder: Make) -> None:
+def test_a_stop_commits_the_chunk_in_flight_and_the_next_run_goes_on(
+    make_encoder: Make, fake_engines: list[FakeEngine]
+) -> None:
     encoder = make_encoder()
 
     def advance(stats: Any) -> None:
@@ -92,7 +89,7 @@ def test_a_stop_commits_the_chunk_in_flight_and_the_next_run_goes_on(make_encode
     stats = warmer.run(stream(TEXTS))
     assert stats.stopped and 100 <= stats.encoded < 400
     assert stats.texts == stats.encoded == stats.committed and stats.hits == 0
-    assert len(engine(encoder).encoded) == stats.encoded
+    assert len(fake_engines[-1].encoded) == stats.encoded
     again = make_encoder()
     rest = Warmer(again).run(stream(TEXTS))
     assert rest.encoded == 500 - stats.encoded and not rest.stopped
@@ -181,7 +178,9 @@ def test_an_encoder_that_cannot_write(make_encoder: Make) -> None:
             Warmer(make_encoder(**kwargs)).run(stream(TEXTS))
 
 
-def test_a_plan_counts_and_starts_nothing(make_encoder: Make, tmp_path: Path) -> None:
+def test_a_plan_counts_and_starts_nothing(
+    make_encoder: Make, fake_engines: list[FakeEngine]
+) -> None:
     Warmer(make_encoder()).run(stream(TEXTS[:200]))
     encoder = make_encoder()
     found = plan(Warmer(encoder), encoder, stream([*TEXTS, *TEXTS], 130))
@@ -189,7 +188,7 @@ def test_a_plan_counts_and_starts_nothing(make_encoder: Make, tmp_path: Path) ->
     words = sum(len(text.split()) for text in TEXTS[200:])
     assert 0.5 * words < found.tokens < 2 * words
     assert found.disk_bytes is not None and 300 * 32 < found.disk_bytes < 300 * 1000
-    assert engine(encoder).starts == 0
+    assert fake_engines[-1].starts == 0
 
 
 def test_a_plan_before_the_first_vector(make_encoder: Make) -> None:
