@@ -140,6 +140,9 @@ class Engines(list[Any]):
         super().__init__()
         self._make = make
 
+    def __bool__(self) -> bool:
+        return True  # also before the first: `make_engine or VllmEngine`
+
     def __call__(self, *args: Any) -> Any:
         self.append(self._make(*args))
         return self[-1]
