@@ -19,9 +19,9 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper
-from embcache.encoders import vllm_cross_encoder, vllm_encoder
+from embcache.encoders import vllm_encoder
 from embcache.engine.vllm import VllmEngine, VllmScoringEngine
-from tests.fakes import FakeEngine, FakeScoringEngine, Shared
+from tests.fakes import Engines, FakeEngine, FakeScoringEngine, Shared
 from tests.spaces import open_space, scores  # fixtures of every test that needs a table
 
 __all__ = ["open_space", "scores"]
@@ -72,15 +72,10 @@ def real_engine(model_path: str) -> Iterator[VllmEngine]:
 
 
 @pytest.fixture
-def fake_engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
+def fake_engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
     """Every encoder made in this test gets a fake engine; they are listed here."""
-    made: list[FakeEngine] = []
-
-    def make(model: str, revision: str | None, arguments: dict[str, Any], *_: Any) -> FakeEngine:
-        made.append(FakeEngine(arguments=arguments))
-        return made[-1]
-
-    monkeypatch.setattr(vllm_encoder, "VllmEngine", make)  # also for commands, which make encoders
+    made = Engines(lambda model, revision, arguments, *_: FakeEngine(arguments=arguments))
+    monkeypatch.setattr(vllm_encoder, "VllmEngine", made)  # for commands, which make encoders
     return made
 
 
@@ -96,12 +91,13 @@ def tiny_model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_encoder(
-    fake_engines: list[FakeEngine], tiny_model: Path, tmp_path: Path
+    fake_engines: Engines, tiny_model: Path, tmp_path: Path
 ) -> Callable[..., VllmEncoderWrapper]:
     """Encoders over one cache, with fake engines."""
 
     def make(model: Any = None, **kwargs: Any) -> VllmEncoderWrapper:
-        kwargs = {"cache_path": tmp_path / "cache", "dtype": "float32", **kwargs}
+        own = {"cache_path": tmp_path / "cache", "dtype": "float32", "make_engine": fake_engines}
+        kwargs = {**own, **kwargs}
         return VllmEncoderWrapper(model or str(tiny_model), **kwargs)
 
     return make
@@ -115,24 +111,22 @@ def real_encoder(
 
     def make(**kwargs: Any) -> VllmEncoderWrapper:
         kwargs = {"cache_path": tmp_path / "cache", "dtype": "float32", **kwargs}
-        return VllmEncoderWrapper(model_path, make_engine=lambda *_: Shared(real_engine), **kwargs)
+        kwargs.setdefault("make_engine", lambda *_: Shared(real_engine))
+        return VllmEncoderWrapper(model_path, **kwargs)
 
     return make
 
 
 @pytest.fixture
-def make_cross_encoder(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., VllmCrossEncoderWrapper]:
+def make_cross_encoder(tiny_model: Path, tmp_path: Path) -> Callable[..., VllmCrossEncoderWrapper]:
     """Cross-encoders over one cache, with fake engines."""
 
     def engine(model: str, revision: str | None, arguments: dict[str, Any], *_: Any) -> Any:
         return FakeScoringEngine(arguments=arguments)
 
-    monkeypatch.setattr(vllm_cross_encoder, "VllmScoringEngine", engine)
-
     def make(model: Any = None, **kwargs: Any) -> VllmCrossEncoderWrapper:
-        kwargs = {"cache_path": tmp_path / "cache", "dtype": "float32", **kwargs}
+        own = {"cache_path": tmp_path / "cache", "dtype": "float32", "make_engine": engine}
+        kwargs = {**own, **kwargs}
         return VllmCrossEncoderWrapper(model or str(tiny_model), **kwargs)
 
     return make
@@ -171,9 +165,8 @@ def real_cross_encoder(
 
     def make(**kwargs: Any) -> VllmCrossEncoderWrapper:
         kwargs = {"cache_path": tmp_path / "cache", "dtype": "float32", **kwargs}
-        return VllmCrossEncoderWrapper(
-            cross_encoder_path, make_engine=lambda *_: Shared(real_scoring_engine), **kwargs
-        )
+        kwargs.setdefault("make_engine", lambda *_: Shared(real_scoring_engine))
+        return VllmCrossEncoderWrapper(cross_encoder_path, **kwargs)
 
     return make
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,21 @@ class FakeModel(AbsEncoder):
         self.calls.append(texts)
         self.kwargs.append({"hf_split": hf_split, "hf_subset": hf_subset, **kwargs})
         return np.stack([fake_vector(f"{prompt_type}|{text}", self.dim) for text in texts])
+
+
+class Engines(list[Any]):
+    """A `make_engine` that keeps what it makes."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __bool__(self) -> bool:
+        return True  # also before the first: `make_engine or VllmEngine`
+
+    def __call__(self, *args: Any) -> Any:
+        self.append(self._make(*args))
+        return self[-1]
 
 
 class Shared:

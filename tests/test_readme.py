@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import runpy
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mteb
 import pytest
+from huggingface_hub import constants
+from mteb.cache import ResultCache
 from mteb.mocks.mock_tasks import MockRerankingTask, MockSTSTask
-from mteb.models import SentenceTransformerEncoderWrapper
 
-from embcache.encoders import vllm_base
 from embcache.encoders import vllm_cross_encoder as cross_encoder
 from embcache.encoders import vllm_encoder as encoders
 from embcache.engine.vllm import VllmEngine, VllmScoringEngine
@@ -33,6 +32,14 @@ def in_any_dtype(engine: VllmEngine, arguments: dict[str, Any]) -> Shared:
     return Shared(engine, "float32" if arguments["dtype"] == "auto" else arguments["dtype"])
 
 
+def put_into_hub_cache(hub: Path, name: str, commit: str, model: str) -> None:
+    folder = hub / f"models--{name.replace('/', '--')}"
+    for path in (folder / "refs", folder / "snapshots"):
+        path.mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    (folder / "snapshots" / commit).symlink_to(model)
+
+
 @pytest.mark.engine
 @pytest.mark.filterwarnings("ignore")
 def test_python_blocks(
@@ -44,29 +51,27 @@ def test_python_blocks(
     real_scoring_engine: VllmScoringEngine,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With models that are here in the named ones' place, since tests have no hub."""
-    real = vllm_base.resolve_model
-    local = {"intfloat/e5-small": model_path, "BAAI/bge-reranker-base": cross_encoder_path}
-    monkeypatch.setattr(
-        vllm_base,
-        "resolve_model",
-        lambda name, *_: replace(real(local[name]), name=name, is_local=False),
-    )
+    """Tests have no hub: its cache holds other models under these names, tasks are mteb's mocks.
+
+    Engines that run already stand in for those that the blocks would start.
+    """
+    hub = tmp_path / "hub"
+    put_into_hub_cache(hub, "intfloat/e5-small", "0" * 40, model_path)
+    put_into_hub_cache(hub, "BAAI/bge-reranker-base", "1" * 40, cross_encoder_path)
+    any_encoder = "sentence-transformers/all-MiniLM-L6-v2"
+    commit = mteb.get_model_meta(any_encoder).revision
+    put_into_hub_cache(hub, any_encoder, str(commit), model_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
     monkeypatch.setattr(encoders, "VllmEngine", lambda *args: in_any_dtype(real_engine, args[2]))
     monkeypatch.setattr(
         cross_encoder, "VllmScoringEngine", lambda *args: in_any_dtype(real_scoring_engine, args[2])
     )
-    # What the shared engines run in.
-    monkeypatch.setattr(vllm_base.AutoDtype, "settle", lambda self, cached: "float32")
     tasks = {"STS12": MockSTSTask, "AskUbuntuDupQuestions": MockRerankingTask}
     monkeypatch.setattr(mteb, "get_task", lambda name: tasks[name]())
+    # The user's results would answer a second run of this test.
+    evaluate, results = mteb.evaluate, ResultCache(tmp_path / "results")
     monkeypatch.setattr(
-        mteb, "get_model", lambda name: SentenceTransformerEncoderWrapper(model_path, device="cpu")
-    )
-    # Without mteb's own results, which would answer a second run of this test.
-    evaluate = mteb.evaluate
-    monkeypatch.setattr(
-        mteb, "evaluate", lambda *args, **kwargs: evaluate(*args, **kwargs | {"cache": None})
+        mteb, "evaluate", lambda *args, **kwargs: evaluate(*args, **{"cache": results} | kwargs)
     )
     monkeypatch.chdir(tmp_path)
     printed = []
@@ -74,14 +79,14 @@ def test_python_blocks(
         (tmp_path / f"block{number}.py").write_text(block)
         runpy.run_path(str(tmp_path / f"block{number}.py"), run_name="__main__")
         printed.append(capsys.readouterr().out)
-    first, reranker, any_encoder, comparison, arrow = printed
+    first, reranker, wrapped, comparison, arrow = printed
     assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", first)
     assert re.search(r"\d+ pairs, \d+ unique, 0 hits, \d+ encoded", reranker)
-    assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", any_encoder)
+    assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", wrapped)
     assert re.search(r"[1-9]\d* shared texts, 0 only in a, 0 only in b", comparison)
     assert "cosine: mean 1.000000" in comparison  # the same engine here, after all
     for column in ("text", "vector", "query", "document", "score"):
-        assert column in arrow
+        assert re.search(rf"^{column}: ", arrow, re.MULTILINE), column
     assert arrow.count('"dtype":"float32"') == 3
 
 
@@ -91,12 +96,14 @@ def test_make_targets_and_files_exist() -> None:
     assert {"demo", "test", "setup", "bench"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M), target
-    for file in re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"-r (\S+)", README):
+    files = re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"-r (\S+)", README)
+    assert {"CONTRIBUTING.md", "docs/cli.md", "requirements/cpu.txt"} <= set(files)
+    for file in files:
         assert (ROOT / file).is_file(), file
 
 
 def test_ci_runs_the_tests() -> None:
-    assert "make" in (ROOT / ".ci" / "run").read_text()
+    assert re.search(r"^exec make .*\bcheck$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     dry: Any = subprocess.run(
         ["make", "--dry-run", "check"], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from embcache.cli.output import human_size
 from embcache.store import Space
 from tests.cli.test_maintain import damage, fill, run
 from tests.conftest import run_python
@@ -46,7 +47,8 @@ def test_help_has_an_example() -> None:
 def test_a_drawing(cache: Path, tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"x.{ending}"
     first, second = draw(cache, file, "--limit", "150").splitlines()
-    assert first.startswith(f"{file}: 150 of 200 rows, coloured by prompt, ") and "B" in first
+    start, size = f"{file}: 150 of 200 rows, coloured by prompt, ", file.stat().st_size
+    assert first == f"{start}{human_size(size)}"
     assert second.startswith("The two axes show ") and "% of the variance (" in second
     assert draw(cache, file, "--overwrite", "--color", "n_tokens").count("by n_tokens") == 1
 

@@ -102,7 +102,6 @@ def test_on_a_terminal(terminal: io.StringIO) -> None:
     with WarmDisplay(total=1800) as display:
         display.update(replace(STATS, texts=10))
         display.update(STATS)
-        display._live.refresh()
     text = terminal.getvalue()
     assert "50%" in text and "warming" in text
     header = next(line for line in text.splitlines() if "committed" in line)

@@ -29,12 +29,14 @@ class Subject:
         run: Its values for texts, `(n, dim)`.
         as_query_document_and_bare: Values of the same texts in three roles.
         slow: Whether it computes for real.
+        model: What a CachedEncoder wraps.
     """
 
     make: Callable[..., Any]
     run: Callable[..., np.ndarray]
     as_query_document_and_bare: Callable[[list[str]], list[np.ndarray]]
     slow: bool
+    model: Any = None
 
 
 def vllm_encoder(make: Callable[..., Any], slow: bool) -> Subject:
@@ -67,7 +69,7 @@ def cached_encoder(model: Any, cache: Path, slow: bool) -> Subject:
         kinds = (PromptType.query, PromptType.document, None)
         return [encode(make(), texts, prompt_type=kind) for kind in kinds]
 
-    return Subject(make, encode, roles, slow)
+    return Subject(make, encode, roles, slow, model)
 
 
 ENGINE = pytest.mark.engine
@@ -175,19 +177,22 @@ def test_results_are_the_callers_own(subject: Subject) -> None:
 
 def test_a_warm_encoder_never_asks_its_engine(subject: Subject) -> None:
     subject.run(subject.make(), ["a"])
-    encoder = subject.make()
 
     class Forbidden:
         version = "none"
         batch_size = 1
 
+        def close(self) -> None:
+            """As every encoder does in the end."""
+
         def __getattr__(self, name: str) -> Any:
             raise AssertionError(f"the engine was asked for {name}")
 
-    if isinstance(encoder, CachedEncoder):
-        encoder._model.encode = _forbidden
+    if subject.model is None:
+        encoder = subject.make(make_engine=lambda *_: Forbidden())
     else:
-        encoder._engine = Forbidden()
+        encoder = subject.make()
+        subject.model.encode = _forbidden
     assert subject.run(encoder, ["a"]).shape[0] == 1
 
 

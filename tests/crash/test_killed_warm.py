@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from embcache import VllmEncoderWrapper
-from embcache.encoders import vllm_encoder as encoders
 from embcache.tools.check import CheckReport, check_space
 from tests.conftest import encode
 from tests.fakes import FakeEngine, fake_vector
@@ -47,10 +46,13 @@ def checked(folder: Path) -> CheckReport | None:
     return check_space(tables[0])
 
 
-def all_is_there(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "VllmEngine", lambda *_: FakeEngine())
+def all_is_there(folder: Path, model: Path) -> None:
     encoder = VllmEncoderWrapper(
-        str(model), dtype="float32", cache_path=folder / "cache", on_miss="raise"
+        str(model),
+        dtype="float32",
+        cache_path=folder / "cache",
+        on_miss="raise",
+        make_engine=lambda *_: FakeEngine(),
     )
     vectors = encode(encoder, TEXTS)
     assert vectors.tobytes() == np.stack([fake_vector(text) for text in TEXTS]).tobytes()
@@ -63,9 +65,7 @@ def finish(folder: Path, model: Path) -> Any:
     return json.loads((folder / "out").read_text())
 
 
-def test_kill_9_at_random_moments(
-    corpus: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kill_9_at_random_moments(corpus: Path, tmp_path: Path, tiny_model: Path) -> None:
     """Every kill leaves a clean cache; all work together is less than 1.2 times one run's."""
     rng = random.Random(11)
     rows, at_work = 0, 0
@@ -86,12 +86,12 @@ def test_kill_9_at_random_moments(
     assert len(TEXTS) <= encoded(tmp_path) < 1.2 * len(TEXTS)
     found = checked(tmp_path)
     assert found is not None and found.ok and found.rows == len(TEXTS)
-    all_is_there(tmp_path, tiny_model, monkeypatch)
+    all_is_there(tmp_path, tiny_model)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_commits_says_how_to_go_on_and_exits_with_130(
-    number: int, corpus: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, corpus: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     process = start(tmp_path, tiny_model, 0.02)
     time.sleep(0.7)
@@ -106,4 +106,4 @@ def test_a_signal_commits_says_how_to_go_on_and_exits_with_130(
     assert committed == encoded(tmp_path) < len(TEXTS) and committed % CHUNK_TEXTS == 0 < committed
     rest = finish(tmp_path, tiny_model)
     assert rest["encoded"] == len(TEXTS) - committed and rest["hits"] == committed
-    all_is_there(tmp_path, tiny_model, monkeypatch)
+    all_is_there(tmp_path, tiny_model)

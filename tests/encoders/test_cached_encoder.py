@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import torch
 from datasets import Dataset
 from mteb.mocks.mock_run import ALL_MOCK_TASK_TEST_GRID
-from mteb.models import CompressionWrapper, SentenceTransformerEncoderWrapper
+from mteb.mocks.mock_tasks import MockClassificationTask
+from mteb.models import CompressionWrapper, ModelMeta, SentenceTransformerEncoderWrapper
 from mteb.types import OutputDType, PromptType
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -284,7 +286,10 @@ def test_no_meta_at_all(make: Make) -> None:
         make(Bare())
     encoder = make(Bare(), identity={"model": "bare"})
     assert encode(encoder, ["a", "b"]).shape == (2, 4)
-    assert encoder.mteb_model_meta is not None
+    assert isinstance(encoder.mteb_model_meta, ModelMeta)
+    task = MockClassificationTask()  # which asks for nothing but vectors
+    result = mteb.evaluate(encoder, task, cache=None, show_progress_bar=False)
+    assert result.task_results[0].get_score() >= 0 and encoder.stats.encoded > 0
 
 
 def test_a_name_without_revision_is_warned_about(
@@ -439,10 +444,16 @@ def test_its_dtype_and_length_are_in_the_identity(
 
 
 def test_a_directory_is_identified_by_its_content(
-    make: Make, minilm: SentenceTransformerEncoderWrapper
+    make: Make, minilm: SentenceTransformerEncoderWrapper, model_path: str, tmp_path: Path
 ) -> None:
     identity = make(minilm).identity
-    assert identity.model == "local" and len(identity.revision) == 32
+    assert identity.model == "local"
+    copy = shutil.copytree(model_path, tmp_path / "copy")
+    for changed in (False, True):
+        if changed:
+            (copy / "vocab.txt").write_text("[PAD]")  # of which the loaded model shows nothing
+        other = SentenceTransformerEncoderWrapper(str(copy), device="cpu")
+        assert (make(other).identity != identity) == changed
 
 
 def test_precision_is_that_of_the_whole_call(
@@ -471,7 +482,11 @@ def test_truncated(make: Make, minilm: SentenceTransformerEncoderWrapper, cache:
 
 
 def test_similarity_is_the_models(make: Make, minilm: SentenceTransformerEncoderWrapper) -> None:
+    minilm.model.similarity_fn_name = "euclidean"
     encoder = make(minilm)
     vectors = encode(encoder, ["a", "b"])
-    assert np.allclose(np.diag(np.asarray(encoder.similarity(vectors, vectors))), 1)
-    assert np.allclose(np.asarray(encoder.similarity_pairwise(vectors, vectors)), 1)
+    distance = np.linalg.norm(vectors[0] - vectors[1])
+    expected = [[0, -distance], [-distance, 0]]
+    assert np.allclose(np.asarray(encoder.similarity(vectors, vectors)), expected, atol=1e-3)
+    pairs = np.asarray(encoder.similarity_pairwise(vectors, vectors[::-1].copy()))
+    assert np.allclose(pairs, -distance, atol=1e-3)

@@ -563,13 +563,11 @@ def test_first_committed_counts_after_compaction_too(tmp_path: Path) -> None:
 
 def commit_at_once(*caches: LanceCache) -> None:
     """As when none of them saw the others' rows before it wrote its own."""
-    refresh = Space.refresh
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Space, "refresh", lambda space: space.snapshot)
         for cache in caches:
             cache.save()
     for cache in caches:
-        refresh(cache._opened())
         cache.load()
 
 

@@ -19,6 +19,7 @@ from embcache import (
 )
 from embcache.identity.identity import Identity
 from tests.conftest import encode, loader, predict
+from tests.fakes import FakeScoringEngine
 
 Make = Callable[..., VllmCrossEncoderWrapper]
 
@@ -38,7 +39,8 @@ def test_every_parameter_of_mteb_is_here_with_its_default() -> None:
     for name, parameter in theirs.items():
         assert ours[name].default == parameter.default, name
         assert ours[name].kind == parameter.kind, name
-    assert ours.keys() - theirs.keys() == {"cache_path", "on_miss", "read_only", "store_text"}
+    ours_alone = {"cache_path", "on_miss", "read_only", "store_text", "make_engine"}
+    assert ours.keys() - theirs.keys() == ours_alone
     predict_ = parameters(vllm_wrapper.VllmCrossEncoderWrapper.predict)
     assert parameters(VllmCrossEncoderWrapper.predict).keys() == predict_.keys()
 
@@ -85,9 +87,11 @@ def test_both_prefixes_are_in_the_key(make_cross_encoder: Make) -> None:
 
 
 def test_the_engine_gets_prefixes_and_texts(make_cross_encoder: Make) -> None:
-    encoder = make_cross_encoder(query_prefix="q: ", document_prefix="d: ")
+    engine = FakeScoringEngine()
+    encoder = make_cross_encoder(
+        query_prefix="q: ", document_prefix="d: ", make_engine=lambda *_: engine
+    )
     predict(encoder, ["a", "b"], ["c", "a longer document"])
-    engine: Any = encoder._engine
     assert engine.encoded == ["q: a\0d: c", "q: b\0d: a longer document"]
 
 

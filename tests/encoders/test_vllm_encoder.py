@@ -58,7 +58,8 @@ def test_every_parameter_of_mteb_is_here_with_its_default() -> None:
     assert inspect.signature(VllmEncoderWrapper).parameters["kwargs"]
     added = ours.keys() - parameters(vllm_wrapper.VllmEncoderWrapper.__init__).keys()
     added -= parameters(vllm_wrapper.VllmWrapperBase.__init__).keys()
-    assert added == {"cache_path", "on_miss", "read_only", "store_text", "truncate_dim"}
+    ours_alone = {"cache_path", "on_miss", "read_only", "store_text", "make_engine"}
+    assert added == ours_alone | {"truncate_dim"}
 
 
 def test_a_path_object_is_a_model(make_encoder: Make, tiny_model: Path) -> None:
@@ -152,7 +153,7 @@ def test_what_changes_vectors_makes_a_new_space(
 ) -> None:
     encode(make_encoder(), ["a"])
     other = make_encoder(**arguments)
-    other._engine.actual_dtype = other.identity.dtype  # type: ignore[attr-defined]
+    fake_engines[-1].actual_dtype = other.identity.dtype
     encode(other, ["a"])
     assert [engine.starts for engine in fake_engines] == [1, 1]
     assert len(list((tmp_path / "cache").glob("*.lance"))) == 2
@@ -286,9 +287,8 @@ class TestPrompts:
         for name in ("ArguAna", "STS13", "AmazonCounterfactualClassification"):
             metadata = mteb.get_task(name).metadata
             for kind in (PromptType.query, PromptType.document, None):
-                assert encoder._prompt(metadata, kind) == theirs.get_task_instruction(
-                    metadata, kind
-                )
+                expected = theirs.get_task_instruction(metadata, kind)
+                assert encoder.prompt_for(kind, metadata) == expected
 
 
 class TestBadInput:
@@ -454,11 +454,16 @@ class TestModes:
 
 
 class TestAutoDtype:
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What "auto" meant in another test, of the same model, is not remembered."""
+        monkeypatch.setenv("EMBCACHE_HOME", str(tmp_path / "home"))
+
     def test_settled_by_the_engine_where_nothing_is_cached(
         self, make_encoder: Make, fake_engines: list[FakeEngine], tmp_path: Path
     ) -> None:
         encoder = make_encoder(dtype="auto")
-        encoder._engine.actual_dtype = "float16"  # type: ignore[attr-defined]
+        fake_engines[0].actual_dtype = "float16"
         encode(encoder, ["a"])
         assert encoder.identity.dtype == "float16"
         warm = make_encoder(dtype="auto")  # remembered
@@ -471,39 +476,42 @@ class TestAutoDtype:
     def test_what_is_cached_in_another_dtype_is_said(
         self,
         make_encoder: Make,
-        monkeypatch: pytest.MonkeyPatch,
+        fake_engines: list[FakeEngine],
+        tmp_path: Path,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """A cache from a GPU, on a machine where "auto" means something else."""
         encoder = make_encoder(dtype="bfloat16")
-        encoder._engine.actual_dtype = "bfloat16"  # type: ignore[attr-defined]
+        fake_engines[0].actual_dtype = "bfloat16"
         encode(encoder, ["a"])
+        encode(make_encoder(dtype="auto", cache_path=tmp_path / "another"), ["a"])  # float32
         here = make_encoder(dtype="auto")
-        monkeypatch.setattr(here._auto, "settle", lambda cached: "float32")
         encode(here, ["a"])
         assert here.stats.encoded == 1
         assert "means float32 here, and the cache holds this model in bfloat16" in caplog.text
 
     def test_a_wrong_memory_of_auto_is_corrected(
-        self, make_encoder: Make, fake_engines: list[FakeEngine]
+        self, make_encoder: Make, fake_engines: list[FakeEngine], tmp_path: Path
     ) -> None:
+        before = make_encoder(dtype="auto", cache_path=tmp_path / "another")
+        fake_engines[0].actual_dtype = "bfloat16"
+        encode(before, ["a"])
         encoder = make_encoder(dtype="auto")
-        encoder._auto.remember("bfloat16")
         with pytest.raises(DtypeMismatchError, match="'auto' was taken for bfloat16"):
             encode(encoder, ["a"])
         assert encode(encoder, ["a"]).shape == (1, 8)
         assert encoder.identity.dtype == "float32"
-        assert len(encode(make_encoder(dtype="auto"), ["a"])) == 1 and fake_engines[1].starts == 0
+        assert len(encode(make_encoder(dtype="auto"), ["a"])) == 1 and fake_engines[2].starts == 0
 
     def test_on_miss_raise_counts_where_nothing_is_cached(self, make_encoder: Make) -> None:
         with pytest.raises(MissingTextsError, match="2 of 2 texts"):
             encode(make_encoder(dtype="auto", on_miss="raise"), ["a", "b"])
 
     def test_a_mismatch_is_an_error_never_a_mixed_space(
-        self, make_encoder: Make, tmp_path: Path
+        self, make_encoder: Make, fake_engines: list[FakeEngine], tmp_path: Path
     ) -> None:
         encoder = make_encoder(dtype="float32")
-        encoder._engine.actual_dtype = "float16"  # type: ignore[attr-defined]
+        fake_engines[0].actual_dtype = "float16"
         with pytest.raises(
             DtypeMismatchError, match=r"runs in float16, and dtype='float32' was taken"
         ):

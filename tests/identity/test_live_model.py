@@ -105,7 +105,7 @@ def test_odd_weights() -> None:
         "scalar": torch.nn.ParameterList([torch.nn.Parameter(torch.tensor(1.0))]),
     }
     live = LiveModel(holder(**parts))
-    assert live.weights() is not None and live.weights() == live.weights()
+    assert live.weights() is not None and live.weights() == LiveModel(holder(**parts)).weights()
 
 
 def test_settings_of_endpoints_and_of_mtebs_vllm_wrapper() -> None:

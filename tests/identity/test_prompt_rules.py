@@ -83,7 +83,7 @@ def test_sentence_transformers(
     monkeypatch.setattr(sentence_transformer, "default_prompt_name", default)
     wrapper = SentenceTransformerEncoderWrapper(sentence_transformer, model_prompts=model_prompts)
     rule = find_rule(wrapper, None)
-    assert rule.handling == SENTENCE_TRANSFORMERS and rule.known
+    assert rule.handling.name == SENTENCE_TRANSFORMERS and rule.known
     for call in calls():
         expected = applied_by(sentence_transformer, wrapper, call, monkeypatch)
         assert rule.apply(call).text == expected, call
@@ -104,7 +104,7 @@ def test_instructions(
         prompts_dict=prompts,
     )
     rule = find_rule(wrapper, None)
-    assert rule.handling == "instruction"
+    assert rule.handling.name == "instruction"
     for call in calls():
         expected = applied_by(sentence_transformer, wrapper, call, monkeypatch)
         assert rule.apply(call).text == expected, call
@@ -127,7 +127,7 @@ def test_endpoints(
     sent: list[str] = []
     monkeypatch.setattr(wrapper, "_get_embeddings", lambda texts: sent.extend(texts) or [[0.0]])
     rule = find_rule(wrapper, None)
-    assert rule.handling == "prefix"
+    assert rule.handling.name == "prefix"
     for call in calls():
         sent.clear()
         encode(wrapper, ["a"], task_metadata=call.task_metadata, prompt_type=call.prompt_type)
@@ -141,7 +141,7 @@ def test_mtebs_own_vllm_wrapper_is_known() -> None:
 
 def test_others_go_by_the_circumstances() -> None:
     rule = find_rule(FakeModel(), None)
-    assert rule.handling == UNKNOWN and not rule.known
+    assert rule.handling.name == UNKNOWN and not rule.known
     applied = [rule.apply(call) for call in calls()]
     assert len({prompt.key for prompt in applied}) == 9
     assert all(prompt.text is None for prompt in applied)
@@ -158,10 +158,10 @@ def test_a_subclass_or_instance_with_an_encode_of_its_own_is_unknown(
         pass
 
     attributes = {"model": sentence_transformer, "model_prompts": None}
-    assert find_rule(bare(Inherited, **attributes), None).handling == SENTENCE_TRANSFORMERS
-    assert find_rule(bare(Mine, **attributes), None).handling == UNKNOWN
+    assert find_rule(bare(Inherited, **attributes), None).handling.name == SENTENCE_TRANSFORMERS
+    assert find_rule(bare(Mine, **attributes), None).handling.name == UNKNOWN
     patched = bare(Inherited, encode=print, **attributes)
-    assert find_rule(patched, None).handling == UNKNOWN
+    assert find_rule(patched, None).handling.name == UNKNOWN
 
 
 def test_a_sentence_transformer_with_an_encode_of_its_own_is_unknown(
@@ -171,7 +171,7 @@ def test_a_sentence_transformer_with_an_encode_of_its_own_is_unknown(
         SentenceTransformerEncoderWrapper, model=sentence_transformer, model_prompts=None
     )
     monkeypatch.setattr(sentence_transformer, "encode_query", print, raising=False)
-    assert find_rule(wrapper, None).handling == UNKNOWN
+    assert find_rule(wrapper, None).handling.name == UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_models_that_may_use_the_task(change: Any, model_path: str) -> None:
     change(model)
     wrapper = bare(SentenceTransformerEncoderWrapper, model=model, model_prompts=None)
     rule = find_rule(wrapper, None)
-    assert rule.handling == "prompt and task of Sentence Transformers"
+    assert rule.handling.name == "prompt and task of Sentence Transformers"
     query, document, neither = (rule.apply(call) for call in calls()[:3])
     assert len({query.key, document.key, neither.key}) == 3
     assert query.text == document.text == ""

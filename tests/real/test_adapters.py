@@ -12,6 +12,7 @@ import pytest
 from embcache import EngineError, MissingTextsError, ModelNotFoundError, VllmEncoderWrapper
 from embcache.engine.vllm import VllmEngine
 from tests.conftest import encode
+from tests.fakes import Engines
 from tests.models import save_bert, save_int8, save_llama, save_lora
 
 pytestmark = pytest.mark.engine
@@ -56,10 +57,10 @@ class TestLora:
         from vllm.lora.request import LoRARequest
 
         without = run(make())
-        encoder = make(lora_request=lora)
+        engines = Engines(VllmEngine)
+        encoder = make(lora_request=lora, make_engine=engines)
         vectors = encode(encoder, TEXTS)
-        assert isinstance(encoder._engine, VllmEngine)
-        outputs = encoder._engine._llm.encode(
+        outputs = engines[0]._llm.encode(
             TEXTS,
             pooling_task="embed",
             tokenization_kwargs={"truncate_prompt_tokens": -1},
@@ -73,9 +74,9 @@ class TestLora:
 
         by_object = LoRARequest("another name", 7, lora)
         for same in (lora, Path(lora), by_object):
-            warm = make(lora_request=same, on_miss="raise")
+            warm = make(lora_request=same, on_miss="raise", make_engine=engines)
             assert encode(warm, TEXTS).tobytes() == vectors.tobytes()
-            assert not warm._engine.started
+            assert not engines[-1].started
         plain = make(on_miss="raise")
         assert encode(plain, TEXTS).tobytes() == without.tobytes()
 

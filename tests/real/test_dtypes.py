@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from embcache import MissingTextsError, NonFiniteError, VllmEncoderWrapper, compare_spaces
+from embcache.engine.vllm import VllmEngine
 from embcache.tools.find import find_space
 from tests.conftest import encode
+from tests.fakes import Engines
 from tests.models import save_bert, save_overflowing_bert
 
 pytestmark = pytest.mark.engine
@@ -39,9 +41,10 @@ def test_auto_without_an_engine_is_what_the_engine_chose(
     for memory in ("same", "none"):
         if memory == "none":  # vLLM has to be asked, in a process of its own
             monkeypatch.setenv("EMBCACHE_HOME", str(tmp_path / "another home"))
-        warm = VllmEncoderWrapper(model, cache_path=cache, on_miss="raise")
+        engines = Engines(VllmEngine)
+        warm = VllmEncoderWrapper(model, cache_path=cache, on_miss="raise", make_engine=engines)
         assert encode(warm, TEXTS).tobytes() == vectors.tobytes()
-        assert warm.identity.dtype == auto and not warm._engine.started
+        assert warm.identity.dtype == auto and not engines[0].started
 
 
 def test_a_model_too_large_for_float16(tmp_path: Path) -> None:

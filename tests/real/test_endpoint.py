@@ -19,8 +19,9 @@ from typing import Any
 import lance
 import numpy as np
 import pytest
+from mteb.models import OpenAIAPIEncodeWrapper
 
-from embcache import VllmEncoderWrapper
+from embcache import CachedEncoder, VllmEncoderWrapper
 from tests.conftest import ROOT, encode
 from tests.real.test_sts13 import DATA, PUBLISHED, local_task
 
@@ -156,10 +157,13 @@ def test_vectors_are_those_of_the_engine_in_this_process(
 
 def test_an_endpoint_that_died(endpoint: Server, tmp_path: Path) -> None:
     """What is cached is there; what is not ends in mteb's own error, and nothing is written."""
-    encoder = example.open_endpoint(endpoint.url, NAME, str(tmp_path / "cache"))
+    model = OpenAIAPIEncodeWrapper(
+        endpoint_url=endpoint.url, model_name=NAME, use_chat_template=False, modalities=["text"]
+    )
+    encoder = CachedEncoder(model, tmp_path / "cache")
     vectors = encode(encoder, TEXTS)
     dead = f"http://127.0.0.1:{free_port()}"
-    encoder._model.endpoint_url = dead
+    model.endpoint_url = dead
     assert encode(encoder, TEXTS).tobytes() == vectors.tobytes()
     with pytest.raises(RuntimeError, match=r"Failed to get response from server: .*refused"):
         encode(encoder, [*TEXTS, "one more"])

@@ -59,19 +59,20 @@ def test_three_kills_lose_no_committed_row(
 ) -> None:
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
     rng = random.Random(5)
-    rows = 0
+    rows = kills = 0
     for _ in range(3):
         process = start(tmp_path, model_path)
         wait_for_rows(tmp_path, process, rows)
         time.sleep(rng.uniform(0, 2))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
         process.communicate()
         assert committed(tmp_path) >= rows
         rows = committed(tmp_path)
         for table in (tmp_path / "cache").glob("*.lance"):
             assert not rows or check_space(table).ok
-    assert rows > 0
+    assert rows > 0 and kills, "the corpus is too small for this machine"
     process = start(tmp_path, model_path, "--json")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out

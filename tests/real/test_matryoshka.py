@@ -15,6 +15,7 @@ from embcache import ConfigError, VllmEncoderWrapper
 from embcache.engine.vllm import VllmEngine
 from tests.conftest import encode
 from tests.engine.test_vllm import TEXTS
+from tests.fakes import Engines
 
 pytestmark = pytest.mark.engine
 
@@ -58,8 +59,10 @@ def test_without_a_cache(real_encoder: Callable[..., VllmEncoderWrapper], tmp_pa
 def test_as_vllm_cuts_itself(model_path: str, tmp_path: Path) -> None:
     from vllm import PoolingParams
 
+    engines = Engines(VllmEngine)
     encoder = VllmEncoderWrapper(
         model_path,
+        make_engine=engines,
         dtype="float32",
         hf_overrides={"is_matryoshka": True},
         truncate_dim=DIM,
@@ -67,8 +70,7 @@ def test_as_vllm_cuts_itself(model_path: str, tmp_path: Path) -> None:
         enforce_eager=True,
     )
     short = encode(encoder, TEXTS)
-    assert isinstance(encoder._engine, VllmEngine)
-    outputs = encoder._engine._llm.encode(
+    outputs = engines[0]._llm.encode(
         TEXTS,
         pooling_params=PoolingParams(dimensions=DIM),
         pooling_task="embed",
