@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -50,6 +51,17 @@ def task() -> Any:
     return mteb.get_task("STS13").metadata
 
 
+def close_at_last(engine: VllmEngine) -> None:
+    """Close a shared engine, which brings down all that were closed before it.
+
+    Each of two dozen collects the garbage among millions of objects several times: a minute, in a
+    process that ends here.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "collect", lambda *_: 0)
+        engine.close()
+
+
 @pytest.fixture(scope="session")
 def real_engine(model_path: str) -> Iterator[VllmEngine]:
     """The one vLLM engine that slow tests share: MiniLM, float32, eager (starts in seconds).
@@ -70,7 +82,7 @@ def real_engine(model_path: str) -> Iterator[VllmEngine]:
     )
     engine.start()
     yield engine
-    engine.close()
+    close_at_last(engine)
 
 
 @pytest.fixture
@@ -164,7 +176,7 @@ def real_scoring_engine(cross_encoder_path: str) -> Iterator[VllmScoringEngine]:
     engine = VllmScoringEngine(cross_encoder_path, None, arguments)
     engine.start()
     yield engine
-    engine.close()
+    close_at_last(engine)
 
 
 @pytest.fixture
