@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_the_warm_part_runs_and_reports(tmp_path: Path) -> None:
     """A smoke test of the benchmark, which checks vectors itself; its figures mean nothing here."""
     result = subprocess.run(

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_it_measures_and_prints(tmp_path: Path) -> None:
     """A smoke test; with so few texts its figures mean nothing."""
     result = subprocess.run(

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from embcache.pipeline.pipeline import Pipeline
 from embcache.pipeline.request import TextRequest
@@ -43,6 +44,7 @@ def finish(path: Path, texts: list[str]) -> tuple[np.ndarray, FakeEngine]:
     return vectors, engine
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments(tmp_path: Path) -> None:
     rng = random.Random(7)
     acknowledged = 0
@@ -63,6 +65,7 @@ def test_kill_at_random_moments(tmp_path: Path) -> None:
     assert not engine.encoded and again.tobytes() == vectors.tobytes()
 
 
+@pytest.mark.slow
 def test_two_processes_into_one_cache(tmp_path: Path) -> None:
     """From nothing, at the same time, over texts that overlap by half."""
     processes = [start(tmp_path, 1500, first) for first in (0, 750)]
@@ -77,8 +80,6 @@ def test_two_processes_into_one_cache(tmp_path: Path) -> None:
 
 def test_disk_full(tmp_path: Path) -> None:
     """A tmpfs of 2 MB where mounting is allowed; rows committed before stay."""
-    import pytest
-
     small = tmp_path / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)]

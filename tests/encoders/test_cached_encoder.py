@@ -366,6 +366,7 @@ def test_images_pass_through_uncached_with_one_warning(
     assert caplog.text.count("uncached") == 1 and "STS13" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_mock_tasks_with_text_and_images(make: Make) -> None:
     model = mteb.get_model("mteb/baseline-random-encoder")

@@ -149,14 +149,17 @@ class TestQuantization:
     def test_int8_weights_have_a_space_of_their_own(
         self, make: Make, decoder: str, tmp_path: Path
     ) -> None:
-        full = run(make())
+        half = {"dtype": "bfloat16"}  # vLLM's int8 kernel for AMX takes no float32
+        full = run(make(**half))
         model = save_int8(tmp_path / "int8", decoder)
-        small = run(make(model))  # config.json says how it is quantised
+        small = run(make(model, **half))  # config.json says how it is quantised
         cosines = (small * full).sum(axis=1)
+        # 0.99986 with AMX, AVX-512 and AVX2 (0.99988 in float32, as in PyTorch with these weights);
+        # 0.9967 where products are cut off (see save_int8).
         assert (small != full).any(axis=1).all() and cosines.min() > 0.999
-        named = make(model, quantization="compressed-tensors")
-        assert named.identity != make(model).identity != make().identity
+        named = make(model, quantization="compressed-tensors", **half)
+        assert named.identity != make(model, **half).identity != make(**half).identity
         assert run(named).tobytes() == small.tobytes()
         assert len(list((tmp_path / "cache").glob("*.lance"))) == 3
-        warm = make(model, quantization="compressed-tensors", on_miss="raise")
+        warm = make(model, quantization="compressed-tensors", on_miss="raise", **half)
         assert encode(warm, TEXTS).tobytes() == small.tobytes()

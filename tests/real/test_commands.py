@@ -1,4 +1,4 @@
-"""Two tasks on real text: warmed by the script with real vLLM, evaluated, looked into.
+"""Two tasks on real text: warmed with real vLLM, evaluated, looked into.
 
 Every command runs on the cache that this makes.
 """
@@ -6,10 +6,7 @@ Every command runs on the cache that this makes.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,6 @@ from embcache import VllmEncoderWrapper
 from embcache.cli.app import app
 from embcache.encoders import vllm_encoder as encoders
 from embcache.engine.vllm import VllmEngine
-from tests.conftest import ROOT
 from tests.fakes import Shared
 from tests.real.tasks import PROMPTS, DocstringBodies, DocstringKinds, docstrings
 
@@ -36,18 +32,21 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def warmed(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A cache that `scripts/warm_cache.py --task ... --task ...` filled, and what it said."""
+def warmed(
+    model_path: str, real_engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """A cache that `embcache warm --task ... --task ...` filled, and what it said."""
     folder = tmp_path_factory.mktemp("warmed")
-    command = [sys.executable, "scripts/warm_cache.py", "--model", model_path, "--json"]
-    command += ["--dtype", "float32", "--enforce-eager", "--cache", str(folder / "cache")]
-    command += ["--prompts", json.dumps(PROMPTS)]
+    command = ["warm", "--model", model_path, "--dtype", "float32", "--json"]
+    command += ["--prompts", json.dumps(PROMPTS), "--cache", str(folder / "cache")]
     for task in TASKS:
         command += ["--task", task]
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=os.environ, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBCACHE_HOME", str(folder / "home"))
+        patch.setattr(encoders, "VllmEngine", lambda *_: real_engine)
+        patch.setattr(real_engine, "close", lambda: None)  # it is shared
+        result = CliRunner().invoke(app, command, prog_name="embcache")
+    assert result.exit_code == 0, result.output + repr(result.exception)
     return {"cache": folder / "cache", **json.loads(result.stdout)}
 
 

@@ -39,7 +39,10 @@ def test_auto_without_an_engine_is_what_the_engine_chose(
     cold.cleanup()
     assert cold.identity.dtype == auto
     for memory in ("same", "none"):
-        if memory == "none":  # vLLM has to be asked, in a process of its own
+        if memory == "none":
+            if weights is torch.float32:
+                break  # tests/test_dtype.py asks that, and each time costs vLLM's import
+            # vLLM has to be asked, in a process of its own.
             monkeypatch.setenv("EMBCACHE_HOME", str(tmp_path / "another home"))
         engines = Engines(VllmEngine)
         warm = VllmEncoderWrapper(model, cache_path=cache, on_miss="raise", make_engine=engines)

@@ -91,7 +91,7 @@ def server(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         wait_until_up(server, process)
         yield server
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # SIGINT is ignored where pytest runs in the background of a shell
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(20)
         with contextlib.suppress(ProcessLookupError):

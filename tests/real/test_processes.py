@@ -16,16 +16,18 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from embcache import VllmEncoderWrapper
 
-encoder = VllmEncoderWrapper({model!r}, cache_path={cache!r}, **{arguments!r})
 texts = ["a text", "", "another text", "a text", "emoji \\U0001f600"]
 texts += [f"text {{i}}" for i in range(40)]
-vectors = encoder.encode(
-    DataLoader(Dataset.from_dict({{"text": texts}}), batch_size=8),
-    task_metadata=mteb.get_task("STS13").metadata,
-    hf_split="test", hf_subset="default", show_progress_bar=False,
-)
-print(encoder.stats.hits, encoder.stats.encoded, encoder.identity.dtype, vectors.tobytes().hex())
-print(any(sys.modules.get(name) for name in ("vllm", "lancedb")))
+for arguments in {arguments!r}:
+    encoder = VllmEncoderWrapper({model!r}, cache_path={cache!r}, **arguments)
+    vectors = encoder.encode(
+        DataLoader(Dataset.from_dict({{"text": texts}}), batch_size=8),
+        task_metadata=mteb.get_task("STS13").metadata,
+        hf_split="test", hf_subset="default", show_progress_bar=False,
+    )
+    stats = encoder.stats
+    print(stats.hits, stats.encoded, encoder.identity.dtype, vectors.tobytes().hex(), end=" ")
+    print(any(sys.modules.get(name) for name in ("vllm", "lancedb")))
 """
 
 
@@ -37,8 +39,22 @@ def run(
     env: dict[str, str] | None = None,
     **arguments: object,
 ) -> list[str]:
+    """What one encoder said, in a process of its own."""
+    return run_each(model, cache, [arguments], blocked=blocked, env=env)[0]
+
+
+def run_each(
+    model: str,
+    cache: Path,
+    arguments: list[dict[str, object]],
+    *,
+    blocked: tuple[str, ...] = (),
+    env: dict[str, str] | None = None,
+) -> list[list[str]]:
+    """What each of several encoders said, in one process."""
     code = SCRIPT.format(model=model, cache=str(cache), arguments=arguments)
-    return run_python(code, blocked=blocked, **(env or {})).split()[-5:]
+    lines = run_python(code, blocked=blocked, **(env or {})).splitlines()
+    return [line.split()[-5:] for line in lines[-len(arguments) :]]
 
 
 def test_cold_then_warm_without_vllm(model_path: str, tmp_path: Path) -> None:
@@ -69,6 +85,6 @@ def test_hub_name_and_auto_dtype_with_the_hub_out_of_reach(model_path: str, tmp_
     assert cold[1:3] == ["44", "float16"]
     (space,) = cache.glob("*.lance")
     assert space.name.startswith("sentence-transformers--all-MiniLM-L6-v2--float16--")
-    for arguments in ({}, {"dtype": "half"}, {"revision": commit}):
-        warm = run(name, cache, env=env, max_model_len=16, **arguments)
-        assert warm == ["44", "0", "float16", cold[3], "False"]
+    each: list[dict[str, object]] = [{}, {"dtype": "half"}, {"revision": commit}]
+    warm = run_each(name, cache, [{"max_model_len": 16, **one} for one in each], env=env)
+    assert warm == [["44", "0", "float16", cold[3], "False"]] * 3

@@ -98,7 +98,7 @@ def test_a_stop_ends_it_while_it_waits() -> None:
 
     def items() -> Iterator[int]:
         yield 1
-        never.wait(5)
+        never.wait(60)
 
     stream = read_ahead(items(), 2, stop)
     assert next(stream) == 1
@@ -106,7 +106,7 @@ def test_a_stop_ends_it_while_it_waits() -> None:
     began = time.monotonic()
     assert list(stream) == []
     never.set()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30  # half of what the source would take
 
 
 def test_what_nobody_wants_is_not_made() -> None:
