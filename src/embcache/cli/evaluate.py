@@ -71,7 +71,7 @@ def evaluate(
     encoder = VllmEncoderWrapper(
         model,
         revision,
-        dtype=dtype,  # type: ignore[arg-type]  # checked by the encoder
+        dtype=dtype,
         cache_path=cache,
         prompt_dict=parse_prompts(prompts),
         truncate_dim=truncate_dim,

@@ -68,7 +68,7 @@ def _encoder_of(info: SpaceInfo, model: str | None) -> VllmEncoderWrapper:
     encoder = VllmEncoderWrapper(
         model or info.metadata.model,
         None if identity.model == "local" else identity.revision,
-        dtype=identity.dtype,  # type: ignore[arg-type]  # one that was settled
+        dtype=identity.dtype,
         cache_path=None,
         enforce_eager=True,  # one text: compiling would take longer than it
         **arguments,
