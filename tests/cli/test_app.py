@@ -82,7 +82,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("embcache.cli.inspect.readable_spaces", interrupted)
+    monkeypatch.setattr("embcache.cli.look.readable_spaces", interrupted)
     result = CliRunner().invoke(app, ["ls"])
     assert result.exit_code == 130 and "Traceback" not in result.output
 
@@ -91,7 +91,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: Path) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("embcache.cli.inspect.readable_spaces", broken)
+    monkeypatch.setattr("embcache.cli.look.readable_spaces", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         CliRunner().invoke(app, ["ls"], catch_exceptions=False)
 
@@ -99,14 +99,6 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_library_does_not_import_the_command_line() -> None:
     code = "import sys, embcache; print([m for m in sys.modules if m.startswith('embcache.cli')])"
     assert run_python(code, blocked=("typer",)) == "[]\n"
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_500_000_000, "1.5 GB"), (999_960, "1.0 MB")],
-)
-def test_sizes(size: int, text: str) -> None:
-    assert output.human_size(size) == text
 
 
 def test_counts_texts_and_prompts() -> None:

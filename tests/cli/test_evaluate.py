@@ -46,7 +46,7 @@ def test_scores_hits_and_seconds(run: Run, fake_engines: list[FakeEngine]) -> No
     cold = json.loads(run("-t", "Retrieval", "-t", "STS", "--json").stdout)
     assert [row["task"] for row in cold] == ["MockRetrievalTask", "MockSTSTask"]
     assert cold[0]["metric"] == "ndcg_at_10" and all(row["encoded"] > 0 for row in cold)
-    warm = json.loads(run("-t", "Retrieval", "-t", "STS", "--json", "--cached-only").stdout)
+    warm = json.loads(run("-t", "Retrieval", "-t", "STS", "--json", "--on-miss", "raise").stdout)
     assert [row["score"] for row in warm] == [row["score"] for row in cold]
     assert all(row["encoded"] == 0 and row["hits"] > 0 for row in warm)
     assert [engine.starts for engine in fake_engines] == [1, 0]
@@ -65,5 +65,5 @@ def test_what_goes_wrong(run: Run) -> None:
     with pytest.raises(EmbcacheError, match="mteb knows no such task or benchmark: Nothing"):
         run("-t", "Nothing")
     with pytest.raises(MissingTextsError, match="are not cached"):
-        run("-t", "STS", "--cached-only")
-    assert "no JSON" in run("-t", "STS", "--prompts", "{", code=2).stderr
+        run("-t", "STS", "--on-miss", "raise")
+    assert "no JSON" in run("-t", "STS", "--prompt-dict", "{", code=2).stderr

@@ -1,4 +1,4 @@
-"""How the command line prints: sizes, counts, texts, JSON, and a console."""
+"""How the command line prints: counts, texts, JSON, errors, and a console."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
-from embcache.errors import quoted
+from embcache.errors import EmbcacheError, quoted
 from embcache.tools.describe import ValueCount
 
 _PIPE_WIDTH = 110  # where there is no terminal to ask
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+# What messages of the library name, and the command that does it.
+_COMMANDS = {"check_space": "check", "compact_space": "compact", "merge_caches": "merge"}
 
 
-def human_size(size: float) -> str:
-    """Bytes for people, in powers of 1000: `1.5 GB`."""
-    for unit in _UNITS:
-        if size < 999.95 or unit == _UNITS[-1]:
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+def human_duration(seconds: float) -> str:
+    """Seconds for people: `0:01:50`."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def human_count(count: int) -> str:
@@ -64,6 +63,46 @@ def print_error(error: BaseException | str) -> None:
 def print_note(note: str) -> None:
     """Something beside the result, on standard error."""
     print(note, file=sys.stderr)
+
+
+def print_hints(message: str, ctx: typer.Context) -> None:
+    """Say, on standard error, what a message of the library is called on the command line.
+
+    The library names its functions and arguments. What a person can type for them: the options of
+    the running command that are mentioned and were not given, and commands.
+
+    Args:
+        message: What was said.
+        ctx: Of the running command.
+    """
+    words = {
+        f"{parameter.name}=": max(parameter.opts, key=len)
+        for parameter in ctx.command.params
+        if parameter.param_type_name == "option" and not _was_given(parameter.name, ctx)
+    }
+    words |= {f"`{function}`": f"embcache {command}" for function, command in _COMMANDS.items()}
+    if said := [
+        f"{word.strip('`=')} is {typed}" for word, typed in words.items() if word in message
+    ]:
+        print_note(f"On the command line, {', '.join(said)}.")
+
+
+def _was_given(name: str | None, ctx: typer.Context) -> bool:
+    source = ctx.get_parameter_source(name or "")
+    return source is not None and source.name == "COMMANDLINE"
+
+
+class EmbcacheCommand(TyperCommand):
+    """A command that turns what the library raises on purpose into one line and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except EmbcacheError as error:
+            print_error(error)
+            print_hints(str(error), ctx)
+            raise typer.Exit(1) from error
 
 
 def print_json(value: Any) -> None:

@@ -95,8 +95,8 @@ class EngineArguments(Arguments):
     gpu_memory_utilization: float = field(
         default=MTEB_GPU_MEMORY_UTILIZATION,
         metadata=_doc(
-            "Share of GPU memory to reserve, 0.9 if none; on CPU, of system memory, half of what "
-            "is free if none."
+            "Share of GPU memory to reserve, 0.9 by default; on CPU, of system memory, half of "
+            "what is free by default."
         ),
     )
     hf_overrides: dict[str, Any] | None = field(

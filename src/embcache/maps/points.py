@@ -149,9 +149,9 @@ def _check_count(matched: int, drawn: int, damaged: int, path: Path) -> None:
     if drawn - damaged >= LEAST_POINTS:
         return
     if damaged:
-        fix = "The others are damaged: embcache check --fix removes them."
+        fix = "The others are damaged: `check_space` with fix=True removes them."
     else:
-        fix = "Widen the filters (--prompt, --contains), or encode more texts."
+        fix = "Widen the filters (prompt, contains), or encode more texts."
     raise ConfigError(
         f"{path}: {drawn - damaged} of {matched} rows that fit can be drawn, and a map needs "
         f"{LEAST_POINTS} points. {fix}"

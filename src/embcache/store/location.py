@@ -9,12 +9,12 @@ from pathlib import Path
 from embcache.errors import CacheError, EmbcacheError
 
 READ_FIX = (
-    "If its files are damaged: `embcache check` says which, and `embcache merge` into a new cache "
+    "If its files are damaged: `check_space` says which, and `merge_caches` into a new cache "
     "saves the rows of the others. Or move the folder away: its texts are encoded again."
 )
 WRITE_FIX = (
     "Rows committed before are safe and the next run goes on from there. Is the disk full, the "
-    "folder not writable, or a file damaged (`embcache check`)?"
+    "folder not writable, or a file damaged (`check_space`)?"
 )
 
 

@@ -1,44 +1,164 @@
-"""Commands that bring vectors out of a cache, and into one: export, import."""
+"""Commands that keep a cache in order, and bring rows out of it and into it."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
-from enum import StrEnum
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.filesize import decimal
 
-from embcache.cli.output import print_note, print_report, prompt_counts
-from embcache.cli.spaces import (
-    DEFAULT_CACHE,
-    CacheOption,
+from embcache.cli.options import (
     ContainsFilter,
     JsonOption,
     OverwriteOption,
     PromptFilter,
-    SpaceArgument,
-    find_space,
+    prompt_option,
 )
-from embcache.errors import ConfigError, shown
+from embcache.cli.output import (
+    human_count,
+    print_error,
+    print_hints,
+    print_json,
+    print_note,
+    print_report,
+    prompt_counts,
+)
+from embcache.cli.spaces import (
+    DEFAULT_CACHE,
+    AddToOption,
+    CacheOption,
+    SpaceArgument,
+    SpacesArgument,
+    find_folders,
+    find_space,
+    kind_of_folder,
+)
+from embcache.errors import CacheError, ConfigError, shown
 from embcache.identity.identity import Identity, normalize_dtype
-from embcache.tools.describe import describe
-from embcache.tools.export import export_space
+from embcache.tools.check import CheckReport, check_space
+from embcache.tools.compact import CompactReport, compact_space
+from embcache.tools.describe import describe, remove_space
+from embcache.tools.export import ExportDtype, export_space
 from embcache.tools.import_ import ImportReport, import_file, import_numpy_cache
-
-
-class Dtype(StrEnum):
-    """What an export's values can be."""
-
-    float32 = "float32"
-    float16 = "float16"
+from embcache.tools.merge import merge_caches
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    app.command(epilog="Example: embcache check --cache /data/cache")(check)
+    app.command(epilog="Example: embcache compact e5-small --cache /data/cache")(compact)
+    app.command(epilog="Example: embcache rm cache/<name>.lance --yes")(rm)
+    app.command(epilog="Example: embcache merge /mnt/usb/cache --cache /data/cache")(merge)
     app.command(epilog='Example: embcache export e5-small e5.parquet --prompt "query: "')(export)
     app.command("import", epilog="Example: embcache import e5.parquet --cache /data/cache")(import_)
+
+
+def check(
+    ctx: typer.Context,
+    spaces: SpacesArgument = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    fix: Annotated[
+        bool,
+        typer.Option("--fix", help="Delete damaged rows, rows of other keys, and duplicates."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every row and file; say what is damaged.
+
+    Exit code 1 if something is wrong and was not fixed.
+    """
+    reports: list[CheckReport] = []
+    for folder in find_folders(spaces, cache):
+        report = check_space(folder, fix=fix)
+        reports.append(report)
+        if not as_json:
+            typer.echo(str(report))
+    if as_json:
+        fields = [{"ok": report.ok, **vars(report)} for report in reports]
+        print_json(fields)
+    elif not reports:
+        typer.echo(f"There is no space in {cache}.")
+    if not all(report.ok for report in reports):
+        print_hints(" ".join(map(str, reports)), ctx)
+        raise typer.Exit(1)
+
+
+def compact(
+    spaces: SpacesArgument = None,
+    cache: CacheOption = DEFAULT_CACHE,
+    older_than: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="MINUTES",
+            help="Keep what other processes may have open since then; 0 frees the disk at once, "
+            "where no other process uses the cache.",
+        ),
+    ] = 60,
+    as_json: JsonOption = False,
+) -> None:
+    """Make large files of small ones; free the disk of deleted rows and old versions."""
+    reports: list[CompactReport] = []
+    for folder in find_folders(spaces, cache):
+        reports.append(compact_space(folder, older_than=timedelta(minutes=older_than)))
+        if not as_json:
+            typer.echo(str(reports[-1]))
+    if as_json:
+        print_json(reports)
+    elif not reports:
+        typer.echo(f"There is no space in {cache}.")
+
+
+def merge(
+    other: Annotated[
+        Path,
+        typer.Argument(metavar="OTHER_CACHE", help="The cache to read from.", show_default=False),
+    ],
+    cache: AddToOption = DEFAULT_CACHE,
+    as_json: JsonOption = False,
+) -> None:
+    """Add to a cache what another one has and it has not.
+
+    Rows are checked on the way; nothing is encoded again. After a kill, run it again.
+    """
+    report = merge_caches(other, cache)
+    if not report.spaces and not report.failed:
+        where = other.expanduser().absolute()
+        raise CacheError(
+            f"There is no space in {where}: nothing to merge.{kind_of_folder(where)} Give the "
+            "directory of a cache: it holds folders called <model>--<dtype>--<fingerprint>.lance."
+        )
+    print_report(report, as_json=as_json)
+    if report.failed:
+        print_error(f"Spaces that could not be opened: {len(report.failed)}")
+        raise typer.Exit(1)
+
+
+def rm(
+    space: SpaceArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    cache: CacheOption = DEFAULT_CACHE,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a space with all its rows."""
+    found = describe(find_space(space, cache))
+    what = f"{human_count(found.rows)} rows, {decimal(found.size_bytes)}"
+    if not yes:
+        if not _can_ask():
+            raise ConfigError(
+                f"{found.path} ({what}) is not removed: there is no terminal to ask on. Add --yes."
+            )
+        typer.confirm(f"Remove {found.path} ({what})?", abort=True, err=True)
+    remove_space(found.path)
+    if as_json:
+        print_json({"path": found.path, "rows": found.rows, "size_bytes": found.size_bytes})
+    else:
+        print(f"Removed {found.path} ({what}).")
 
 
 def export(
@@ -56,8 +176,8 @@ def export(
     prompt: PromptFilter = None,
     contains: ContainsFilter = None,
     dtype: Annotated[
-        Dtype, typer.Option(help="float16 files are half as large, and cannot be imported.")
-    ] = Dtype.float32,
+        ExportDtype, typer.Option(help="float16 files are half as large, and cannot be imported.")
+    ] = "float32",
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,7 +188,7 @@ def export(
         target,
         prompt=prompt,
         contains=contains,
-        dtype=dtype.value,
+        dtype=dtype,
         overwrite=overwrite,
     )
     print_report(report, as_json=as_json)
@@ -87,9 +207,7 @@ def import_(
             show_default=False,
         ),
     ],
-    cache: Annotated[
-        Path, typer.Option("--cache", metavar="DIR", help="The cache to add to.")
-    ] = DEFAULT_CACHE,
+    cache: AddToOption = DEFAULT_CACHE,
     texts: Annotated[
         Path | None,
         typer.Option(
@@ -108,7 +226,7 @@ def import_(
     dtype: Annotated[
         str | None, typer.Option(help="What vLLM computed in.", show_default=False)
     ] = None,
-    prompt: Annotated[str, typer.Option(help="What was put in front of each text.")] = "",
+    prompt: Annotated[str, prompt_option("The prompt in front of every text.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Add exported vectors to a cache, or those of mteb's NumpyCache.
@@ -126,6 +244,10 @@ def import_(
     else:
         report = import_file(source, cache)
     print_report(report, as_json=as_json)
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty()
 
 
 def _import_folder(
