@@ -164,6 +164,16 @@ def test_get_a_score(run: Run) -> None:
     assert found["score"] == 0.5 and found["n_tokens"] is None and found["document"] == "d"
 
 
+def test_get_prompts_of_a_text_and_of_a_pair(run: Run) -> None:
+    message = run("get", "bge", "q", "e", "--query-prefix", "x: ", code=1)
+    assert "with prompt 'x: ' and '', but with: '' and ''" in message
+    assert "query_prefix    ''" in run("get", "bge", "q", "e", "--document-prefix", "")
+    refused = run("get", "bge", "q", "e", "--prompt", "x: ", code=1)
+    assert "--prompt is of one text" in refused and "--query-prefix" in refused
+    refused = run("get", "bfloat16", TEXTS[0], "--query-prefix", "p: ", code=1)
+    assert "are of a pair" in refused and "give --prompt" in refused
+
+
 def test_get_what_is_not_there(run: Run) -> None:
     assert "with prompt '', but with: 'p: '" in run("get", "bfloat16", TEXTS[0], code=1)
     assert "with whatever prompt" in run("get", "bfloat16", "another", code=1)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated
 
 import typer
 
 from embcache.cli import evaluate, keep, look, warm
 from embcache.cli import map as map_command
-from embcache.cli.output import EmbcacheCommand
+from embcache.cli.output import EmbcacheCommand, run
 from embcache.store.schema import embcache_version
 
 # No rich markup: texts and help have square brackets of their own, and plain help can be piped.
@@ -49,15 +47,4 @@ for _command in app.registered_commands:
 
 def main() -> None:
     """Run the command line; ends the process."""
-    for stream in (sys.stdout, sys.stderr):
-        if callable(reconfigure := getattr(stream, "reconfigure", None)):
-            reconfigure(errors="backslashreplace")  # texts have characters that terminals lack
-    try:
-        try:
-            app(prog_name="embcache")
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, say) has seen enough. Python flushes once more on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    run(app, "embcache")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -20,8 +22,13 @@ from embcache.errors import EmbcacheError, quoted
 from embcache.tools.describe import ValueCount
 
 _PIPE_WIDTH = 110  # where there is no terminal to ask
-# What messages of the library name, and the command that does it.
-_COMMANDS = {"check_space": "check", "compact_space": "compact", "merge_caches": "merge"}
+# What messages of the library name, and what that is here.
+_WORDS = {
+    "`check_space`": "embcache check",
+    "`compact_space`": "embcache compact",
+    "`merge_caches`": "embcache merge",
+    "Columns(text=..., title=...)": "--text-column, --title-column",
+}
 
 
 def human_duration(seconds: float) -> str:
@@ -75,16 +82,18 @@ def print_hints(message: str, ctx: typer.Context) -> None:
         message: What was said.
         ctx: Of the running command.
     """
-    words = {
+    words = _WORDS | {
         f"{parameter.name}=": max(parameter.opts, key=len)
         for parameter in ctx.command.params
         if parameter.param_type_name == "option" and not _was_given(parameter.name, ctx)
     }
-    words |= {f"`{function}`": f"embcache {command}" for function, command in _COMMANDS.items()}
-    if said := [
-        f"{word.strip('`=')} is {typed}" for word, typed in words.items() if word in message
-    ]:
-        print_note(f"On the command line, {', '.join(said)}.")
+    said = [
+        f"{word.strip('`=')} is {typed}"
+        for word, typed in words.items()
+        if re.search(rf"(?<!\w){re.escape(word)}", message)
+    ]
+    if said:
+        print_note(f"On the command line, {'; '.join(said)}.")
 
 
 def _was_given(name: str | None, ctx: typer.Context) -> bool:
@@ -103,6 +112,29 @@ class EmbcacheCommand(TyperCommand):
             print_error(error)
             print_hints(str(error), ctx)
             raise typer.Exit(1) from error
+
+
+def run(app: typer.Typer, name: str | None = None) -> None:
+    """Run a command line; ends the process.
+
+    Args:
+        app: Its commands.
+        name: What it calls itself; None for the file that was run.
+    """
+    # Read when torch is loaded; else it tells of NUMA nodes between our lines.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for stream in (sys.stdout, sys.stderr):
+        if callable(reconfigure := getattr(stream, "reconfigure", None)):
+            reconfigure(errors="backslashreplace")  # texts have characters that terminals lack
+    try:
+        try:
+            app(prog_name=name)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, say) has seen enough. Python flushes once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def print_json(value: Any) -> None:

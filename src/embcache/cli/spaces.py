@@ -139,6 +139,8 @@ def kind_of_folder(path: Path) -> str:
         return f" It is a table's folder; its cache is {path.parent}."
     if all((path / name).exists() for name in _NUMPY_CACHE):
         return " It is a NumpyCache of mteb's, which has no spaces."
+    if caches := sorted({table.parent.name for table in path.glob("*/*.lance")}):
+        return f" It holds caches: {', '.join(caches)}."
     return ""
 
 
@@ -148,6 +150,8 @@ def _find(space: str, cache: Path) -> _Candidate:
         for path in (folder, cache.expanduser() / folder):
             if table_exists(path):
                 return _candidate(path.absolute())
+        if len(folder.parts) > 1 and folder.parent.is_dir():
+            cache = folder.parent
     elif space and folder.is_dir():
         return _find_in_folder(space, folder, cache)
     return _find_by_name(space, cache)

@@ -29,6 +29,7 @@ from embcache.cli.output import (
     print_json,
     print_note,
     prompt_counts,
+    run,
 )
 from embcache.cli.progress import WarmDisplay
 from embcache.cli.sources import Sources
@@ -223,4 +224,4 @@ def main() -> None:
     """`scripts/warm_cache.py`: this command by itself."""
     alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
     alone.command(cls=EmbcacheCommand, epilog=_EXAMPLE.format("python scripts/warm_cache.py"))(warm)
-    alone()
+    run(alone)
