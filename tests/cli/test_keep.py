@@ -64,6 +64,8 @@ def test_check_finds_and_fixes(tmp_path: Path) -> None:
     damage(fill(tmp_path))
     assert run("check", "--cache", tmp_path).exit_code == 1
     assert run("check", "organization", "--cache", tmp_path).exit_code == 1
+    hint = "On the command line, check_space is embcache check; fix is --fix."
+    assert run("check", "--cache", tmp_path).stderr.splitlines() == [hint]
     fixed = run("check", "--fix", "--cache", tmp_path)
     assert fixed.exit_code == 0 and "1 deleted" in fixed.output
     assert run("check", "--cache", tmp_path).exit_code == 0

@@ -40,7 +40,7 @@ def warmed(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     folder = tmp_path_factory.mktemp("warmed")
     command = [sys.executable, "scripts/warm_cache.py", "--model", model_path, "--json"]
     command += ["--dtype", "float32", "--enforce-eager", "--cache", str(folder / "cache")]
-    command += ["--prompts", json.dumps(PROMPTS)]
+    command += ["--prompt-dict", json.dumps(PROMPTS)]
     for task in TASKS:
         command += ["--task", task]
     result = subprocess.run(
@@ -153,7 +153,7 @@ def test_check_compact_merge_and_rm(run: Run, warmed: dict[str, Any]) -> None:
 
 
 def test_eval(run: Run, model_path: str) -> None:
-    options = ("-m", model_path, "--dtype", "float32", "--prompts", json.dumps(PROMPTS))
-    found = run("eval", *options, "-t", TASKS[0], "--cached-only", "--json")
+    options = ("-m", model_path, "--dtype", "float32", "--prompt-dict", json.dumps(PROMPTS))
+    found = run("eval", *options, "-t", TASKS[0], "--on-miss", "raise", "--json")
     assert found[0]["task"] == "DocstringBodies" and found[0]["encoded"] == 0
     assert found[0]["hits"] == 2 * DOCS and found[0]["score"] > 0.5

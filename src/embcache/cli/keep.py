@@ -83,8 +83,9 @@ def check(
         print_json(fields)
     elif not reports:
         typer.echo(f"There is no space in {cache}.")
-    if not all(report.ok for report in reports):
+    else:
         print_hints(" ".join(map(str, reports)), ctx)
+    if not all(report.ok for report in reports):
         raise typer.Exit(1)
 
 
