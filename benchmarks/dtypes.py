@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embcache import SpaceComparison, VllmEncoderWrapper, compare_spaces
-from embcache.encoders.vllm_base import Dtype
+from embcache.encoders.arguments import Dtype
 from embcache.tools.find import find_space
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")

@@ -19,12 +19,19 @@ DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
 HEAD = """# Command line
 
 `embcache` looks into a cache, compares its spaces and looks after them; `python -m embcache` is the
-same. It needs no engine. Errors go to standard error, with exit code 1 (2 where the command itself
-was not understood).
+same. Only `warm`, `eval` and `search` may start an engine. Errors go to standard error, with exit
+code 1 (2 where the command itself was not understood).
 
-SPACE is the folder of a space, `cache/<name>.lance`, or, within `--cache DIR`, its name or any part
-of that which no other space has: of the model, the dtype or the fingerprint. `embcache
---install-completion` completes commands and options in your shell.
+SPACE is, in every command, one of: the name of a space in `--cache DIR`, or any part of it that no
+other space has (of the model, the dtype or the fingerprint); the folder of a space,
+`cache/<name>.lance`; a cache that holds exactly one space. `embcache --install-completion`
+completes commands and options in your shell.
+
+PROMPT is the prompt itself, as it stands in front of the text, its last space included; where it
+selects rows, those with exactly this prompt. An option for an argument of the encoder has its name
+in Python, and its meaning and default. A shell hands `\\n` on as two characters, which is refused
+where a prompt, a template or a text is asked for: write `$'q:\\n'` (bash, zsh), or JSON,
+`'"q:\\n"'`.
 """
 
 

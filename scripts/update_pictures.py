@@ -47,7 +47,7 @@ def fill(folder: Path) -> None:
         rows = "".join(json.dumps({"text": line}) + "\n" for line in lines)
         (folder / f"{kind}.jsonl").write_text(rows, encoding="utf-8")
     for dtype, kind in (("float32", "query"), ("float32", "document"), ("bfloat16", "query")):
-        options = ["--prompts", json.dumps(PROMPTS), "--prompt-type", kind, "--enforce-eager"]
+        options = ["--prompt-dict", json.dumps(PROMPTS), "--prompt-type", kind, "--enforce-eager"]
         options += ["--model", MODEL, "--dtype", dtype, "--jsonl", f"{kind}.jsonl"]
         print(embcache(folder, "warm", *options), end="", file=sys.stderr)
 

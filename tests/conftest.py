@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper
 from embcache.encoders import vllm_encoder
-from embcache.engine.vllm import VllmEngine, VllmScoringEngine
+from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine, VllmScoringEngine
 from tests.fakes import Engines, FakeEngine, FakeScoringEngine, Shared
 from tests.spaces import open_space, scores  # fixtures of every test that needs a table
 
@@ -79,7 +79,7 @@ def real_engine(model_path: str) -> Iterator[VllmEngine]:
         {
             "dtype": "float32",
             "max_num_seqs": 128,
-            "gpu_memory_utilization": vllm_encoder.MTEB_GPU_MEMORY_UTILIZATION,
+            "gpu_memory_utilization": MTEB_GPU_MEMORY_UTILIZATION,
             "enforce_eager": True,
         },
     )
@@ -165,7 +165,7 @@ def real_scoring_engine(cross_encoder_path: str) -> Iterator[VllmScoringEngine]:
     """The one vLLM engine that slow tests of cross-encoders share."""
     arguments = {
         "dtype": "float32",
-        "gpu_memory_utilization": vllm_encoder.MTEB_GPU_MEMORY_UTILIZATION,
+        "gpu_memory_utilization": MTEB_GPU_MEMORY_UTILIZATION,
         "enforce_eager": True,
     }
     engine = VllmScoringEngine(cross_encoder_path, None, arguments)

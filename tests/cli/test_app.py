@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 from embcache.cli import output
 from embcache.cli.app import app
 from embcache.store import Database
-from tests.conftest import run_python
+from tests.conftest import ROOT, run_python
 from tests.spaces import IDENTITY, make_rows
 
 
@@ -82,7 +84,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("embcache.cli.inspect.readable_spaces", interrupted)
+    monkeypatch.setattr("embcache.cli.look.readable_spaces", interrupted)
     result = CliRunner().invoke(app, ["ls"])
     assert result.exit_code == 130 and "Traceback" not in result.output
 
@@ -91,7 +93,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: Path) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("embcache.cli.inspect.readable_spaces", broken)
+    monkeypatch.setattr("embcache.cli.look.readable_spaces", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         CliRunner().invoke(app, ["ls"], catch_exceptions=False)
 
@@ -101,19 +103,39 @@ def test_the_library_does_not_import_the_command_line() -> None:
     assert run_python(code, blocked=("typer",)) == "[]\n"
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_500_000_000, "1.5 GB"), (999_960, "1.0 MB")],
-)
-def test_sizes(size: int, text: str) -> None:
-    assert output.human_size(size) == text
-
-
 def test_counts_texts_and_prompts() -> None:
     assert output.human_count(12345) == "12,345" and output.human_time(None) == "-"
     assert output.one_line("a\n b\x1b[0m", 10) == "a b\ufffd[0m"
     assert output.one_line("word " * 100, 10) == "word word…"
     assert output.quoted("query: ") == "'query: '" and output.quoted("abcdef", 4) == "'abc…'"
+
+
+def test_words_of_the_library_are_told_as_they_are_typed(cache: Path, tmp_path: Path) -> None:
+    def said(*arguments: Any) -> list[str]:
+        result = CliRunner().invoke(app, [str(each) for each in arguments])
+        assert result.exit_code == 1
+        return result.stderr.splitlines()
+
+    file = tmp_path / "x.parquet"
+    file.write_text("")
+    error, hint = said("export", cache, file)
+    assert error.startswith("error: ") and error.endswith("overwrite=True to replace it.")
+    assert hint == "On the command line, overwrite is --overwrite."
+    assert len(said("ls", tmp_path / "missing")) == 1
+    for manifest in cache.glob("*.lance/_versions/*"):
+        manifest.write_bytes(b"nothing")
+    *_, hint = said("show", cache)
+    assert "check_space is embcache check; merge_caches is embcache merge" in hint
+
+
+def test_the_library_names_no_command_or_option() -> None:
+    """Whoever calls it from Python has none."""
+    source = ROOT / "src" / "embcache"
+    outside = [path for path in source.rglob("*.py") if path.parent.name != "cli"]
+    commands = "|".join(command.name or "" for command in app.registered_commands)
+    pattern = re.compile(rf"`embcache \w|embcache ({commands}) --|[\s(]--[a-z]")
+    for path in outside:
+        assert not pattern.search(path.read_text(encoding="utf-8")), path
 
 
 def test_the_app_has_completion() -> None:

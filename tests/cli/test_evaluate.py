@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 from embcache import EmbcacheError, MissingTextsError
 from embcache.cli import evaluate as module
+from embcache.cli.app import app as embcache
+from embcache.cli.warm import warm
 from tests.fakes import FakeEngine
 
 Run = Callable[..., Result]
@@ -28,11 +30,12 @@ def run(
 ) -> Run:
     monkeypatch.setattr(mteb, "get_task", lambda name, **_: TASKS[name]())
     app = typer.Typer(rich_markup_mode=None)
-    app.command()(module.evaluate)
+    app.command("eval")(module.evaluate)
+    app.command()(warm)
 
-    def run_(*arguments: Any, code: int = 0) -> Result:
+    def run_(*arguments: Any, code: int = 0, command: str = "eval") -> Result:
         model = ("-m", tiny_model, "--dtype", "float32", "--cache", tmp_path / "cache")
-        result = CliRunner().invoke(app, [str(a) for a in (*model, *arguments)])
+        result = CliRunner().invoke(app, [str(a) for a in (command, *model, *arguments)])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == code, result.output
@@ -46,7 +49,7 @@ def test_scores_hits_and_seconds(run: Run, fake_engines: list[FakeEngine]) -> No
     cold = json.loads(run("-t", "Retrieval", "-t", "STS", "--json").stdout)
     assert [row["task"] for row in cold] == ["MockRetrievalTask", "MockSTSTask"]
     assert cold[0]["metric"] == "ndcg_at_10" and all(row["encoded"] > 0 for row in cold)
-    warm = json.loads(run("-t", "Retrieval", "-t", "STS", "--json", "--cached-only").stdout)
+    warm = json.loads(run("-t", "Retrieval", "-t", "STS", "--json", "--on-miss", "raise").stdout)
     assert [row["score"] for row in warm] == [row["score"] for row in cold]
     assert all(row["encoded"] == 0 and row["hits"] > 0 for row in warm)
     assert [engine.starts for engine in fake_engines] == [1, 0]
@@ -65,5 +68,41 @@ def test_what_goes_wrong(run: Run) -> None:
     with pytest.raises(EmbcacheError, match="mteb knows no such task or benchmark: Nothing"):
         run("-t", "Nothing")
     with pytest.raises(MissingTextsError, match="are not cached"):
-        run("-t", "STS", "--cached-only")
-    assert "no JSON" in run("-t", "STS", "--prompts", "{", code=2).stderr
+        run("-t", "STS", "--on-miss", "raise")
+    assert "no JSON" in run("-t", "STS", "--prompt-dict", "{", code=2).stderr
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--max-model-len", 128),
+        ("--pooler-config", '{"pooling_type": "CLS"}', "--hf-overrides", '{"x": 1}'),
+        ("--prompt-dict", '{"query": "q: ", "document": "d:\\n"}'),
+        ("--prompt-dict", "{}", "--use-instructions", "--instruction-template", "{instruction}\n"),
+        ("--engine-arg", 'quantization="fp8"', "--no-trust-remote-code"),
+        ("--lora-request", "adapter"),
+    ],
+    ids=str,
+)
+def test_what_was_warmed_is_hit_with_the_same_options_and_found(
+    run: Run, options: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    fake_engines: list[FakeEngine],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("adapter").mkdir()
+    Path("adapter/adapter_config.json").write_text("{}")
+    run("-t", "Retrieval", *options, command="warm")
+    (row,) = json.loads(run("-t", "Retrieval", *options, "--on-miss", "raise", "--json").stdout)
+    assert row["encoded"] == 0 and row["hits"] > 0
+    asked = ["search", "cache", "a new text", "--prompt", "", "-k", "1", "--json"]
+    found = CliRunner().invoke(embcache, [*asked, *searched(options)])
+    assert found.exit_code == 0 and len(json.loads(found.stdout)) == 1, found.output
+    assert [engine.starts for engine in fake_engines] == [1, 0, 1]
+    with pytest.raises(MissingTextsError, match="are not cached"):
+        run("-t", "Retrieval", "--max-model-len", 64, "--on-miss", "raise")
+
+
+def searched(options: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Those that `search` needs, too: only where files are is not in the space."""
+    return options if options[0] == "--lora-request" else ()

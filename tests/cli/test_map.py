@@ -12,7 +12,7 @@ import pytest
 
 from embcache.cli.output import human_size
 from embcache.store import Space
-from tests.cli.test_maintain import damage, fill, run
+from tests.cli.test_keep import damage, fill, run
 from tests.conftest import run_python
 from tests.maps.test_project import clusters
 from tests.spaces import make_rows

@@ -120,9 +120,7 @@ def test_on_a_terminal(terminal: io.StringIO) -> None:
     with WarmDisplay(total=1800) as display:
         display.update(replace(STATS, texts=10))
         display.update(STATS)
+        display._progress.refresh()
     text = terminal.getvalue()
     assert "50%" in text and "warming" in text
-    header = next(line for line in text.splitlines() if "committed" in line)
-    for name in ("texts", "hits", "texts/s", "tokens/s", "time", "left"):
-        assert name in header.split()
-    assert any("900" in line and "0:01:50" in line for line in text.splitlines())
+    assert "left" in text and "texts 900, hits 500" in text and "time 0:01:50" in text

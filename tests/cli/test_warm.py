@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from embcache import EmbcacheError, VllmEncoderWrapper
 from embcache.cli import warm as module
-from embcache.cli.warm_sources import Sources
+from embcache.cli.sources import Sources
 from embcache.warm import Columns
 from tests.conftest import encode
 from tests.fakes import FakeEngine, fake_vector
@@ -107,7 +106,7 @@ def test_an_mteb_task(
 
 def test_prompts(run: Run, lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     prompts = {"query": "q: ", "document": "d: "}
-    run("--jsonl", lines, "--prompts", json.dumps(prompts), "--prompt-type", "query")
+    run("--jsonl", lines, "--prompt-dict", json.dumps(prompts), "--prompt-type", "query")
     from mteb.types import PromptType
 
     encoder = VllmEncoderWrapper(
@@ -167,7 +166,7 @@ def test_standard_input(run: Run) -> None:
     ("arguments", "message"),
     [
         ((), "Name some texts: --task"),
-        (("--jsonl", "x", "--hf-overrides", "{"), "--hf-overrides {: no JSON"),
+        (("--jsonl", "x", "--hf-overrides", "{"), "'--hf-overrides': {: no JSON"),
         (("--jsonl", "x", "--engine-arg", "seed"), "give NAME=JSON"),
         (("--jsonl", "x", "--engine-arg", "seed=one"), "no JSON"),
     ],
@@ -213,9 +212,9 @@ def _same(lines: Path, folder: Path) -> Path:
 
 
 def test_prompts_that_no_file_gets_are_said(run: Run, lines: Path) -> None:
-    prompts = ("--prompts", json.dumps({"query": "q: ", "document": "d: "}))
+    prompts = ("--prompt-dict", json.dumps({"query": "q: ", "document": "d: "}))
     result = run("--jsonl", lines, *prompts, "--dry-run")
-    assert "files and data sets get no prompt: of --prompts (query, document)" in result.stderr
+    assert "files and data sets get no prompt: of --prompt-dict (query, document)" in result.stderr
     assert "prompts  '' (300)\n" in result.stdout
     result = run("--jsonl", lines, *prompts, "--dry-run", "--prompt-type", "query")
     assert "no prompt" not in result.stderr and "prompts  'q: ' (300)\n" in result.stdout
@@ -231,15 +230,6 @@ def test_engine_arguments_reach_the_engine(
     arguments = fake_engines[-1].arguments
     assert arguments["max_model_len"] == 99 and arguments["quantization"] == "fp8"
     assert arguments["trust_remote_code"] is False and arguments["gpu_memory_utilization"] == 0.3
-
-
-def test_every_argument_of_the_encoder_is_an_option() -> None:
-    """But those that make no sense for warming."""
-    options = set(inspect.signature(module.warm).parameters)
-    arguments = set(inspect.signature(VllmEncoderWrapper.__init__).parameters) - {"self", "kwargs"}
-    renamed = {"cache_path": "cache", "prompt_dict": "prompts"}
-    without = {"on_miss", "read_only", "truncate_dim", "make_engine"}
-    assert {renamed.get(name, name) for name in arguments - without} <= options
 
 
 def test_help_has_an_example() -> None:

@@ -58,6 +58,31 @@ def test_a_model_that_changed_or_moved(
     assert len(embed_as(info, "text", model=str(kept))) == 8
 
 
+def test_speed_may_change_and_nothing_else(
+    make_encoder: Make, tmp_path: Path, fake_engines: list[FakeEngine]
+) -> None:
+    info = filled(make_encoder, tmp_path, max_model_len=64)
+    embed_as(info, "text", gpu_memory_utilization=0.3, enforce_eager=False, block_size=32)
+    arguments = fake_engines[-1].arguments
+    assert arguments["gpu_memory_utilization"] == 0.3 and arguments["enforce_eager"] is False
+    assert arguments["block_size"] == 32 and arguments["max_model_len"] == 64
+    for name, value in (("max_model_len", 32), ("of_the_future", 1), ("lora_request", "x")):
+        with pytest.raises(ConfigError, match=f"{name}={value!r} may change vectors"):
+            embed_as(info, "text", **{name: value})
+
+
+def test_an_adapter_whose_place_is_given(make_encoder: Make, tmp_path: Path) -> None:
+    for name in ("adapter", "another"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(f'{{"name": "{name}"}}')
+    info = filled(make_encoder, tmp_path, lora_request=str(tmp_path / "adapter"))
+    assert len(embed_as(info, "text", lora_request=str(tmp_path / "adapter"))) == 8
+    with pytest.raises(ConfigError, match="is not the model that filled"):
+        embed_as(info, "text", lora_request=str(tmp_path / "another"))
+    with pytest.raises(ConfigError, match="Give lora_request=, their directory"):
+        embed_as(info, "text")
+
+
 @pytest.mark.parametrize("name", ["lora_request", "tokenizer"])
 def test_files_whose_place_is_not_noted(name: str, make_encoder: Make, tmp_path: Path) -> None:
     info = filled(make_encoder, tmp_path)

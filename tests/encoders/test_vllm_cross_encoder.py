@@ -17,6 +17,7 @@ from embcache import (
     VllmCrossEncoderWrapper,
     VllmEncoderWrapper,
 )
+from embcache.encoders.arguments import CacheArguments
 from embcache.identity.identity import Identity
 from tests.conftest import encode, loader, predict
 from tests.fakes import FakeScoringEngine
@@ -39,8 +40,7 @@ def test_every_parameter_of_mteb_is_here_with_its_default() -> None:
     for name, parameter in theirs.items():
         assert ours[name].default == parameter.default, name
         assert ours[name].kind == parameter.kind, name
-    ours_alone = {"cache_path", "on_miss", "read_only", "store_text", "make_engine"}
-    assert ours.keys() - theirs.keys() == ours_alone
+    assert ours.keys() - theirs.keys() == {*CacheArguments.names(), "make_engine"}
     predict_ = parameters(vllm_wrapper.VllmCrossEncoderWrapper.predict)
     assert parameters(VllmCrossEncoderWrapper.predict).keys() == predict_.keys()
 

@@ -27,7 +27,8 @@ from embcache import (
     ModelNotFoundError,
     VllmEncoderWrapper,
 )
-from embcache.encoders import vllm_encoder
+from embcache.encoders.arguments import CacheArguments
+from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION
 from tests.conftest import encode, run_python
 from tests.fakes import FakeEngine, fake_vector
 
@@ -58,8 +59,7 @@ def test_every_parameter_of_mteb_is_here_with_its_default() -> None:
     assert inspect.signature(VllmEncoderWrapper).parameters["kwargs"]
     added = ours.keys() - parameters(vllm_wrapper.VllmEncoderWrapper.__init__).keys()
     added -= parameters(vllm_wrapper.VllmWrapperBase.__init__).keys()
-    ours_alone = {"cache_path", "on_miss", "read_only", "store_text", "make_engine"}
-    assert added == ours_alone | {"truncate_dim"}
+    assert added == {*CacheArguments.names(), "truncate_dim", "make_engine"}
 
 
 def test_a_path_object_is_a_model(make_encoder: Make, tiny_model: Path) -> None:
@@ -90,10 +90,10 @@ def test_engine_arguments_reach_the_engine(
     assert arguments["seed"] == 3 and arguments["max_num_seqs"] == 128
     assert arguments["hf_overrides"] == {"num_hidden_layers": 2, "head_dtype": "float32"}
     assert overrides == {"num_hidden_layers": 2}  # mteb's own wrapper changes the caller's dict
-    assert arguments["gpu_memory_utilization"] is vllm_encoder.MTEB_GPU_MEMORY_UTILIZATION
+    assert arguments["gpu_memory_utilization"] is MTEB_GPU_MEMORY_UTILIZATION
     make_encoder(gpu_memory_utilization=float("0.90"))
     user = fake_engines[1].arguments["gpu_memory_utilization"]
-    assert user == 0.9 and user is not vllm_encoder.MTEB_GPU_MEMORY_UTILIZATION
+    assert user == 0.9 and user is not MTEB_GPU_MEMORY_UTILIZATION
 
 
 def test_warm_is_bit_identical_and_starts_no_engine(

@@ -137,7 +137,7 @@ def test_too_few_points(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="limit=2: a map needs 3 points"):
         sample_points(space, limit=2)
     damage(space, rows.values[0])
-    with pytest.raises(ConfigError, match=r"2 of 3 rows .* a check that fixes"):
+    with pytest.raises(ConfigError, match=r"2 of 3 rows .* `check_space` with fix=True"):
         sample_points(space)
     space.drop(rows.keys)
     with pytest.raises(ConfigError, match="0 of 0 rows"):

@@ -38,7 +38,7 @@ def warmed(
     """A cache that `embcache warm --task ... --task ...` filled, and what it said."""
     folder = tmp_path_factory.mktemp("warmed")
     command = ["warm", "--model", model_path, "--dtype", "float32", "--json"]
-    command += ["--prompts", json.dumps(PROMPTS), "--cache", str(folder / "cache")]
+    command += ["--prompt-dict", json.dumps(PROMPTS), "--cache", str(folder / "cache")]
     for task in TASKS:
         command += ["--task", task]
     with pytest.MonkeyPatch.context() as patch:
@@ -154,7 +154,7 @@ def test_check_compact_merge_and_rm(run: Run, warmed: dict[str, Any]) -> None:
 
 
 def test_eval(run: Run, model_path: str) -> None:
-    options = ("-m", model_path, "--dtype", "float32", "--prompts", json.dumps(PROMPTS))
-    found = run("eval", *options, "-t", TASKS[0], "--cached-only", "--json")
+    options = ("-m", model_path, "--dtype", "float32", "--prompt-dict", json.dumps(PROMPTS))
+    found = run("eval", *options, "-t", TASKS[0], "--on-miss", "raise", "--json")
     assert found[0]["task"] == "DocstringBodies" and found[0]["encoded"] == 0
     assert found[0]["hits"] == 2 * DOCS and found[0]["score"] > 0.5

@@ -29,6 +29,6 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
 def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("")
-    with pytest.raises(ConfigError, match=r"b exists.*overwrite=True \(--overwrite\)"):
+    with pytest.raises(ConfigError, match=r"b exists.*overwrite=True to replace it"):
         check_new([tmp_path / "a", tmp_path / "b"], False)
     check_new([tmp_path / "a", tmp_path / "b"], True)

@@ -42,7 +42,7 @@ def test_a_flipped_bit_in_a_vector(open_space: Open) -> None:
     flip_bit(path, path.read_bytes().index(rows.values[17].tobytes()) + 40, 3)
     report = check_space(space)
     assert not report.ok and report.damaged == 1 and report.deleted == 0
-    assert "1 damaged" in str(report) and "embcache check --fix" in str(report)
+    assert "1 damaged" in str(report) and "`check_space` with fix=True" in str(report)
     fixed = check_space(space, fix=True)
     assert fixed.ok and fixed.deleted == 1 and "1 deleted" in str(fixed)
     assert check_space(space).ok
@@ -142,7 +142,7 @@ def test_a_truncated_file_is_named_and_others_are_checked(open_space: Open, keep
     assert not report.ok and report.rows == 1200 and report.damaged == 0
     (named,) = report.unreadable
     assert broken.name in named and "400 rows" in named
-    assert broken.name in str(report) and "embcache merge" in str(report)
+    assert broken.name in str(report) and "`merge_caches`" in str(report)
 
 
 def test_a_file_that_is_gone(open_space: Open) -> None:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from embcache.cli import evaluate, inspect, maintain, search, transfer, warm
+from embcache.cli import evaluate, keep, look, warm
 from embcache.cli import map as map_command
-from embcache.cli.output import print_error
-from embcache.errors import EmbcacheError
+from embcache.cli.output import EmbcacheCommand, run
 from embcache.store.schema import embcache_version
-
-
-class _Commands(TyperGroup):
-    """Turns what the library raises on purpose into one line and exit code 1."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except EmbcacheError as error:
-            print_error(error)
-            raise typer.Exit(1) from error
-
 
 # No rich markup: texts and help have square brackets of their own, and plain help can be piped.
 app = typer.Typer(
     name="embcache",
-    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -56,21 +39,12 @@ def _embcache(
     """Look into, compare and look after a cache of embeddings."""
 
 
-for _module in (inspect, search, map_command, maintain, transfer, warm, evaluate):
+for _module in (look, map_command, keep, warm, evaluate):
     _module.register(app)
+for _command in app.registered_commands:
+    _command.cls = EmbcacheCommand
 
 
 def main() -> None:
     """Run the command line; ends the process."""
-    for stream in (sys.stdout, sys.stderr):
-        if callable(reconfigure := getattr(stream, "reconfigure", None)):
-            reconfigure(errors="backslashreplace")  # texts have characters that terminals lack
-    try:
-        try:
-            app(prog_name="embcache")
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, say) has seen enough. Python flushes once more on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    run(app, "embcache")

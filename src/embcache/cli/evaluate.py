@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 
-from embcache.cli.engine_options import mteb_tasks, parse_prompts
+from embcache.cli.options import (
+    BenchmarkOption,
+    CacheDirectory,
+    JsonOption,
+    ModelOption,
+    RevisionOption,
+    TaskOption,
+    encoder_options,
+)
 from embcache.cli.output import console, human_count, print_json
-from embcache.pipeline.pipeline import OnMiss
+from embcache.cli.sources import mteb_tasks
+from embcache.encoders.arguments import EngineArguments, PromptArguments
 
 if TYPE_CHECKING:
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper as Encoder
-
-Names = list[str] | None
 
 
 @dataclass(frozen=True)
@@ -42,43 +49,32 @@ class TaskRun:
     seconds: float
 
 
+@encoder_options(
+    *EngineArguments.names(),
+    *PromptArguments.names(),
+    *("on_miss", "read_only", "store_text", "truncate_dim"),
+)
 def evaluate(
-    model: Annotated[str, typer.Option("--model", "-m", help="Hub name or directory.")],
-    task: Annotated[
-        Names,
-        typer.Option("--task", "-t", help="mteb task, or module:Class; again for more."),
-    ] = None,
-    benchmark: Annotated[Names, typer.Option(help="All tasks of an mteb benchmark.")] = None,
-    cache: Annotated[str, typer.Option(help="Directory of the cache.")] = "cache",
-    prompts: Annotated[
-        str | None, typer.Option(help='The encoder\'s prompt_dict: "registered", or JSON.')
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of the model.")] = None,
-    dtype: Annotated[str, typer.Option(help="What the engine computes in.")] = "auto",
-    truncate_dim: Annotated[int | None, typer.Option(help="Matryoshka.")] = None,
-    cached_only: Annotated[
-        bool, typer.Option("--cached-only", help="Never start an engine: fail on a miss.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    model: ModelOption,
+    encoder: dict[str, Any],
+    revision: RevisionOption = None,
+    task: TaskOption = None,
+    benchmark: BenchmarkOption = None,
+    cache: CacheDirectory = "cache",
+    as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a model on mteb tasks through the cache: scores, hits and seconds."""
+    """Evaluate a model on mteb tasks through the cache: scores, hits and seconds.
+
+    With the same options of the model, its engine and its prompts, it hits what `warm` cached.
+    """
+    if not (task or benchmark):
+        raise typer.BadParameter("Name a task: --task STS13, or a --benchmark.")
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper  # and mteb, which takes seconds
 
     tasks = mteb_tasks(task or [], benchmark or [])
-    if not tasks:
-        raise typer.BadParameter("Name a task: --task STS13, or a --benchmark.")
-    on_miss: OnMiss = "raise" if cached_only else "encode"
-    encoder = VllmEncoderWrapper(
-        model,
-        revision,
-        dtype=dtype,  # type: ignore[arg-type]  # checked by the encoder
-        cache_path=cache,
-        prompt_dict=parse_prompts(prompts),
-        truncate_dim=truncate_dim,
-        on_miss=on_miss,
-    )
-    runs = [_run(encoder, each, progress=not as_json) for each in tasks]
-    encoder.cleanup()
+    wrapper = VllmEncoderWrapper(model, revision, cache_path=cache, **encoder)
+    runs = [_run(wrapper, each, progress=not as_json) for each in tasks]
+    wrapper.cleanup()
     if as_json:
         print_json(runs)
     else:

@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
-from embcache.cli.output import human_count, human_size, print_json
-from embcache.cli.spaces import (
-    DEFAULT_CACHE,
-    CacheOption,
-    ContainsFilter,
-    JsonOption,
-    OverwriteOption,
-    PromptFilter,
-    SpaceArgument,
-    find_space,
-)
-from embcache.maps.color import color_points
+from embcache.cli.options import ContainsFilter, JsonOption, OverwriteOption, PromptFilter
+from embcache.cli.output import human_count, print_json
+from embcache.cli.spaces import DEFAULT_CACHE, CacheOption, SpaceArgument
+from embcache.maps.color import Color, color_points
 from embcache.maps.draw import check_target, save_map
 from embcache.maps.points import LEAST_POINTS, sample_points
-from embcache.maps.project import SpaceMap, check_method, project
-
-
-class MethodName(StrEnum):
-    """How vectors become points."""
-
-    pca = "pca"
-    umap = "umap"
-
-
-class ColorName(StrEnum):
-    """What points can be coloured by."""
-
-    prompt = "prompt"
-    prompt_type = "prompt_type"
-    task = "task"
-    n_tokens = "n_tokens"
+from embcache.maps.project import Method, SpaceMap, check_method, project
+from embcache.tools.find import find_space
 
 
 def register(app: typer.Typer) -> None:
@@ -59,11 +36,11 @@ def map_(
         ),
     ],
     method: Annotated[
-        MethodName,
+        Method,
         typer.Option(help="umap (cosine) keeps neighbours together, and takes longer."),
-    ] = MethodName.pca,
+    ] = "pca",
     color: Annotated[
-        ColorName | None,
+        Color | None,
         typer.Option(
             help="What to colour by. If not given: the first of prompt, task and prompt_type that "
             "has several values.",
@@ -86,14 +63,13 @@ def map_(
 
     Needs the extra "map": pip install '.[map]' in a clone of embcache.
     """
-    wanted = None if color is None else color.value
-    check_target(out, color=wanted, overwrite=overwrite)
-    check_method(method.value)
-    path = find_space(space, cache).path
-    points = sample_points(path, prompt=prompt, contains=contains, limit=limit, seed=seed)
-    coloring = color_points(points.columns, wanted)  # before the projection, which takes longer
-    drawn = project(points, method.value, seed)
-    file = save_map(drawn, out, color=wanted, overwrite=overwrite)
+    check_target(out, color=color, overwrite=overwrite)
+    check_method(method)
+    chosen = find_space(space, cache)
+    points = sample_points(chosen, prompt=prompt, contains=contains, limit=limit, seed=seed)
+    coloring = color_points(points.columns, color)  # before the projection, which takes longer
+    drawn = project(points, method, seed)
+    file = save_map(drawn, out, color=color, overwrite=overwrite)
     by = None if file.suffix == ".parquet" else coloring.by
     if as_json:
         print_json(_summary(drawn, file, by))
@@ -119,7 +95,7 @@ def _print(drawn: SpaceMap, file: Path, color: str | None) -> None:
     counts = f"{human_count(len(points))} of {human_count(points.matched)} rows"
     lost = f"; {human_count(points.damaged)} damaged left out" if points.damaged else ""
     by = f", coloured by {color}" if color else ""
-    print(f"{file}: {counts}{by}, {human_size(file.stat().st_size)}{lost}")
+    print(f"{file}: {counts}{by}, {decimal(file.stat().st_size)}{lost}")
     if drawn.explained is not None:
         first, second = drawn.explained
         print(

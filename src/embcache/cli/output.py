@@ -1,33 +1,40 @@
-"""How the command line prints: sizes, counts, texts, JSON, and a console."""
+"""How the command line prints: counts, texts, JSON, errors, and a console."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
-from embcache.errors import quoted
+from embcache.errors import EmbcacheError, quoted
+from embcache.store import Location
 from embcache.tools.describe import ValueCount
 
 _PIPE_WIDTH = 110  # where there is no terminal to ask
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+# What messages of the library name, and what that is here.
+_WORDS = {
+    "`check_space`": "embcache check",
+    "`compact_space`": "embcache compact",
+    "`merge_caches`": "embcache merge",
+    "Columns(text=..., title=...)": "--text-column, --title-column",
+}
 
 
-def human_size(size: float) -> str:
-    """Bytes for people, in powers of 1000: `1.5 GB`."""
-    for unit in _UNITS:
-        if size < 999.95 or unit == _UNITS[-1]:
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+def human_duration(seconds: float) -> str:
+    """Seconds for people: `0:01:50`."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def human_count(count: int) -> str:
@@ -66,6 +73,71 @@ def print_note(note: str) -> None:
     print(note, file=sys.stderr)
 
 
+def print_hints(message: str, ctx: typer.Context) -> None:
+    """Say, on standard error, what a message of the library is called on the command line.
+
+    The library names its functions and arguments. What a person can type for them: the options of
+    the running command that are mentioned and were not given, and commands.
+
+    Args:
+        message: What was said.
+        ctx: Of the running command.
+    """
+    words = _WORDS | {
+        f"{parameter.name}=": max(parameter.opts, key=len)
+        for parameter in ctx.command.params
+        if parameter.param_type_name == "option" and not _was_given(parameter.name, ctx)
+    }
+    said = [
+        f"{word.strip('`=')} is {typed}"
+        for word, typed in words.items()
+        if re.search(rf"(?<!\w){re.escape(word)}", message)
+    ]
+    if said:
+        print_note(f"On the command line, {'; '.join(said)}.")
+
+
+def _was_given(name: str | None, ctx: typer.Context) -> bool:
+    source = ctx.get_parameter_source(name or "")
+    return source is not None and source.name == "COMMANDLINE"
+
+
+class EmbcacheCommand(TyperCommand):
+    """A command that turns what the library raises on purpose into one line and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except EmbcacheError as error:
+            print_error(error)
+            print_hints(str(error), ctx)
+            raise typer.Exit(1) from error
+
+
+def run(app: typer.Typer, name: str | None = None) -> None:
+    """Run a command line; ends the process.
+
+    Args:
+        app: Its commands.
+        name: What it calls itself; None for the file that was run.
+    """
+    # Read when torch is loaded; else it tells of NUMA nodes between our lines.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for stream in (sys.stdout, sys.stderr):
+        if callable(reconfigure := getattr(stream, "reconfigure", None)):
+            reconfigure(errors="backslashreplace")  # texts have characters that terminals lack
+    try:
+        try:
+            app(prog_name=name)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, say) has seen enough. Python flushes once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
 def print_json(value: Any) -> None:
     """A value as JSON on standard output; dataclasses, paths, times and arrays included."""
     # A pipe may be ASCII; where it is not, texts stay readable.
@@ -92,6 +164,8 @@ def console() -> Console:
 
 def _plain(value: Any) -> Any:
     """JSON-ready form; NaN and infinity, which JSON has not, become null."""
+    if isinstance(value, (Path, Location)):
+        return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         return {name: _plain(getattr(value, name)) for name in names}
@@ -101,8 +175,6 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, Path):
-        return str(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):

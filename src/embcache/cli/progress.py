@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from embcache.cli.output import human_count
+from embcache.cli.output import human_count, human_duration
 from embcache.warm import WarmStats
 
 _LINE_EVERY_S = 10.0
@@ -32,23 +30,23 @@ class WarmDisplay:
     def __init__(self, total: int | None = None, left_out: Callable[[], int] = lambda: 0) -> None:
         self._left_out = left_out
         console = Console(stderr=True, markup=False, highlight=False)
-        self._is_terminal = console.is_terminal
-        # It draws the bar and estimates speed; the live display is the table's as well.
-        self._progress = Progress(
+        self._progress = _Bar(
             TextColumn("{task.description}"),
             BarColumn(40),
             TaskProgressColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=console,
+            transient=True,
+            disable=not console.is_terminal,
             speed_estimate_period=_SPEED_OVER_S,
         )
-        self._task = self._progress.add_task("reading", total=total)
-        self._live = Live(self._progress, console=console, transient=True)
+        self._task = self._progress.add_task("reading", total=total, figures="")
         self._last = time.monotonic()
         self._starting = False
 
     def __enter__(self) -> WarmDisplay:
-        if self._is_terminal:
-            self._live.start()
+        self._progress.start()
         return self
 
     def __exit__(
@@ -57,7 +55,7 @@ class WarmDisplay:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        self._live.stop()
+        self._progress.stop()
 
     def update(self, stats: WarmStats) -> None:
         """Show these figures, if it is time to."""
@@ -66,18 +64,28 @@ class WarmDisplay:
         if self._starting and not stats.starting:
             self._progress.reset(self._task, completed=done)  # its time says nothing of speed
         self._starting = stats.starting
-        self._progress.update(self._task, completed=done, description=doing)
-        figures = _figures(stats, self._progress.tasks[0].time_remaining)
-        if self._is_terminal:
-            self._live.update(Group(self._progress, _table(figures)))
-        elif stats.starting or time.monotonic() - self._last > _LINE_EVERY_S:
+        figures = _figures(stats)
+        self._progress.update(self._task, completed=done, description=doing, figures=figures)
+        if self._progress.disable and (
+            stats.starting or time.monotonic() - self._last > _LINE_EVERY_S
+        ):
             self._last = time.monotonic()
-            line = ", ".join(f"{name} {value}" for name, value in figures.items())
-            print(f"{doing}: {line}", file=sys.stderr, flush=True)
+            left = self._progress.tasks[0].time_remaining
+            about = "" if left is None else f", left about {human_duration(left)}"
+            print(f"{doing}: {figures}{about}", file=sys.stderr, flush=True)
 
 
-def _figures(stats: WarmStats, left: float | None) -> dict[str, str]:
-    """What is shown, by name."""
+class _Bar(Progress):
+    """A bar, and the task's figures in a line of their own."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The lines."""
+        yield self.make_tasks_table(self.tasks)
+        yield from (task.fields["figures"] for task in self.tasks)
+
+
+def _figures(stats: WarmStats) -> str:
+    """What has been done, in a line."""
     seconds = max(stats.working_seconds, 1e-9)
     figures = {
         "texts": human_count(stats.texts),
@@ -85,20 +93,6 @@ def _figures(stats: WarmStats, left: float | None) -> dict[str, str]:
         "committed": human_count(stats.committed),
         "texts/s": human_count(round(stats.texts / seconds)),
         "tokens/s": human_count(round(stats.tokens / seconds)),
-        "time": _time(stats.seconds),
+        "time": human_duration(stats.seconds),
     }
-    if left is not None:
-        figures["left"] = f"about {_time(left)}"
-    return figures
-
-
-def _table(figures: dict[str, str]) -> Table:
-    table = Table(*figures, box=None, pad_edge=False)
-    table.add_row(*figures.values())
-    return table
-
-
-def _time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+    return ", ".join(f"{name} {value}" for name, value in figures.items())

@@ -8,32 +8,40 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.filesize import decimal
 
-from embcache.cli.engine_options import parse_json, parse_prompts
+from embcache.cli.options import (
+    BenchmarkOption,
+    CacheDirectory,
+    ModelOption,
+    Names,
+    RevisionOption,
+    TaskOption,
+    encoder_options,
+    prompt_option,
+)
 from embcache.cli.output import (
+    EmbcacheCommand,
     human_count,
-    human_size,
-    print_error,
     print_json,
     print_note,
     prompt_counts,
+    run,
 )
 from embcache.cli.progress import WarmDisplay
-from embcache.cli.warm_sources import Sources
-from embcache.errors import ConfigError, EmbcacheError
+from embcache.cli.sources import Sources
+from embcache.encoders.arguments import EngineArguments, PromptArguments
+from embcache.errors import ConfigError
 from embcache.tools.describe import ValueCount
 from embcache.warm import Columns, Plan, Shard, Warmer, WarmStats, plan, select
 from embcache.warm.malloc import limit_arenas
 from embcache.warm.sources import FORMATS
 
 _INTERRUPTED = 130
-_EXAMPLE = "Example: {} -m intfloat/e5-small --prompts registered --task NFCorpus"
-
-List = list[str] | None
-_MODEL = "Model and engine"
+_EXAMPLE = "Example: {} -m intfloat/e5-small --prompt-dict registered --task NFCorpus"
 
 
 class Part(StrEnum):
@@ -43,30 +51,25 @@ class Part(StrEnum):
     queries = "queries"
 
 
-class TextKind(StrEnum):
-    """Prompt types of mteb."""
-
-    query = "query"
-    document = "document"
-
-
+@encoder_options(*EngineArguments.names(), *PromptArguments.names(), "store_text")
 def warm(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Hub name or directory.", rich_help_panel=_MODEL)
-    ],
-    cache: Annotated[str, typer.Option(help="Directory of the cache.")] = "cache",
-    task: Annotated[List, typer.Option(help="mteb task, or module:Class; again for more.")] = None,
-    benchmark: Annotated[List, typer.Option(help="All tasks of an mteb benchmark.")] = None,
+    model: ModelOption,
+    encoder: dict[str, Any],
+    revision: RevisionOption = None,
+    cache: CacheDirectory = "cache",
+    task: TaskOption = None,
+    benchmark: BenchmarkOption = None,
     part: Annotated[
-        list[Part] | None, typer.Option(help="Of retrieval tasks and BEIR folders; both if none.")
+        list[Part] | None,
+        typer.Option(help="Of retrieval tasks and BEIR folders; both if none."),
     ] = None,
-    eval_split: Annotated[List, typer.Option(help="Only these splits of the tasks.")] = None,
-    subset: Annotated[List, typer.Option(help="Only these subsets of the tasks.")] = None,
-    parquet: Annotated[List, typer.Option(help="Files, globs or directories.")] = None,
-    arrow: Annotated[List, typer.Option(help="The same, Arrow IPC.")] = None,
-    jsonl: Annotated[List, typer.Option(help="The same, JSON lines; - is standard input.")] = None,
-    csv: Annotated[List, typer.Option(help="The same, CSV with a header.")] = None,
-    beir: Annotated[List, typer.Option(help="Folder with corpus.jsonl and queries.jsonl.")] = None,
+    eval_split: Annotated[Names, typer.Option(help="Only these splits of the tasks.")] = None,
+    subset: Annotated[Names, typer.Option(help="Only these subsets of the tasks.")] = None,
+    parquet: Annotated[Names, typer.Option(help="Files, globs or directories.")] = None,
+    arrow: Annotated[Names, typer.Option(help="The same, Arrow IPC.")] = None,
+    jsonl: Annotated[Names, typer.Option(help="The same, JSON lines; - is standard input.")] = None,
+    csv: Annotated[Names, typer.Option(help="The same, CSV with a header.")] = None,
+    beir: Annotated[Names, typer.Option(help="Folder with corpus.jsonl and queries.jsonl.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Hugging Face data set, streamed.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of --dataset.")] = None,
     split: Annotated[str, typer.Option(help="Split of --dataset.")] = "train",
@@ -75,13 +78,12 @@ def warm(
         str | None, typer.Option(help="Column of titles, joined as mteb joins them.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="Put in front of every text of files and data sets.")
+        str | None,
+        prompt_option("The prompt in front of every text of files and data sets."),
     ] = None,
     prompt_type: Annotated[
-        TextKind | None, typer.Option(help="Which of --prompts files get.")
-    ] = None,
-    prompts: Annotated[
-        str | None, typer.Option(help='The encoder\'s prompt_dict: "registered", or JSON.')
+        Literal["query", "document"] | None,
+        typer.Option(help="Which prompt of --prompt-dict files and data sets get."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="So many texts of each file, task or data set.")
@@ -90,32 +92,6 @@ def warm(
     dry_run: Annotated[bool, typer.Option(help="Only count; starts no engine.")] = False,
     strict: Annotated[bool, typer.Option(help="Stop at the first row without a text.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Summary as JSON at the end.")] = False,
-    revision: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    dtype: Annotated[str, typer.Option(rich_help_panel=_MODEL)] = "auto",
-    head_dtype: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    trust_remote_code: Annotated[bool, typer.Option(rich_help_panel=_MODEL)] = True,
-    max_model_len: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    max_num_batched_tokens: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    max_num_seqs: Annotated[int, typer.Option(rich_help_panel=_MODEL)] = 128,
-    renderer_num_workers: Annotated[int, typer.Option(rich_help_panel=_MODEL)] = 1,
-    tensor_parallel_size: Annotated[int, typer.Option(rich_help_panel=_MODEL)] = 1,
-    enable_prefix_caching: Annotated[bool | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    gpu_memory_utilization: Annotated[float | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    hf_overrides: Annotated[str | None, typer.Option(help="JSON.", rich_help_panel=_MODEL)] = None,
-    pooler_config: Annotated[str | None, typer.Option(help="JSON.", rich_help_panel=_MODEL)] = None,
-    enforce_eager: Annotated[bool, typer.Option(rich_help_panel=_MODEL)] = False,
-    use_instructions: Annotated[bool, typer.Option(rich_help_panel=_MODEL)] = False,
-    instruction_template: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    apply_instruction_to_documents: Annotated[bool, typer.Option(rich_help_panel=_MODEL)] = True,
-    store_text: Annotated[bool, typer.Option(help="Keep texts beside the vectors.")] = True,
-    engine_arg: Annotated[
-        List,
-        typer.Option(
-            metavar="NAME=JSON",
-            help="Any other engine argument: quantization='\"fp8\"'.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
 ) -> None:
     """Encode and commit the texts of tasks, files and data sets that are not cached yet.
 
@@ -139,7 +115,7 @@ def warm(
         splits=eval_split or [],
         subsets=subset or [],
         prompt=prompt,
-        prompt_type=None if prompt_type is None else prompt_type.value,
+        prompt_type=prompt_type,
         strict=strict,
     )
     if sources.empty:
@@ -147,47 +123,24 @@ def warm(
         raise typer.BadParameter(
             f"Name some texts: --task, --benchmark, {kinds}, --beir, --dataset."
         )
-    given: dict[str, Any] = {
-        "revision": revision,
-        "dtype": dtype,
-        "head_dtype": head_dtype,
-        "trust_remote_code": trust_remote_code,
-        "max_model_len": max_model_len,
-        "max_num_batched_tokens": max_num_batched_tokens,
-        "max_num_seqs": max_num_seqs,
-        "renderer_num_workers": renderer_num_workers,
-        "tensor_parallel_size": tensor_parallel_size,
-        "enable_prefix_caching": enable_prefix_caching,
-        "hf_overrides": parse_json("--hf-overrides", hf_overrides),
-        "pooler_config": parse_json("--pooler-config", pooler_config),
-        "enforce_eager": enforce_eager,
-        "use_instructions": use_instructions,
-        "instruction_template": instruction_template,
-        "apply_instruction_to_documents": apply_instruction_to_documents,
-        "store_text": store_text,
-        "prompt_dict": parse_prompts(prompts),
-        **_engine_arguments(engine_arg or []),
-    }
-    if gpu_memory_utilization is not None:  # else a default that works on this machine
-        given["gpu_memory_utilization"] = gpu_memory_utilization
     limit_arenas()  # the next import brings threads
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper  # and mteb, which takes seconds
 
     pick = _shard(shard)
-    encoder = VllmEncoderWrapper(model, cache_path=cache, read_only=dry_run, **given)
-    if note := sources.prompt_note(encoder):
+    wrapper = VllmEncoderWrapper(model, revision, cache_path=cache, read_only=dry_run, **encoder)
+    if note := sources.prompt_note(wrapper):
         print_note(note)
     if dry_run:
-        warmer = Warmer(encoder)
-        found = plan(warmer, encoder, select(sources.batches(encoder, warmer), pick, limit))
+        warmer = Warmer(wrapper)
+        found = plan(warmer, wrapper, select(sources.batches(wrapper, warmer), pick, limit))
         sources.check_read(found.texts)
         _print_plan(found, sources.bad_rows, as_json=as_json)
         return
     total = sources.estimate(limit, pick.of)
     with WarmDisplay(total, lambda: sources.bad_rows) as display:
-        warmer = Warmer(encoder, display.update)
+        warmer = Warmer(wrapper, display.update)
         with _stopped_by_signals(warmer.stop.set):
-            stats = warmer.run(select(sources.batches(encoder, warmer), pick, limit))
+            stats = warmer.run(select(sources.batches(wrapper, warmer), pick, limit))
     if not stats.stopped:
         sources.check_read(stats.texts)
     _print_summary(stats, sources.bad_rows, cache, as_json=as_json)
@@ -225,9 +178,7 @@ def _print_plan(found: Plan, bad_rows: int, *, as_json: bool) -> None:
         print_json({**asdict(found), "bad_rows": bad_rows})
         return
     disk = (
-        "unknown before the first vector"
-        if found.disk_bytes is None
-        else human_size(found.disk_bytes)
+        "unknown before the first vector" if found.disk_bytes is None else decimal(found.disk_bytes)
     )
     for name, value in (
         ("texts", human_count(found.texts)),
@@ -269,22 +220,8 @@ def _print_summary(stats: WarmStats, bad_rows: int, cache: str, *, as_json: bool
         )
 
 
-def _engine_arguments(pairs: list[str]) -> dict[str, Any]:
-    arguments = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise typer.BadParameter(f"--engine-arg {pair}: give NAME=JSON, seed=1, say.")
-        arguments[name] = parse_json(f"--engine-arg {name}", value)
-    return arguments
-
-
 def main() -> None:
     """`scripts/warm_cache.py`: this command by itself."""
     alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-    alone.command(epilog=_EXAMPLE.format("python scripts/warm_cache.py"))(warm)
-    try:
-        alone()
-    except EmbcacheError as error:
-        print_error(error)
-        raise SystemExit(1) from error
+    alone.command(cls=EmbcacheCommand, epilog=_EXAMPLE.format("python scripts/warm_cache.py"))(warm)
+    run(alone)

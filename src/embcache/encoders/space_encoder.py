@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from embcache.errors import ConfigError
-from embcache.identity.identity import Identity
+from embcache.identity.identity import SPEED_ARGUMENTS, Identity
 from embcache.pipeline.request import TextRequest
 from embcache.store import Space
 
@@ -19,7 +20,7 @@ _PINNED = ("lora_request", "tokenizer")  # the identity has a hash of their file
 
 
 def embed_as(
-    space: Space, text: str, prompt: str = "", model: str | None = None
+    space: Space, text: str, prompt: str = "", model: str | None = None, **engine: Any
 ) -> npt.NDArray[np.float32]:
     """Embed a text as the rows of a space were embedded; nothing is written.
 
@@ -30,17 +31,22 @@ def embed_as(
         text: The text.
         prompt: Put in front of it.
         model: Where the model is now; None for the name or directory that the space notes.
+        **engine: Arguments of the engine that change no vector (`gpu_memory_utilization`, say),
+            since those that do are the space's own; and where the files of its LoRA adapter or
+            tokenizer are now (`lora_request`, `tokenizer`), if it has one. `enforce_eager` is True
+            unless given.
 
     Returns:
         `(dim,) float32`.
 
     Raises:
-        ConfigError: The space was filled by another encoder, or with files (a LoRA adapter, a
-            tokenizer) whose place it does not note; or the model is not the one it was.
+        ConfigError: The space was filled by another encoder; or with files (a LoRA adapter, a
+            tokenizer) whose place it does not note, and that was not given; or the model is not
+            the one it was; or an argument would change the vector.
         ModelNotFoundError: There is no such model.
         EngineError: vLLM does not start, or fails.
     """
-    encoder = _encoder_of(space, model)
+    encoder = _encoder_of(space, model, engine)
     try:
         request = TextRequest(texts=[text], prompt=prompt, show_progress=False)
         vectors, _ = encoder.open_pipeline().encode(request)
@@ -50,28 +56,33 @@ def embed_as(
         encoder.cleanup()
 
 
-def _encoder_of(space: Space, model: str | None) -> VllmEncoderWrapper:
+def _encoder_of(space: Space, model: str | None, engine: Mapping[str, Any]) -> VllmEncoderWrapper:
     identity = space.identity
     if identity.engine != "vllm":
         raise ConfigError(
             f"{space.location} was filled by {identity.engine}, not by VllmEncoderWrapper, so "
             "embcache cannot embed new texts for it."
         )
-    arguments = dict(identity.arguments)
-    if pinned := [name for name in _PINNED if str(arguments.get(name)).startswith("local ")]:
+    pinned = [n for n in _PINNED if str(identity.arguments.get(n)).startswith("local ")]
+    if changing := [name for name in engine if name not in (*SPEED_ARGUMENTS, *pinned)]:
         raise ConfigError(
-            f"{space.location} was filled with {pinned[0]}={arguments[pinned[0]]}, a hash: where "
-            "those files are it does not say, so embcache cannot embed new texts for it."
+            f"{changing[0]}={engine[changing[0]]!r} may change vectors, and those of "
+            f"{space.location} are made with what the space itself says. Leave it out."
+        )
+    if missing := [name for name in pinned if name not in engine]:
+        raise ConfigError(
+            f"{space.location} was filled with {missing[0]}={identity.arguments[missing[0]]}, a "
+            f"hash of files: where they are it does not say. Give {missing[0]}=, their directory."
         )
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper  # and mteb, which takes seconds
 
     encoder = VllmEncoderWrapper(
         model or space.metadata.model,
         None if identity.model == "local" else identity.revision,
-        dtype=identity.dtype,  # type: ignore[arg-type]  # one that was settled
+        dtype=identity.dtype,
         cache_path=None,
-        enforce_eager=True,  # one text: compiling would take longer than it
-        **arguments,
+        # One text: compiling would take longer than it.
+        **{"enforce_eager": True, **identity.arguments, **engine},
     )
     if encoder.identity != identity:
         raise ConfigError(_not_the_one(space, encoder.identity, model or space.metadata.model))
@@ -87,6 +98,6 @@ def _not_the_one(space: Space, found: Identity, model: str) -> str:
     }
     listed = "; ".join(f"{name} {was!r}, now {now!r}" for name, (was, now) in differing.items())
     return (
-        f"{model} is not the model that filled {space.location}: {listed}. Give the directory of "
-        "the one that was."
+        f"{model} is not the model that filled {space.location}: {listed}. Give model=, the "
+        "directory of the one that was."
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tqdm.auto import tqdm
 
+from embcache.encoders.arguments import CacheArguments, EngineArguments
 from embcache.encoders.registry import find_model_meta
 from embcache.engine.base import Engine
 from embcache.errors import DtypeMismatchError
@@ -24,7 +25,7 @@ from embcache.identity.identity import (
 )
 from embcache.identity.machine_memo import Memo
 from embcache.identity.weights import pin_adapter, pin_tokenizer, resolve_model
-from embcache.pipeline.pipeline import OnMiss, Pipeline, check_on_miss
+from embcache.pipeline.pipeline import Pipeline, check_on_miss
 from embcache.pipeline.request import Request
 from embcache.pipeline.result import Truncation
 from embcache.pipeline.stats import EncodeStats
@@ -41,8 +42,6 @@ MakeEngine = Callable[[str, str | None, dict[str, Any], str | None], Engine]
 """Makes an engine of a model (hub name or directory), its commit (None for a directory), the
 engine's arguments (dtype included) and the directory of a LoRA adapter (None for none)."""
 
-Dtype = Literal["half", "float16", "float", "float32", "bfloat16", "auto"]
-
 
 class VllmWrapperBase:
     """One model behind a cache.
@@ -50,15 +49,16 @@ class VllmWrapperBase:
     Args:
         model: As the user gave it.
         revision: As the user gave it.
-        arguments: Engine arguments, without model, revision and dtype.
-        dtype: As the user gave it.
-        head_dtype: As the user gave it.
-        cache_path: Directory of the cache; None for no cache.
-        on_miss: "encode" or "raise".
-        read_only: Whether nothing is written.
-        store_text: Whether a new space keeps texts.
+        engine: What the engine is to be started with; what of it changes vectors is part of the
+            identity.
+        cache: Where results are kept.
         make_engine: Makes the engine; nothing of it is started here.
         truncation: Cuts vectors on their way to the caller.
+
+    Raises:
+        ConfigError: An argument cannot work.
+        ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
+        CacheError: The cache path is a file or cannot be written.
     """
 
     convert: ClassVar[Literal["embed", "classify"]]
@@ -71,26 +71,22 @@ class VllmWrapperBase:
         self,
         model: str | os.PathLike[str] | ModelMeta,
         revision: str | None,
-        arguments: dict[str, Any],
-        *,
-        dtype: str,
-        head_dtype: str | None,
-        cache_path: str | os.PathLike[str] | None,
-        on_miss: OnMiss,
-        read_only: bool,
-        store_text: bool,
+        engine: EngineArguments,
+        cache: CacheArguments,
         make_engine: MakeEngine,
         truncation: Truncation | None = None,
     ) -> None:
-        check_on_miss(on_miss)
-        settled = normalize_dtype(dtype)
+        check_on_miss(cache.on_miss)
+        settled = normalize_dtype(engine.dtype)
+        arguments = engine.for_vllm()
         adapter = arguments.pop("lora_request", None)
-        arguments["hf_overrides"] = _merge_head_dtype(arguments.get("hf_overrides"), head_dtype)
         changing = vector_arguments(arguments)
         if self.convert != "embed":  # the default: identities of encoders do not name it
             changing["convert"] = self.convert
-        self._write = not read_only and on_miss == "encode"
-        self._database = None if cache_path is None else Database(cache_path, writable=self._write)
+        self._write = not cache.read_only and cache.on_miss == "encode"
+        self._database = (
+            None if cache.cache_path is None else Database(cache.cache_path, writable=self._write)
+        )
         memo = Memo()
         if isinstance(model, (str, os.PathLike)):
             name = model = os.fspath(model)
@@ -103,8 +99,7 @@ class VllmWrapperBase:
         self.mteb_model_meta = find_model_meta(model, self._source, self._model_type)
         self.stats = EncodeStats()
         self.total = EncodeStats()
-        self._on_miss: OnMiss = on_miss
-        self._store_text = store_text
+        self._cache = cache
         self._truncation = truncation
         self._identity = Identity(
             self._source.identity_name,
@@ -170,20 +165,20 @@ class VllmWrapperBase:
                 self._source.name,
                 self._engine.version,
                 layout=self._layout,
-                store_text=self._store_text,
+                store_text=self._cache.store_text,
             )
         return Pipeline(
             self._engine,
             self._identity,
             space,
-            on_miss=self._on_miss,
+            on_miss=self._cache.on_miss,
             write=self._write,
             check_engine=self._check_engine,
             truncation=self._truncation,
         )
 
     def _settle_dtype(self, cached: list[str], show_progress: bool) -> str:
-        if self._on_miss == "raise" and not cached:
+        if self._cache.on_miss == "raise" and not cached:
             return "auto"  # everything is missing, whatever it means
         dtype = self._auto.settle(cached)
         if dtype is None:
@@ -210,12 +205,3 @@ class VllmWrapperBase:
             f"The engine runs in {actual}, and dtype={self._requested.dtype!r} was taken for "
             f"{expected}: nothing was written to that space. Run again, or name the dtype."
         )
-
-
-def _merge_head_dtype(
-    hf_overrides: dict[str, Any] | None, head_dtype: str | None
-) -> dict[str, Any] | None:
-    """As mteb does it, but in a copy of the caller's dict."""
-    if head_dtype is None:
-        return hf_overrides
-    return {**(hf_overrides or {}), "head_dtype": head_dtype}

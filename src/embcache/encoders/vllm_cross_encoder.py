@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from embcache.encoders.arguments import CacheArguments, EngineArguments, takes
 from embcache.encoders.inputs import read_texts
-from embcache.encoders.vllm_base import Dtype, MakeEngine, VllmWrapperBase
-from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmScoringEngine
+from embcache.encoders.vllm_base import MakeEngine, VllmWrapperBase
+from embcache.engine.vllm import VllmScoringEngine
 from embcache.identity.identity import PREFIXED_PAIR
-from embcache.pipeline.pipeline import OnMiss
 from embcache.pipeline.request import PairRequest
 from embcache.store import SCORES
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mteb.models import ModelMeta
     from mteb.types import BatchedInput, PromptType
     from torch.utils.data import DataLoader
-    from vllm.config import PoolerConfig
 
 
 class VllmCrossEncoderWrapper(VllmWrapperBase):
@@ -42,6 +41,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         read_only: Use the cache, write nothing to it.
         store_text: Whether a new space keeps both texts and prefixes beside each score.
         make_engine: Makes another engine than vLLM's, as for `VllmEncoderWrapper`.
+        **kwargs: Any further argument of `vllm.EngineArgs`, as for `VllmEncoderWrapper`.
 
     Attributes:
         mteb_model_meta: What mteb records about the model.
@@ -59,6 +59,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
     _model_type = "cross-encoder"
     _prompt_handling = PREFIXED_PAIR
 
+    @takes(EngineArguments, CacheArguments)
     def __init__(
         self,
         model: str | os.PathLike[str] | ModelMeta,
@@ -66,53 +67,15 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         query_prefix: str = "",
         document_prefix: str = "",
         *,
-        trust_remote_code: bool = True,
-        dtype: Dtype = "auto",
-        head_dtype: Literal["model"] | Dtype | None = None,
-        max_model_len: int | None = None,
-        max_num_batched_tokens: int | None = None,
-        max_num_seqs: int = 128,
-        renderer_num_workers: int = 1,
-        tensor_parallel_size: int = 1,
-        enable_prefix_caching: bool | None = None,
-        gpu_memory_utilization: float = MTEB_GPU_MEMORY_UTILIZATION,
-        hf_overrides: dict[str, Any] | None = None,
-        pooler_config: PoolerConfig | dict[str, Any] | None = None,
-        enforce_eager: bool = False,
-        cache_path: str | os.PathLike[str] | None = "cache",
-        on_miss: OnMiss = "encode",
-        read_only: bool = False,
-        store_text: bool = True,
         make_engine: MakeEngine | None = None,
         **kwargs: Any,
     ) -> None:
         self.query_prefix = query_prefix
         self.document_prefix = document_prefix
-        super().__init__(
-            model,
-            revision,
-            {
-                "trust_remote_code": trust_remote_code,
-                "max_model_len": max_model_len,
-                "max_num_batched_tokens": max_num_batched_tokens,
-                "max_num_seqs": max_num_seqs,
-                "renderer_num_workers": renderer_num_workers,
-                "tensor_parallel_size": tensor_parallel_size,
-                "enable_prefix_caching": enable_prefix_caching,
-                "gpu_memory_utilization": gpu_memory_utilization,
-                "hf_overrides": hf_overrides,
-                "pooler_config": pooler_config,
-                "enforce_eager": enforce_eager,
-                **kwargs,
-            },
-            dtype=dtype,
-            head_dtype=head_dtype,
-            cache_path=cache_path,
-            on_miss=on_miss,
-            read_only=read_only,
-            store_text=store_text,
-            make_engine=VllmScoringEngine if make_engine is None else make_engine,
-        )
+        cache = CacheArguments.taken_from(kwargs)
+        engine = EngineArguments.taken_from(kwargs)
+        make_engine = VllmScoringEngine if make_engine is None else make_engine
+        super().__init__(model, revision, engine, cache, make_engine)
 
     def predict(
         self,

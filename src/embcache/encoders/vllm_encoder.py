@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.types import PromptType
 
+from embcache.encoders.arguments import (
+    CacheArguments,
+    EngineArguments,
+    PromptArguments,
+    VectorArguments,
+    takes,
+)
 from embcache.encoders.inputs import read_texts
 from embcache.encoders.registry import (
     model_config,
@@ -20,10 +26,9 @@ from embcache.encoders.registry import (
     truncated_meta,
     warn_if_untrained,
 )
-from embcache.encoders.vllm_base import Dtype, MakeEngine, VllmWrapperBase
-from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine
+from embcache.encoders.vllm_base import MakeEngine, VllmWrapperBase
+from embcache.engine.vllm import VllmEngine
 from embcache.errors import ConfigError
-from embcache.pipeline.pipeline import OnMiss
 from embcache.pipeline.request import TextRequest
 from embcache.pipeline.result import Truncation
 
@@ -32,7 +37,6 @@ if TYPE_CHECKING:
     from mteb.models import ModelMeta
     from mteb.types import BatchedInput
     from torch.utils.data import DataLoader
-    from vllm.config import PoolerConfig
 
 
 class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
@@ -100,73 +104,33 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
     model_prompts: dict[str, str] | None
     prompts_dict: dict[str, str] | None
 
+    @takes(EngineArguments, PromptArguments, CacheArguments, VectorArguments)
     def __init__(
         self,
         model: str | os.PathLike[str] | ModelMeta,
         revision: str | None = None,
         *,
-        trust_remote_code: bool = True,
-        dtype: Dtype = "auto",
-        head_dtype: Literal["model"] | Dtype | None = None,
-        max_model_len: int | None = None,
-        max_num_batched_tokens: int | None = None,
-        max_num_seqs: int = 128,
-        renderer_num_workers: int = 1,
-        tensor_parallel_size: int = 1,
-        enable_prefix_caching: bool | None = None,
-        gpu_memory_utilization: float = MTEB_GPU_MEMORY_UTILIZATION,
-        hf_overrides: dict[str, Any] | None = None,
-        pooler_config: PoolerConfig | dict[str, Any] | None = None,
-        enforce_eager: bool = False,
-        prompt_dict: Mapping[str, str] | Literal["registered"] | None = None,
-        use_instructions: bool = False,
-        instruction_template: str | Callable[[str, PromptType | None], str] | None = None,
-        apply_instruction_to_documents: bool = True,
-        cache_path: str | os.PathLike[str] | None = "cache",
-        on_miss: OnMiss = "encode",
-        read_only: bool = False,
-        store_text: bool = True,
-        truncate_dim: int | None = None,
         make_engine: MakeEngine | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_template(use_instructions, instruction_template)
+        prompts = PromptArguments.taken_from(kwargs)
+        cache = CacheArguments.taken_from(kwargs)
+        truncate_dim = VectorArguments.taken_from(kwargs).truncate_dim
+        engine = EngineArguments.taken_from(kwargs)
+        _check_template(prompts.use_instructions, prompts.instruction_template)
         truncation = None if truncate_dim is None else Truncation(truncate_dim)
-        super().__init__(
-            model,
-            revision,
-            {
-                "trust_remote_code": trust_remote_code,
-                "max_model_len": max_model_len,
-                "max_num_batched_tokens": max_num_batched_tokens,
-                "max_num_seqs": max_num_seqs,
-                "renderer_num_workers": renderer_num_workers,
-                "tensor_parallel_size": tensor_parallel_size,
-                "enable_prefix_caching": enable_prefix_caching,
-                "gpu_memory_utilization": gpu_memory_utilization,
-                "hf_overrides": hf_overrides,
-                "pooler_config": pooler_config,
-                "enforce_eager": enforce_eager,
-                **kwargs,
-            },
-            dtype=dtype,
-            head_dtype=head_dtype,
-            cache_path=cache_path,
-            on_miss=on_miss,
-            read_only=read_only,
-            store_text=store_text,
-            make_engine=VllmEngine if make_engine is None else make_engine,
-            truncation=truncation,
-        )
+        make_engine = VllmEngine if make_engine is None else make_engine
+        super().__init__(model, revision, engine, cache, make_engine, truncation)
         registered = registered_prompts(self.mteb_model_meta)
-        prompts = resolve_prompts(prompt_dict, registered, self._source.name)
         # mteb looks static prompts up in the one and instructions in the other.
-        self.model_prompts = self.prompts_dict = prompts
-        self.use_instructions = use_instructions
-        self.instruction_template = instruction_template
-        self.apply_instruction_to_passages = apply_instruction_to_documents
+        self.model_prompts = self.prompts_dict = resolve_prompts(
+            prompts.prompt_dict, registered, self._source.name
+        )
+        self.use_instructions = prompts.use_instructions
+        self.instruction_template = prompts.instruction_template
+        self.apply_instruction_to_passages = prompts.apply_instruction_to_documents
         if truncate_dim is not None and self.mteb_model_meta is not None:
-            config = model_config(self._source) | (hf_overrides or {})
+            config = model_config(self._source) | (engine.hf_overrides or {})
             warn_if_untrained(truncate_dim, self.mteb_model_meta, config)
             self.mteb_model_meta = truncated_meta(self.mteb_model_meta, truncate_dim)
 

@@ -201,10 +201,23 @@ def normalize_dtype(dtype: object) -> str:
     return DTYPES[name]
 
 
-def readable_name(model: str) -> str:
-    """A hub name, or the last two parts of a directory's path, as a table name can hold it."""
+def short_name(model: str) -> str:
+    """What a model is called where people read it: a hub name, or the end of a directory's path.
+
+    Args:
+        model: Hub name or path.
+
+    Returns:
+        `organization/name`; of a path, its last two parts.
+    """
     parts = [part for part in PurePath(model).parts if part not in ("/", "..")]
-    return re.sub(r"[^\w.-]+", "-", "--".join(parts[-2:]), flags=re.ASCII).strip("-.") or "model"
+    return "/".join(parts[-2:]) or model
+
+
+def readable_name(model: str) -> str:
+    """A model's short name in characters that a table's name can have."""
+    name = short_name(model).replace("/", "--")
+    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "model"
 
 
 def canonical(value: Any, name: str) -> Any:

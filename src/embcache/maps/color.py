@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embcache.errors import ConfigError, quoted
+from embcache.identity.identity import short_name
 from embcache.maps.project import SpaceMap
 
 Color = Literal["prompt", "prompt_type", "task", "n_tokens"]
@@ -147,16 +148,10 @@ def label(value: str | None) -> str:
     return quoted(value)
 
 
-_TITLE = 80
-
-
 def title(space_map: SpaceMap) -> str:
-    """Model and dtype; of a long path, its end."""
+    """Model and dtype."""
     metadata = space_map.points.metadata
-    model = metadata.model
-    if len(model) > _TITLE:
-        model = "\N{HORIZONTAL ELLIPSIS}" + model[1 - _TITLE :]
-    return f"{model}, {metadata.identity.dtype}"
+    return f"{short_name(metadata.model)}, {metadata.identity.dtype}"
 
 
 def subtitle(space_map: SpaceMap) -> str:

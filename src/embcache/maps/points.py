@@ -140,7 +140,7 @@ def _check_count(matched: int, drawn: int, damaged: int, where: Location) -> Non
     if drawn - damaged >= LEAST_POINTS:
         return
     if damaged:
-        fix = "The others are damaged: a check that fixes removes them."
+        fix = "The others are damaged: `check_space` with fix=True removes them."
     else:
         fix = "Widen the filters (prompt, contains), or encode more texts."
     raise ConfigError(

@@ -51,6 +51,17 @@ class Database:
     def __repr__(self) -> str:
         return f"<Database {self.location}>"
 
+    def check_exists(self) -> None:
+        """Refuse a cache that is not there.
+
+        Raises:
+            CacheError: There is no such directory.
+        """
+        if not self.location.exists():
+            raise CacheError(
+                f"{self.location} does not exist. Name the cache, a directory, with cache=."
+            )
+
     def spaces(self) -> Iterator[Space]:
         """Every space, by name. Lance tables that are not embcache's are passed over.
 
@@ -67,8 +78,7 @@ class Database:
         Raises:
             CacheError: There is no such directory.
         """
-        if not self.location.exists():
-            raise CacheError(f"{self.location} does not exist. Give the directory of a cache.")
+        self.check_exists()
         spaces: list[Space] = []
         errors: list[CacheError] = []
         for location in self.location.tables():

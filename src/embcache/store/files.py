@@ -18,9 +18,7 @@ def check_new(files: Sequence[Path], overwrite: bool) -> None:
     """
     for file in files:
         if file.exists() and not overwrite:
-            raise ConfigError(
-                f"{file} exists. Give another name, or overwrite=True (--overwrite) to replace it."
-            )
+            raise ConfigError(f"{file} exists. Give another name, or overwrite=True to replace it.")
 
 
 @contextmanager

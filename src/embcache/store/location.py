@@ -17,12 +17,12 @@ from pathlib import Path
 from embcache.errors import CacheError, ConfigError, EmbcacheError
 
 READ_FIX = (
-    "If its files are damaged: a check names them, and a merge into a new cache saves the rows of "
-    "the others. Or move the folder away: its texts are encoded again."
+    "If its files are damaged: `check_space` says which, and `merge_caches` into a new cache "
+    "saves the rows of the others. Or move the folder away: its texts are encoded again."
 )
 WRITE_FIX = (
     "Rows committed before are safe and the next run goes on from there. Is the disk full, the "
-    "folder not writable, or a file damaged (a check names it)?"
+    "folder not writable, or a file damaged (`check_space`)?"
 )
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one slash: a Path has lost the other
@@ -92,6 +92,10 @@ class Location:
         """The place of a table in this cache, whether there is one or not."""
         return Location(str(self._path / f"{name}{_TABLE}"), self.storage_options)
 
+    def within(self, path: str) -> Location:
+        """What a path means that is relative to this place."""
+        return Location(str(self._path / Path(path).expanduser()), self.storage_options)
+
     @property
     def is_table(self) -> bool:
         """Whether it is called as tables are, whether there is one or not."""
@@ -109,6 +113,10 @@ class Location:
     def exists(self) -> bool:
         """Whether there is such a folder."""
         return self._path.is_dir()
+
+    def caches(self) -> list[str]:
+        """Names of the folders here that hold tables."""
+        return sorted({table.parent.name for table in self._path.glob(f"*/*{_TABLE}")})
 
     def holds(self, *names: str) -> bool:
         """Whether files of all these names are here."""

@@ -58,18 +58,20 @@ class CheckReport:
             "damaged (checksum, NaN or infinity)": self.damaged,
             "whose key does not fit their text": self.misfits,
             "duplicates of rows committed earlier (harmless)": self.duplicates,
-            "deleted; `embcache compact` frees their space": self.deleted,
+            "deleted; `compact_space` frees their space": self.deleted,
         }
         lines += [f"  {count:,} {what}" for what, count in counts.items() if count]
         lines += [f"  {problem}" for problem in self.problems]
         lines += [f"  cannot be read: {file}" for file in self.unreadable]
         if self.unreadable:
             lines.append(
-                "  `embcache merge` into a new cache saves the rows of the other files; or move "
+                "  `merge_caches` into a new cache saves the rows of the other files; or move "
                 "the folder away: its texts are encoded again."
             )
         elif not self.ok and not self.problems:
-            lines.append("  `embcache check --fix` deletes these rows; they are encoded again.")
+            lines.append(
+                "  `check_space` with fix=True deletes these rows; they are encoded again."
+            )
         return "\n".join(lines)
 
 

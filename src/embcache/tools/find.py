@@ -1,45 +1,76 @@
-"""Which space a user means, by a name, a part of one, or a folder."""
+"""Which space a user means: one way to name one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from embcache.errors import ConfigError
+from embcache.errors import CacheError, ConfigError
 from embcache.store import Database, Location, Space, open_space
 
+CachePath = str | os.PathLike[str] | Location
+"""Where a cache is: a directory of this machine."""
 
-def find_space(
-    space: str | os.PathLike[str], cache: str | os.PathLike[str] | Location = "cache"
-) -> Space:
-    """The space that a user means.
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A table that may be meant.
+
+    Attributes:
+        space: Its handle.
+        error: Why it cannot be opened; None if it can.
+    """
+
+    space: Space
+    error: CacheError | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """What it may be called, in lower case."""
+        names = [self.space.name]
+        if self.error is None:
+            identity = self.space.identity
+            names += [self.space.metadata.model, identity.model, identity.fingerprint()]
+        return [name.lower() for name in names]
+
+
+def find_space(space: str | os.PathLike[str], cache: CachePath = "cache") -> Space:
+    """The space that a user means, which can be opened.
 
     Args:
-        space: A table's folder, `<cache>/<name>.lance`; the folder of a cache that holds only one
-            space; or a space's name, or a part of it or of its model's name, that no other space
-            of `cache` has.
+        space: A space's name, or a part of it or of its model's name that no other space in
+            `cache` has; or a space's folder, `<cache>/<name>.lance`; or a cache that holds exactly
+            one space.
         cache: Where to look for a name.
 
     Raises:
         ConfigError: No space fits, or several do; names those that there are.
         CacheError: There is no such cache, or the space cannot be opened.
     """
-    given = os.fspath(space)
-    if not given:
-        raise ConfigError("The name of the space is empty. Give a part of one, or a folder.")
-    folder = Location.of(given, argument="space")
-    if folder.has_table():
-        if (found := open_space(folder)) is not None:
-            return found
-        raise ConfigError(f"{folder} is a Lance table, but no space of embcache.")
-    within = Location.of(cache)
-    if folder.is_table and within.table(folder.name).has_table():
-        return find_space(str(within.table(folder.name)))
-    if not folder.is_table and folder.exists():
-        inside = folder.tables()
-        if inside or not within.exists():
-            return _only_space(folder)
-    return _by_name(given.removesuffix(".lance"), within)
+    found = _find(os.fspath(space), Location.of(cache))
+    if found.error is not None:
+        raise found.error
+    return found.space
+
+
+def find_spaces(
+    spaces: Iterable[str | os.PathLike[str]] | None, cache: CachePath = "cache"
+) -> list[Space]:
+    """The spaces that a user means, which need not be sound; all of a cache's if none is named.
+
+    Args:
+        spaces: Each as for `find_space`; None, or none, for all.
+        cache: Where to look for names.
+
+    Raises:
+        ConfigError: To a name, no space fits, or several do.
+        CacheError: There is no such cache.
+    """
+    where = Location.of(cache)
+    if named := [*(spaces or ())]:
+        return [_find(os.fspath(space), where).space for space in named]
+    return [candidate.space for candidate in _candidates(where)]
 
 
 def hint_of(cache: Location) -> str:
@@ -48,58 +79,94 @@ def hint_of(cache: Location) -> str:
         return f" It is a table's folder; its cache is {cache.parent}."
     if cache.holds("vectors.npy", "index.json"):  # mteb's NumpyCache writes these
         return " It is a NumpyCache of mteb's, which has no spaces."
+    if caches := cache.caches():
+        return f" It holds caches: {', '.join(caches)}."
     return ""
 
 
-def _only_space(cache: Location) -> Space:
-    spaces, errors = Database(cache, writable=False).readable_spaces()
-    if len(spaces) == 1 and not errors:
-        return spaces[0]
-    if len(errors) == 1 and not spaces:
-        raise errors[0]
-    if not spaces:
-        raise ConfigError(f"There is no space in {cache}.{hint_of(cache)} Give another cache.")
-    raise ConfigError(
-        f"{cache} holds {len(spaces) + len(errors)} spaces. Give the folder of one, or a part of "
-        f"its name:{_listed(spaces)}"
-    )
+def _find(space: str, cache: Location) -> _Candidate:
+    if not space:
+        return _find_by_name(space, cache)
+    folder = Location.of(space, argument="space")
+    if folder.is_table:
+        for table in (folder, cache.within(space)):
+            if table.has_table():
+                return _named_table(table)
+        if os.path.dirname(space) and folder.parent.exists():
+            cache = folder.parent
+    elif folder.exists():
+        return _find_in_folder(space, folder, cache)
+    return _find_by_name(space, cache)
 
 
-def _by_name(name: str, cache: Location) -> Space:
-    spaces, errors = Database(cache, writable=False).readable_spaces()
-    found = _matching(spaces, name)
-    if len(found) == 1:
-        return found[0]
-    if not found and (broken := [e for e in errors if name.lower() in str(e).lower()]):
-        raise broken[0]
-    if not spaces:
-        raise ConfigError(f"There is no space in {cache}.{hint_of(cache)} Give another cache.")
-    if found:
-        raise ConfigError(
-            f"{name!r} is not one space: {len(found)} in {cache} fit. Give more of the name, the "
-            f"fingerprint at its end, say:{_listed(found)}"
-        )
-    raise ConfigError(
-        f"No space in {cache} is called {name!r}, or has that in its name. Name one of these, or "
-        f"another cache:{_listed(spaces)}"
-    )
+def _named_table(table: Location) -> _Candidate:
+    if (found := _candidate(table)) is None:
+        raise ConfigError(f"{table} is a Lance table, and no space of embcache's.")
+    return found
 
 
-def _matching(spaces: list[Space], part: str) -> list[Space]:
+def _find_in_folder(space: str, folder: Location, cache: Location) -> _Candidate:
+    """The one space of a cache; or, since it is not that, one whose name the folder has by chance.
+
+    A model's own directory is often called as a part of a space's name is.
+    """
+    inside = _candidates(folder)
+    if len(inside) == 1:
+        return inside[0]
+    try:
+        return _find_by_name(space, cache)
+    except (ConfigError, CacheError) as error:
+        raise ConfigError(_not_one(space, folder, inside, inside)) from error
+
+
+def _find_by_name(space: str, cache: Location) -> _Candidate:
+    candidates = _candidates(cache)
+    name = cache.within(space).name if space.endswith(".lance") else space
+    found = _matching(candidates, name.lower())
+    if len(found) != 1:
+        raise ConfigError(_not_one(space, cache, found, candidates))
+    return found[0]
+
+
+def _candidates(cache: Location) -> list[_Candidate]:
+    """The spaces of a cache, by name; those that cannot be opened are among them.
+
+    Raises:
+        CacheError: There is no such directory.
+    """
+    Database(cache, writable=False).check_exists()
+    return [one for table in cache.tables() if (one := _candidate(table)) is not None]
+
+
+def _candidate(table: Location) -> _Candidate | None:
+    try:
+        found = open_space(table)
+    except CacheError as error:
+        return _Candidate(Space(table), error)
+    return None if found is None else _Candidate(found)
+
+
+def _matching(candidates: list[_Candidate], wanted: str) -> list[_Candidate]:
     """Spaces that are called so; if there are none, spaces whose name has this part."""
-    wanted = part.lower()
+    if not wanted:
+        return []
+    called = [one for one in candidates if wanted in one.names]
+    return called or [one for one in candidates if any(wanted in name for name in one.names)]
 
-    def names(space: Space) -> list[str]:
-        identity = space.identity
-        own = [space.name, space.metadata.model, identity.model, identity.fingerprint()]
-        return [text.lower() for text in own]
 
-    fits: tuple[Callable[[Space], bool], ...] = (
-        lambda space: wanted in names(space),
-        lambda space: any(wanted in name for name in names(space)),
+def _not_one(
+    space: str, cache: Location, found: list[_Candidate], candidates: list[_Candidate]
+) -> str:
+    """Why a name is not one space's, and which there are."""
+    if not candidates:
+        return f"There is no space in {cache}.{hint_of(cache)} Name the cache with cache=."
+    listed = "".join(f"\n  {one.space.name}" for one in found or candidates)
+    if found:
+        return (
+            f"{space!r} is not one space: {len(found)} in {cache} fit. Give more of the name, the "
+            f"fingerprint at its end, say:{listed}"
+        )
+    return (
+        f"No space in {cache} is called {space!r}, or has that in its name. Name one of these, or "
+        f"another cache with cache=:{listed}"
     )
-    return next((found for fit in fits if (found := [*filter(fit, spaces)])), [])
-
-
-def _listed(spaces: list[Space]) -> str:
-    return "".join(f"\n  {space.name}" for space in spaces)

@@ -211,7 +211,7 @@ def _missing(space: Space, texts: Sequence[str], prompts: Sequence[str]) -> str:
     if tuple(prompts) in found:
         return (
             f"{space.location} has {where} with prompt {tried}, but its key is another text's: the "
-            "row is damaged, and not used. A check that fixes deletes it."
+            "row is damaged, and not used. `check_space` with fix=True deletes it."
         )
     others = "; ".join(" and ".join(map(_prompt, one)) for one in found[:_PROMPTS_NAMED])
     return f"{where} is not in {space.location} with prompt {tried}, but with: {others}."

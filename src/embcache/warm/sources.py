@@ -115,8 +115,8 @@ class Columns:
             if name not in names:
                 listed = f"only {', '.join(map(repr, names))}" if names else "and no others: empty?"
                 raise ConfigError(
-                    f"{where} has no column {name!r}, {listed}. Name the one that holds the texts: "
-                    "--text-column, --title-column."
+                    f"{where} has no column {name!r}, {listed}. Name those of the texts and "
+                    "titles in Columns(text=..., title=...)."
                 )
 
 
@@ -137,8 +137,8 @@ def find_files(patterns: Iterable[str], kind: str) -> list[Path]:
             files = [path] if path.is_file() else []
         if not files:
             raise ConfigError(
-                f"--{kind} {pattern}: there is no such file (working directory: {Path.cwd()}), or "
-                f"no {' or '.join(FORMATS[kind])} in that directory."
+                f"{pattern}: there is no such {kind} file (working directory: {Path.cwd()}), or no "
+                f"{' or '.join(FORMATS[kind])} in that directory."
             )
         found += files
     return found
@@ -223,7 +223,7 @@ def beir_file(folder: str, part: str) -> Path:
         path = Path(folder).expanduser() / f"{part}.jsonl{suffix}"
         if path.is_file():
             return path
-    raise ConfigError(f"--beir {folder}: there is no {part}.jsonl in it.")
+    raise ConfigError(f"BEIR folder {folder}: there is no {part}.jsonl in it.")
 
 
 def read_dataset(
@@ -240,7 +240,8 @@ def read_dataset(
         rows = load_dataset(name, config, split=split, streaming=True)
     except Exception as error:  # of many kinds, from many libraries; all mean the same here
         raise ConfigError(
-            f"--dataset {name} --config {config} --split {split}: {type(error).__name__}: {error}"
+            f"Data set {name} cannot be opened (configuration {config}, split {split}): "
+            f"{type(error).__name__}: {error}"
         ) from error
     numbered = ((f"{name}, row {number}", row) for number, row in enumerate(rows))
     for texts in _joined(_checked(numbered, columns, name), columns, report):

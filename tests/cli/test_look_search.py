@@ -76,9 +76,9 @@ def test_a_text_that_is_cached_with_another_prompt(run: Run) -> None:
     assert "with prompt '', but with: 'passage: '" in message and "add --fts" in message
 
 
-def test_cached_only(run: Run, fake_engines: list[FakeEngine]) -> None:
-    message = run("something new", "--cached-only", code=1).stderr
-    assert "Without --cached-only it is embedded first" in message
+def test_on_miss_raise(run: Run, fake_engines: list[FakeEngine]) -> None:
+    message = run("something new", "--on-miss", "raise", code=1).stderr
+    assert "Without --on-miss raise it is embedded first" in message
     assert not any(engine.starts for engine in fake_engines[1:])
 
 

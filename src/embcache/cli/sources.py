@@ -1,15 +1,17 @@
-"""The sources of `warm`'s command line, as one stream of texts."""
+"""Where commands get texts from: mteb's tasks, and the files and data sets that `warm` reads."""
 
 from __future__ import annotations
 
+import pkgutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embcache.cli.engine_options import mteb_tasks
 from embcache.cli.output import print_note
-from embcache.errors import InputError
+from embcache.errors import ConfigError, InputError
 from embcache.warm import BadRow, Columns, TextBatch, Warmer
 from embcache.warm.sources import (
     beir_file,
@@ -97,8 +99,8 @@ class Sources:
             return None
         names = ", ".join(encoder.prompts_dict)
         return (
-            f"files and data sets get no prompt: of --prompts ({names}), --prompt-type says which; "
-            "or give --prompt"
+            f"files and data sets get no prompt: of --prompt-dict ({names}), --prompt-type says "
+            "which; or give --prompt"
         )
 
     def batches(self, encoder: VllmEncoderWrapper, warmer: Warmer) -> Iterator[TextBatch]:
@@ -151,3 +153,67 @@ class Sources:
     def _with_prompt(self, batch: TextBatch) -> TextBatch:
         prompt_type = self.prompt_type or batch.prompt_type
         return TextBatch(batch.texts, batch.source, self.prompt, prompt_type)
+
+
+def mteb_tasks(
+    names: list[str],
+    benchmarks: list[str],
+    splits: list[str] | None = None,
+    subsets: list[str] | None = None,
+) -> list[Any]:
+    """Tasks by name, and those of benchmarks.
+
+    Args:
+        names: Of mteb's tasks; or `module:Class`, a task of the user's own.
+        benchmarks: Of mteb.
+        splits: Keep only these; None, or none, for those that the tasks are evaluated on.
+        subsets: Keep only these.
+
+    Raises:
+        ConfigError: There is no such task or benchmark, or a task has none of the subsets.
+    """
+    import mteb
+
+    try:
+        tasks = [own_task(name) if ":" in name else mteb.get_task(name) for name in names]
+        for name in benchmarks:
+            tasks += list(mteb.get_benchmark(name).tasks)
+    except KeyError as error:
+        raise ConfigError(f"mteb knows no such task or benchmark: {error.args[0]}") from error
+    for task in tasks:
+        if splits:
+            task.filter_eval_splits(splits)
+        if subsets:
+            _keep_subsets(task, subsets)
+    return tasks
+
+
+def _keep_subsets(task: Any, subsets: list[str]) -> None:
+    try:
+        task.filter_languages(None, hf_subsets=subsets)
+    except ValueError as error:
+        raise ConfigError(
+            f"task {task.metadata.name} has none of the subsets {', '.join(subsets)}: it has "
+            f"{', '.join(task.hf_subsets)}."
+        ) from error
+
+
+def own_task(name: str) -> Any:
+    """A task that mteb does not know: `module:Class`, found as `python -m` finds modules.
+
+    Raises:
+        ConfigError: There is no such module or class, or it is no task.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a console script's path begins with its own folder
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"task {name!r} cannot be imported: {error}. Give module:Class of a module in the "
+            f"working directory ({Path.cwd()}) or of an installed package."
+        ) from error
+    task = found() if isinstance(found, type) else found
+    if not hasattr(task, "metadata") or not hasattr(task, "load_data"):
+        raise ConfigError(f"task {name!r} is {found!r}, and no task of mteb's kind (AbsTask).")
+    return task

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from embcache import ConfigError
-from embcache.cli.engine_options import mteb_tasks, own_task
+from embcache.cli.sources import mteb_tasks, own_task
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from embcache.cli import inspect
+from embcache.cli import look
 from embcache.cli.app import app
 from embcache.identity.identity import Identity
 from embcache.identity.keys import pair_keys
@@ -71,8 +71,8 @@ def test_ls(run: Run) -> None:
 
 
 def test_ls_on_a_narrow_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = inspect.console
-    monkeypatch.setattr(inspect, "console", lambda: setattr(c := made(), "width", 80) or c)
+    made = look.console
+    monkeypatch.setattr(look, "console", lambda: setattr(c := made(), "width", 80) or c)
     lines = run("ls").splitlines()
     assert all(len(line) <= 80 for line in lines) and "last written" in lines[0]
     assert "revision" not in lines[0] and E5.fingerprint() in "".join(lines)
@@ -111,8 +111,9 @@ def test_a_broken_space_does_not_hide_the_others(run: Run, cache: Path) -> None:
     result = CliRunner().invoke(app, ["ls"])
     assert result.exit_code == 1 and f"error: Opening {broken} failed" in result.stderr
     assert "float32" in result.stdout and "bge-reranker" in result.stdout
-    assert "rows" in run("show", "e5-small")  # the one that is left
+    assert "rows" in run("show", "e5-small--float32")
     assert "Opening" in run("show", "bfloat16", code=1)
+    assert "2 in" in run("show", "e5-small", code=1)  # a damaged one may be the one that is meant
 
 
 def test_a_space_with_a_broken_file_does_not_hide_the_others(run: Run, cache: Path) -> None:
@@ -158,9 +159,19 @@ def test_get(run: Run) -> None:
 
 
 def test_get_a_score(run: Run) -> None:
-    assert "score     0.25" in run("get", "bge", "q", "e")
+    assert "score           0.25" in run("get", "bge", "q", "e")
     found = json.loads(run("get", "bge", "q", "d", "--json"))
     assert found["score"] == 0.5 and found["n_tokens"] is None and found["document"] == "d"
+
+
+def test_get_prompts_of_a_text_and_of_a_pair(run: Run) -> None:
+    message = run("get", "bge", "q", "e", "--query-prefix", "x: ", code=1)
+    assert "with prompt 'x: ' and '', but with: '' and ''" in message
+    assert "query_prefix    ''" in run("get", "bge", "q", "e", "--document-prefix", "")
+    refused = run("get", "bge", "q", "e", "--prompt", "x: ", code=1)
+    assert "--prompt is of one text" in refused and "--query-prefix" in refused
+    refused = run("get", "bfloat16", TEXTS[0], "--query-prefix", "p: ", code=1)
+    assert "are of a pair" in refused and "give --prompt" in refused
 
 
 def test_get_what_is_not_there(run: Run) -> None:
@@ -187,23 +198,6 @@ def test_nothing_shared_is_null_in_json(run: Run, tmp_path: Path) -> None:
     space.add(make_rows(["only here"], dim=12, identity=E5))
     found = json.loads(run("compare", "two", "bfloat16", "--json"))
     assert found["shared"] == 0 and found["cosine_mean"] is None
-
-
-def test_rm(run: Run, cache: Path) -> None:
-    assert "Add --yes" in run("rm", "bge", code=1) and len(list(cache.iterdir())) == 3
-    text = run("rm", "bge", "--yes")
-    assert "Removed" in text and "2 rows" in text
-    assert sorted(path.name.split("--")[2] for path in cache.iterdir()) == ["bfloat16", "float32"]
-
-
-@pytest.mark.parametrize(("answer", "left"), [("y", 2), ("n", 3), ("", 3)])
-def test_rm_asks(
-    run: Run, cache: Path, answer: str, left: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inspect, "_can_ask", lambda: True)
-    result = CliRunner().invoke(app, ["rm", "bge"], input=f"{answer}\n")
-    assert "(2 rows, " in result.output and len(list(cache.iterdir())) == left
-    assert result.exit_code == (0 if left == 2 else 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,230 @@
+"""The arguments of embcache's vLLM wrappers, each said once: its name, type, default and meaning.
+
+The wrappers take them as keyword arguments and show them in their signatures, see `takes`; the
+command line makes an option of each. Importing this module imports neither mteb, vllm nor lance.
+"""
+
+# No `from __future__ import annotations`: the fields' types are looked at while embcache runs.
+
+import dataclasses
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION
+from embcache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mteb.types import PromptType
+    from vllm.config import PoolerConfig
+
+Dtype = Literal["half", "float16", "float", "float32", "bfloat16", "auto"]
+HeadDtype = Literal["model", Dtype]
+
+_DOC = "doc"
+# What wrappers take by themselves.
+_OTHER_NAMES = ("make_engine", "query_prefix", "document_prefix")
+_MISSPELT = 0.8  # similarity of two names, from 0 to 1, from which one is taken for the other
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _doc(line: str) -> dict[str, str]:
+    """Metadata of a field that is an argument: what a person reads of it in one line."""
+    return {_DOC: line}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Keyword arguments that belong together."""
+
+    @classmethod
+    def fields(cls) -> tuple[Field[Any], ...]:
+        """The fields that are arguments, in the order of the wrappers' signatures."""
+        return tuple(one for one in dataclasses.fields(cls) if _DOC in one.metadata)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The arguments' names, in the same order."""
+        return tuple(one.name for one in cls.fields())
+
+    @classmethod
+    def taken_from(cls, given: dict[str, Any]) -> Self:
+        """Take the arguments of this kind out of a call's keyword arguments.
+
+        Args:
+            given: Keyword arguments by name; those that are taken are removed.
+        """
+        return cls(**{name: given.pop(name) for name in cls.names() if name in given})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineArguments(Arguments):
+    """What vLLM is started with.
+
+    Attributes:
+        other: Any further argument of `vllm.EngineArgs`, by name; and `lora_request`, the LoRA
+            adapter that is applied to every text.
+    """
+
+    trust_remote_code: bool = field(
+        default=True, metadata=_doc("Whether to run the model's own code.")
+    )
+    dtype: Dtype = field(default="auto", metadata=_doc("What the engine computes in."))
+    head_dtype: HeadDtype | None = field(
+        default=None, metadata=_doc("dtype of the head layers; the model's if none.")
+    )
+    max_model_len: int | None = field(
+        default=None,
+        metadata=_doc("Tokens after which a text is cut; the model's own limit if none."),
+    )
+    max_num_batched_tokens: int | None = field(
+        default=None, metadata=_doc("Tokens in one step of the engine.")
+    )
+    max_num_seqs: int = field(default=128, metadata=_doc("Texts in one step of the engine."))
+    renderer_num_workers: int = field(default=1, metadata=_doc("Threads for vLLM's preprocessing."))
+    tensor_parallel_size: int = field(
+        default=1, metadata=_doc("GPUs over which the model is split.")
+    )
+    enable_prefix_caching: bool | None = field(
+        default=None, metadata=_doc("Whether vLLM shares its KV cache between equal beginnings.")
+    )
+    gpu_memory_utilization: float = field(
+        default=MTEB_GPU_MEMORY_UTILIZATION,
+        metadata=_doc(
+            "Share of GPU memory to reserve, 0.9 by default; on CPU, of system memory, half of "
+            "what is free by default."
+        ),
+    )
+    hf_overrides: dict[str, Any] | None = field(
+        default=None, metadata=_doc("Changes to the model's Hugging Face configuration.")
+    )
+    pooler_config: "PoolerConfig | dict[str, Any] | None" = field(
+        default=None, metadata=_doc("vLLM's PoolerConfig, or its fields.")
+    )
+    enforce_eager: bool = field(
+        default=False, metadata=_doc("Whether to do without compilation and CUDA graphs.")
+    )
+    other: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def taken_from(cls, given: dict[str, Any]) -> Self:
+        """Take all that is left of a call's keyword arguments: what has no field is `other`.
+
+        Args:
+            given: Keyword arguments by name, from which all other kinds have been taken; it is
+                empty afterwards.
+
+        Raises:
+            ConfigError: A name is, or is nearly, that of an argument of embcache's own, which vLLM
+                would not know: misspelt, or of another wrapper.
+        """
+        own = {name: given.pop(name) for name in cls.names() if name in given}
+        for name in given:
+            _refuse_own(name)
+        other = dict(given)
+        given.clear()
+        return cls(**own, other=other)
+
+    def for_vllm(self) -> dict[str, Any]:
+        """The arguments of `vllm.EngineArgs`, by name, `other` included; without `dtype`.
+
+        `head_dtype` stands in `hf_overrides`, where mteb puts it, too: in a copy, the caller's
+        dict stays as it is.
+        """
+        apart = ("dtype", "head_dtype")
+        given = {name: getattr(self, name) for name in self.names() if name not in apart}
+        if self.head_dtype is not None:
+            given["hf_overrides"] = {**(self.hf_overrides or {}), "head_dtype": self.head_dtype}
+        return {**given, **self.other}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptArguments(Arguments):
+    """What the encoder puts in front of texts."""
+
+    prompt_dict: Mapping[str, str] | Literal["registered"] | None = field(
+        default=None,
+        metadata=_doc(
+            'Prompts by task or prompt type; or "registered", those of mteb\'s registry.'
+        ),
+    )
+    use_instructions: bool = field(
+        default=False,
+        metadata=_doc("Whether prompts are instructions for the template, not prefixes."),
+    )
+    instruction_template: "str | Callable[[str, PromptType | None], str] | None" = field(
+        default=None, metadata=_doc("What becomes of an instruction: a text with {instruction}.")
+    )
+    apply_instruction_to_documents: bool = field(
+        default=True, metadata=_doc("Whether documents get instructions too.")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheArguments(Arguments):
+    """Where results are kept, and what is done with them."""
+
+    cache_path: str | os.PathLike[str] | None = field(
+        default="cache", metadata=_doc("Directory of the cache; None for no cache.")
+    )
+    on_miss: Literal["encode", "raise"] = field(
+        default="encode",
+        metadata=_doc("What is not cached is encoded; raise: never start an engine, fail."),
+    )
+    read_only: bool = field(default=False, metadata=_doc("Use the cache, write nothing to it."))
+    store_text: bool = field(
+        default=True, metadata=_doc("Whether a new space keeps texts beside its values.")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorArguments(Arguments):
+    """What of the cached vectors is returned."""
+
+    truncate_dim: int | None = field(
+        default=None,
+        metadata=_doc("Return the first so many components of each vector (Matryoshka)."),
+    )
+
+
+def takes(*kinds: type[Arguments]) -> Callable[[F], F]:
+    """Make the signature of a function with `**kwargs` show the arguments that it takes from them.
+
+    Args:
+        *kinds: Their fields become keyword-only parameters, in this order, in front of the
+            function's own keyword-only parameters.
+    """
+    added = [
+        inspect.Parameter(
+            one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type
+        )
+        for kind in kinds
+        for one in kind.fields()
+    ]
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        own = [*signature.parameters.values()]
+        last = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+        at = next(place for place, parameter in enumerate(own) if parameter.kind in last)
+        shown = signature.replace(parameters=[*own[:at], *added, *own[at:]])
+        function.__signature__ = shown  # type: ignore[attr-defined]  # inspect and help() read it
+        return function
+
+    return decorate
+
+
+def _refuse_own(name: str) -> None:
+    """Refuse an argument that is none of vLLM's, but (nearly) one of embcache's."""
+    kinds = (PromptArguments, CacheArguments, VectorArguments)
+    own = [*(each for kind in kinds for each in kind.names()), *_OTHER_NAMES]
+    if name in own:
+        raise ConfigError(f"{name} is no argument of this wrapper. Leave it out.")
+    if near := difflib.get_close_matches(name, own, 1, _MISSPELT):
+        raise ConfigError(
+            f"{name} is an argument neither of embcache nor of vLLM's engine. Is {near[0]} meant?"
+        )
