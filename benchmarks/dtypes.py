@@ -22,9 +22,8 @@ from _report import machine
 from rich.console import Console
 from rich.table import Table
 
-from embcache import SpaceComparison, VllmEncoderWrapper, compare_spaces
+from embcache import Cache, SpaceComparison, VllmEncoderWrapper
 from embcache.encoders.arguments import Dtype
-from embcache.tools.find import find_space
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
 COLUMNS = ("dtype", "median", "float32 = 1", "cosine mean", "1st percentile", "minimum")
@@ -38,8 +37,8 @@ def main() -> int:
     logging.getLogger("embcache").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="embcache-bench-") as folder:
         seconds = measure(arguments.model, Path(folder), arguments.texts, arguments.rounds)
-        reference = find_space(Path(folder, "float32"))
-        compared = {d: compare_spaces(find_space(Path(folder, d)), reference) for d in DTYPES}
+        reference = Cache(Path(folder, "float32")).space()
+        compared = {d: Cache(Path(folder, d)).space().compare(reference) for d in DTYPES}
     print_table(seconds, compared, arguments)
     return 0
 

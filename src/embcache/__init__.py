@@ -1,7 +1,7 @@
 """embcache: every text is embedded once.
 
 Drop-ins for mteb's vLLM wrappers that look every text up in a LanceDB/Arrow cache and send only
-the misses to vLLM.
+the misses to vLLM; and `Cache`, to look into what they cached.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embcache.cache import Cache, CachedSpace
     from embcache.encoders.cached_encoder import CachedEncoder
     from embcache.encoders.lance_cache import LanceCache
     from embcache.encoders.vllm_cross_encoder import VllmCrossEncoderWrapper
@@ -27,56 +28,82 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         NonFiniteError,
     )
-    from embcache.maps.project import SpaceMap, map_space
+    from embcache.identity.identity import Identity
+    from embcache.maps.project import SpaceMap
     from embcache.pipeline.stats import EncodeStats
-    from embcache.tools.compare import SpaceComparison, TextCosine, compare_spaces
+    from embcache.tools.check import CheckReport
+    from embcache.tools.compact import CompactReport
+    from embcache.tools.compare import SpaceComparison, TextCosine
+    from embcache.tools.describe import SpaceDescription
+    from embcache.tools.export import ExportReport
+    from embcache.tools.import_ import ImportReport
+    from embcache.tools.merge import MergeReport
+    from embcache.tools.search import CachedText, Match
 
 _MODULES = {
+    "Cache": "embcache.cache",
     "CacheError": "embcache.errors",
     "CacheFormatError": "embcache.errors",
     "CachedEncoder": "embcache.encoders.cached_encoder",
+    "CachedSpace": "embcache.cache",
+    "CachedText": "embcache.tools.search",
+    "CheckReport": "embcache.tools.check",
+    "CompactReport": "embcache.tools.compact",
     "ConfigError": "embcache.errors",
     "DtypeMismatchError": "embcache.errors",
     "EmbcacheError": "embcache.errors",
     "EncodeStats": "embcache.pipeline.stats",
     "EngineError": "embcache.errors",
     "EngineNotInstalledError": "embcache.errors",
+    "ExportReport": "embcache.tools.export",
+    "Identity": "embcache.identity.identity",
+    "ImportReport": "embcache.tools.import_",
     "InputError": "embcache.errors",
     "LanceCache": "embcache.encoders.lance_cache",
+    "Match": "embcache.tools.search",
+    "MergeReport": "embcache.tools.merge",
     "MissingTextsError": "embcache.errors",
     "ModelNotFoundError": "embcache.errors",
     "NonFiniteError": "embcache.errors",
     "SpaceComparison": "embcache.tools.compare",
+    "SpaceDescription": "embcache.tools.describe",
     "SpaceMap": "embcache.maps.project",
     "TextCosine": "embcache.tools.compare",
     "VllmCrossEncoderWrapper": "embcache.encoders.vllm_cross_encoder",
     "VllmEncoderWrapper": "embcache.encoders.vllm_encoder",
-    "compare_spaces": "embcache.tools.compare",
-    "map_space": "embcache.maps.project",
 }
 
 __all__ = [
+    "Cache",
     "CacheError",
     "CacheFormatError",
     "CachedEncoder",
+    "CachedSpace",
+    "CachedText",
+    "CheckReport",
+    "CompactReport",
     "ConfigError",
     "DtypeMismatchError",
     "EmbcacheError",
     "EncodeStats",
     "EngineError",
     "EngineNotInstalledError",
+    "ExportReport",
+    "Identity",
+    "ImportReport",
     "InputError",
     "LanceCache",
+    "Match",
+    "MergeReport",
     "MissingTextsError",
     "ModelNotFoundError",
     "NonFiniteError",
     "SpaceComparison",
+    "SpaceDescription",
     "SpaceMap",
     "TextCosine",
     "VllmCrossEncoderWrapper",
     "VllmEncoderWrapper",
-    "compare_spaces",
-    "map_space",
 ]
 
 

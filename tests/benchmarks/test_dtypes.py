@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from embcache import compare_spaces
 from embcache.encoders import vllm_encoder as encoders
-from embcache.tools.find import find_space
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine
 

@@ -84,7 +84,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("embcache.cli.look.readable_spaces", interrupted)
+    monkeypatch.setattr("embcache.store.Database.readable_spaces", interrupted)
     result = CliRunner().invoke(app, ["ls"])
     assert result.exit_code == 130 and "Traceback" not in result.output
 
@@ -93,7 +93,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: Path) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("embcache.cli.look.readable_spaces", broken)
+    monkeypatch.setattr("embcache.store.Database.readable_spaces", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         CliRunner().invoke(app, ["ls"], catch_exceptions=False)
 

@@ -121,7 +121,7 @@ def test_a_space_with_a_broken_file_does_not_hide_the_others(run: Run, cache: Pa
     for path in (broken / "data").iterdir():
         path.write_bytes(b"")
     result = CliRunner().invoke(app, ["ls"])
-    assert result.exit_code == 1 and f"error: Reading {broken} failed" in result.stderr
+    assert result.exit_code == 1 and f"error: Scanning {broken} failed" in result.stderr
     assert len(result.stdout.splitlines()) == 3
 
 
@@ -223,11 +223,11 @@ def test_ways_to_name_a_space(run: Run, cache: Path, monkeypatch: pytest.MonkeyP
         folder.stem,
         folder.stem.upper(),
     ):
-        assert json.loads(run("show", name, "--json"))["path"] == str(folder)
+        assert json.loads(run("show", name, "--json"))["location"] == str(folder)
     monkeypatch.chdir("/")
     for name in (folder.name, folder.stem, E5.fingerprint()):
         found = json.loads(run("show", name, "--cache", str(cache), "--json"))
-        assert found["path"] == str(folder)
+        assert found["location"] == str(folder)
 
 
 def test_a_model_whose_name_another_begins_with(run: Run, cache: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from rich.filesize import decimal
 
-from embcache.cli.output import human_size
 from embcache.store import Space
 from tests.cli.test_keep import damage, fill, run
 from tests.conftest import run_python
@@ -48,7 +48,7 @@ def test_a_drawing(cache: Path, tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"x.{ending}"
     first, second = draw(cache, file, "--limit", "150").splitlines()
     start, size = f"{file}: 150 of 200 rows, coloured by prompt, ", file.stat().st_size
-    assert first == f"{start}{human_size(size)}"
+    assert first == f"{start}{decimal(size)}"
     assert second.startswith("The two axes show ") and "% of the variance (" in second
     assert draw(cache, file, "--overwrite", "--color", "n_tokens").count("by n_tokens") == 1
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from rich.progress import Progress
 
 from embcache.cli import progress
 from embcache.cli.progress import WarmDisplay
@@ -32,7 +31,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(progress, "Progress", partial(Progress, get_time=clock))
+    monkeypatch.setattr(progress, "_Bar", partial(progress._Bar, get_time=clock))
     return clock
 
 

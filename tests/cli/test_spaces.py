@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from embcache import CacheError, ConfigError
 from embcache.cli.app import app
-from embcache.cli.spaces import find_folder, find_folders, find_space
 from embcache.identity.identity import Identity
+from embcache.tools.find import find_space, find_spaces
 from tests.spaces import IDENTITY, folder, make_rows
 from tests.tools.test_merge import space_in
 
@@ -28,12 +28,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def folder_of(cache: Path) -> Path:
-    (folder,) = cache.absolute().glob("*.lance")
-    return folder
+    (path,) = cache.absolute().glob("*.lance")
+    return path
 
 
-def break_(folder: Path) -> None:
-    for manifest in (folder / "_versions").iterdir():
+def break_(path: Path) -> None:
+    for manifest in (path / "_versions").iterdir():
         manifest.write_bytes(b"\xff" * 100)
 
 
@@ -53,8 +53,8 @@ def break_(folder: Path) -> None:
     ids=lambda command: command[0],
 )
 def test_every_command_takes_every_way(cache: Path, command: tuple[str, ...]) -> None:
-    (folder,) = cache.glob("*.lance")
-    ways = [[str(cache)], [str(folder)], ["organization", "--cache", str(cache)]]
+    (path,) = cache.glob("*.lance")
+    ways = [[str(cache)], [str(path)], ["organization", "--cache", str(cache)]]
     for space, *options in ways[:1] if command[0] == "rm" else ways:
         Path("x.parquet").unlink(missing_ok=True)
         arguments = [word.format(space) for word in command] + options
@@ -68,16 +68,16 @@ def test_a_cache_with_several_spaces(cache: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         find_space("cache/demo", Path("cache"))
     assert find_space("another", cache).metadata.identity == OTHER
-    assert len(find_folders(None, cache)) == 2 and len(find_folders(["another"], cache)) == 1
+    assert len(find_spaces(None, cache)) == 2 and len(find_spaces(["another"], cache)) == 1
 
 
 def test_a_folder_that_is_called_like_a_model(cache: Path) -> None:
     """A model's own directory is no cache, and its name is a part of the space's."""
     Path("organization").mkdir()
-    assert find_folder("organization", cache) == folder_of(cache)
+    assert folder(find_spaces(["organization"], cache)[0]) == folder_of(cache)
     Path("nothing").mkdir()
     with pytest.raises(ConfigError, match=r"There is no space in .*nothing"):
-        find_folder("nothing", cache)
+        folder(find_spaces(["nothing"], cache)[0])
 
 
 def test_a_cache_of_caches(cache: Path) -> None:
@@ -94,10 +94,10 @@ def test_a_folder_that_is_not_there(cache: Path) -> None:
 
 
 def test_a_space_that_cannot_be_opened_has_a_folder(cache: Path) -> None:
-    folder = folder_of(cache)
-    break_(folder)
-    for name in ("cache/demo", str(folder), "organization"):
-        assert find_folder(name, cache) == folder
+    path = folder_of(cache)
+    break_(path)
+    for name in ("cache/demo", str(path), "organization"):
+        assert folder(find_spaces([name], cache)[0]) == path
         with pytest.raises(CacheError, match=r"Opening .* failed"):
             find_space(name, cache)
 
@@ -107,8 +107,8 @@ def test_a_table_of_something_else(cache: Path) -> None:
     import pyarrow as pa
 
     lance.write_dataset(pa.table({"x": [1]}), str(cache / "foreign.lance"))
-    assert [folder.name for folder in find_folders(None, cache)] != ["foreign.lance"]
-    assert len(find_folders(None, cache)) == 1
+    assert "foreign" not in [space.name for space in find_spaces(None, cache)]
+    assert len(find_spaces(None, cache)) == 1
     with pytest.raises(ConfigError, match=r"foreign\.lance is a Lance table, and no space"):
         find_space("cache/demo/foreign.lance", cache)
     with pytest.raises(ConfigError, match=r"No space in .* is called 'foreign'"):

@@ -28,7 +28,7 @@ def fill(cache: Path) -> None:
         lengths = np.array([len(text.split()) for text in texts], np.int32)
         keys = text_keys(IDENTITY.to_bytes(), prompt, texts)
         columns = {"text": texts, "prompt": prompt, "prompt_type": "query", "task": "Task"}
-        space.append(Rows(keys, vectors, columns, lengths))
+        space.add(Rows(keys, vectors, columns, lengths))
 
 
 @pytest.fixture(scope="module")

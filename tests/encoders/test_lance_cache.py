@@ -33,9 +33,8 @@ from mteb.types import PromptType
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from embcache import CacheError, ConfigError, InputError, LanceCache, NonFiniteError, compare_spaces
+from embcache import Cache, CacheError, ConfigError, InputError, LanceCache, NonFiniteError
 from embcache.store import Space
-from embcache.tools.find import find_space
 from tests.conftest import ROOT, loader
 from tests.fakes import fake_vector
 
@@ -542,7 +541,7 @@ def test_no_text_column(tmp_path: Path) -> None:
 def test_two_caches_can_be_compared(tmp_path: Path) -> None:
     filled(tmp_path / "a", "x", "y", "z")
     filled(tmp_path / "b", "y", "z")
-    found = compare_spaces(find_space(tmp_path / "a"), find_space(tmp_path / "b"))
+    found = Cache(tmp_path / "a").space().compare(Cache(tmp_path / "b").space())
     assert (found.shared, found.only_a, found.only_b) == (2, 1, 0)
     assert found.cosine_min == 1.0
 

@@ -14,10 +14,11 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 from PIL import Image
 
-from embcache import CacheError, ConfigError, SpaceMap, map_space
+from embcache import CacheError, ConfigError, SpaceMap
 from embcache.identity.keys import text_keys
 from embcache.maps.draw import save_map
 from embcache.maps.page import hover_texts
+from embcache.maps.project import map_space
 from embcache.store import Database, Rows
 from tests.maps.test_project import clusters
 from tests.spaces import IDENTITY, make_rows

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embcache import ConfigError, SpaceMap, map_space
+from embcache import ConfigError, SpaceMap
 from embcache.identity.keys import text_keys
 from embcache.maps.points import Points
-from embcache.maps.project import project
+from embcache.maps.project import map_space, project
 from embcache.store import Location, Rows, Space
 from embcache.store.schema import SpaceMetadata
 from tests.spaces import IDENTITY

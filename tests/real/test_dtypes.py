@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from embcache import MissingTextsError, NonFiniteError, VllmEncoderWrapper, compare_spaces
+from embcache import Cache, MissingTextsError, NonFiniteError, VllmEncoderWrapper
 from embcache.engine.vllm import VllmEngine
-from embcache.tools.find import find_space
 from tests.conftest import encode
 from tests.fakes import Engines
 from tests.models import save_bert, save_overflowing_bert
@@ -90,7 +89,7 @@ def test_float32_and_bfloat16_agree_in_two_spaces(
     assert short.stats.hits == 0 and (single != half).any()
     (a,) = (tmp_path / "cache").glob("*--float32--*.lance")
     (b,) = (tmp_path / "cache").glob("*--bfloat16--*.lance")
-    found = compare_spaces(find_space(a), find_space(b))
+    found = Cache(a).space().compare(Cache(b).space())
     assert (found.shared, found.only_a, found.only_b) == (len(texts), 0, 0)
     assert 0.99 < found.cosine_min <= found.cosine_mean < 1
     cosines = (single * half).sum(axis=1) / np.linalg.norm(half, axis=1)

@@ -10,7 +10,7 @@ import pytest
 from embcache import CacheError, ConfigError
 from embcache.identity.identity import Identity
 from embcache.store import Space
-from embcache.tools.find import find_space
+from embcache.tools.find import find_space, find_spaces
 from tests.spaces import IDENTITY, folder, make_rows
 from tests.tools.test_merge import space_in
 
@@ -58,9 +58,12 @@ def test_a_cache_with_one_space_stands_for_it(
 
 
 def test_a_cache_with_several_spaces(spaces: list[Space], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cache holds 2 spaces\. Give the folder") as caught:
-        find_space(tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"cache' is not one space: 2 in .* fit") as caught:
+        find_space(tmp_path / "cache", tmp_path / "cache")
     assert all(f"\n  {space.name}" in str(caught.value) for space in spaces)
+    assert [one.name for one in find_spaces(None, tmp_path / "cache")] == sorted(
+        space.name for space in spaces
+    )
 
 
 def test_several_fit(spaces: list[Space], tmp_path: Path) -> None:
@@ -70,17 +73,15 @@ def test_several_fit(spaces: list[Space], tmp_path: Path) -> None:
 
 
 def test_none_fits(spaces: list[Space], tmp_path: Path) -> None:
-    for name in ("none", "none.lance"):
-        with pytest.raises(ConfigError, match=r"No space in .* is called 'none'") as caught:
+    for name in ("none", "none.lance", ""):
+        with pytest.raises(ConfigError, match=rf"No space in .* is called '{name}'") as caught:
             find_space(name, tmp_path / "cache")
         assert all(f"\n  {space.name}" in str(caught.value) for space in spaces)
-    with pytest.raises(ConfigError, match="The name of the space is empty"):
-        find_space("", tmp_path / "cache")
 
 
 def test_no_space_at_all(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"There is no space in .*empty\. Give another cache"):
+    with pytest.raises(ConfigError, match=r"There is no space in .*empty\. Name the cache with"):
         find_space("name", tmp_path / "empty")
     with pytest.raises(CacheError, match="does not exist"):
         find_space("name", tmp_path / "missing")
@@ -92,14 +93,14 @@ def test_no_space_at_all(tmp_path: Path) -> None:
 
 def test_a_lance_table_of_somebody_else(tmp_path: Path) -> None:
     lancedb.connect(str(tmp_path)).create_table("other", [{"x": 1}])
-    with pytest.raises(ConfigError, match=r"other\.lance is a Lance table, but no space"):
+    with pytest.raises(ConfigError, match=r"other\.lance is a Lance table, and no space"):
         find_space(tmp_path / "other.lance")
     with pytest.raises(ConfigError, match="There is no space in"):
         find_space("other", tmp_path)
 
 
-def test_a_broken_space(spaces: list[Space], tmp_path: Path) -> None:
-    """It is what was meant, if nothing else is; beside another one it does not matter."""
+def test_a_broken_space_is_a_candidate_too(spaces: list[Space], tmp_path: Path) -> None:
+    """Else `rm` would take the one that is sound for the one that was meant."""
     broken, other = spaces
     for manifest in (folder(broken) / "_versions").iterdir():
         manifest.write_bytes(b"\xff" * 100)
@@ -107,3 +108,6 @@ def test_a_broken_space(spaces: list[Space], tmp_path: Path) -> None:
     for given in (str(folder(broken)), broken.name, "--float32--"):
         with pytest.raises(CacheError, match=r"Opening .* failed"):
             find_space(given, tmp_path / "cache")
+        assert find_spaces([given], tmp_path / "cache")[0].name == broken.name
+    with pytest.raises(ConfigError, match="'organ' is not one space: 2"):
+        find_space("organ", tmp_path / "cache")
