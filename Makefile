@@ -23,9 +23,10 @@ demo: setup  ## see it work: a real model, a cold run and a warm one
 test: setup  ## the tests; ARGS='-k store' for some of them
 	@$(PY) -m pytest $(or $(ARGS),--cov)
 
-lint: setup  ## formatting, ruff, mypy --strict
+lint: setup  ## formatting, ruff, the direction of imports, mypy --strict
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
+	@.venv/bin/lint-imports --no-cache
 	@$(PY) -m mypy
 
 check: lint test  ## what CI runs: lint, then the tests

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from embcache import Cache
 from embcache.encoders import vllm_encoder as encoders
 from tests.conftest import ROOT
 from tests.fakes import FakeEngine
@@ -35,10 +36,8 @@ def test_it_measures_compares_and_prints(
         "bfloat16": 2,
         "float16": 2,
     }
-    compared = {
-        d: compare_spaces(find_space(tmp_path / d), find_space(tmp_path / "float32"))
-        for d in seconds
-    }
+    reference = Cache(tmp_path / "float32").space()
+    compared = {d: Cache(tmp_path / d).space().compare(reference) for d in seconds}
     # Two rounds of 20 texts, and the 32 that are not counted.
     assert {found.shared for found in compared.values()} == {72}
     dtypes.print_table(seconds, compared, argparse.Namespace(texts=20, rounds=2))

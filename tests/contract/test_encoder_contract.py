@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,15 @@ def test_totals_add_up(subject: Subject) -> None:
     subject.run(encoder, ["b", "c"])
     total = encoder.total
     assert (total.texts, total.unique, total.hits, total.encoded) == (5, 4, 1, 3)
+
+
+def test_threads_share_one_encoder(subject: Subject) -> None:
+    """Each gets its own texts' values, and every call is counted."""
+    encoder = subject.make()
+    calls = [[f"text {(n * 5 + i * 3) % 40}" for i in range(12)] for n in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda texts: subject.run(encoder, texts), calls))
+    assert encoder.total.texts == 24 * 12
+    assert encoder.total.encoded == len({text for call in calls for text in call})
+    for texts, result in zip(calls, results, strict=True):
+        assert result.tobytes() == subject.run(encoder, texts).tobytes()

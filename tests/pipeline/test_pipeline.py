@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from embcache import (
     MissingTextsError,
     NonFiniteError,
 )
+from embcache.engine.base import Embedded, Prepared
 from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
 from embcache.pipeline.pipeline import Pipeline
 from embcache.pipeline.request import TextRequest
-from embcache.store import Database, Space, SpaceSnapshot
+from embcache.pipeline.result import Truncation
+from embcache.store import Database, Rows, Space, SpaceSnapshot
 from embcache.tools.compact import compact_space
 from tests.fakes import FakeEngine, fake_vector
 from tests.spaces import folder, make_rows
@@ -305,3 +308,76 @@ def test_progress_bar_and_summary(
     assert len(lines) == 1 and lines[0].startswith("3 texts, 2 unique, 1 hits, 1 encoded, ")
     run(make(), ["c"])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("vectors", "n_tokens", "said"),
+    [
+        (np.zeros((1, 8)), None, r"shape \(1, 8\) for 2 texts"),
+        (np.zeros((3, 8)), None, r"shape \(3, 8\) for 2 texts"),
+        (np.zeros(8), None, r"shape \(8,\) for 2 texts"),
+        (np.zeros((2, 8)), np.zeros(1, np.int32), r"shape \(2, 8\) and 1 token counts for 2"),
+    ],
+)
+@pytest.mark.parametrize("cached", [True, False])
+def test_an_engine_that_returns_too_few_or_too_many(
+    make: Make,
+    engine: FakeEngine,
+    space: Space,
+    monkeypatch: pytest.MonkeyPatch,
+    vectors: Any,
+    n_tokens: Any,
+    said: str,
+    cached: bool,
+) -> None:
+    monkeypatch.setattr(
+        engine, "embed", lambda prompts: Embedded(vectors.astype(np.float32), n_tokens)
+    )
+    with pytest.raises(EngineError, match=rf"The engine \(fake 1\.0\) returned .*{said}"):
+        run(make() if cached else make(space=None), ["a", "b"])
+    assert len(space.refresh()) == 0
+
+
+def test_an_engine_that_prepares_too_few(
+    make: Make, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "prepare", lambda texts: Prepared([texts[0]], np.ones(1, np.int64)))
+    with pytest.raises(EngineError, match="prepared 1 prompts and 1 lengths of 2 texts"):
+        run(make(), ["a", "b"])
+
+
+@pytest.mark.parametrize("kind", ["cached", "read-only", "no cache"])
+def test_threads_on_one_pipeline(make: Make, engine: FakeEngine, space: Space, kind: str) -> None:
+    """Each gets its own texts' vectors; what one encodes, the others need not."""
+    kwargs: dict[str, Any] = {"cached": {}, "read-only": {"write": False}}.get(
+        kind, {"space": None}
+    )
+    pipeline_ = make(**kwargs)
+    pipeline_.chunker.tokens = 300
+
+    def work(number: int) -> None:
+        texts = [TEXTS[(number * 7 + i * 3) % len(TEXTS)] + f" {i % 2}" for i in range(60)]
+        for _ in range(5):
+            assert (run(pipeline_, texts) == expected(texts)).all()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(24)))
+    if kind == "cached":
+        assert len(engine.encoded) == len(set(engine.encoded)) == len(space.refresh())
+    assert engine.starts == 1
+
+
+def test_normalisation_is_not_learnt_from_a_damaged_row(make: Make, space: Space) -> None:
+    """The first batch decides whether cut vectors are normalised: of intact rows only."""
+    unit = TEXTS[:20]
+    keys = text_keys(IDENTITY.to_bytes(), "", unit)
+    values = expected(unit)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    space.add(Rows(keys, values, {"text": unit, "prompt": ""}))
+    raw = values[0].tobytes()
+    (path,) = data_files(space)
+    flip_bit(path, path.read_bytes().index(raw) + 3, 6)  # an exponent: no length of 1 any more
+    engine = FakeEngine()
+    engine.embed = lambda prompts: Embedded(values[:1])  # type: ignore[method-assign]
+    cut = run(make(engine=engine, truncation=Truncation(3)), unit)
+    assert np.allclose(np.linalg.norm(cut, axis=1), 1, atol=1e-6)

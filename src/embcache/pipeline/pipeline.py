@@ -90,7 +90,7 @@ class Pipeline:
             first, source = unique_keys(keys)
         result = Result(len(keys), self._truncation)
         call = _Call(request, keys, store, opened.result(), result)
-        call.make_room()
+        call.make_room()  # before anything is encoded: a cut may be refused there
         encoded = self._serve(call, first)
         result.repeat(source)
         hits = len(first) - encoded
@@ -305,7 +305,7 @@ class _Call:
         self.snapshot = self.store.refresh()
 
     def make_room(self) -> None:
-        """Allocate the result as soon as its width is known: a cut may be refused there."""
+        """Allocate the result, where its width is known by now."""
         if self.result is not None and self.snapshot.dim is not None:
             self.result.allocate(self.snapshot.dim)
 
@@ -348,6 +348,7 @@ class _Call:
 
     def _read(self, rows: Positions) -> Positions:
         assert self.result is not None
+        self.make_room()
         positions = self._find(rows)
         found = positions >= 0
         hits = rows[found]

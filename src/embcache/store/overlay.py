@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -79,6 +80,7 @@ class Overlay:
 
     def __init__(self, below: Space | None = None) -> None:
         self._below = below
+        self._lock = threading.RLock()
         self._snapshot = OverlaySnapshot(SpaceSnapshot())
 
     @property
@@ -88,13 +90,24 @@ class Overlay:
 
     def refresh(self) -> OverlaySnapshot:
         """See what was committed to the space by now."""
-        below = SpaceSnapshot() if self._below is None else self._below.refresh()
-        if self._below is not None and below is not self._snapshot.below:
-            self._snapshot = replace(self._snapshot, below=below)
-        return self._snapshot
+        with self._lock:
+            below = None if self._below is None else self._below.refresh()
+            if below is not None and below is not self._snapshot.below:
+                self._snapshot = replace(self._snapshot, below=below)
+            return self._snapshot
 
     def add(self, rows: Rows) -> OverlaySnapshot:
         """Keep rows in memory, those whose keys are not there yet."""
+        with self._lock:
+            return self._add(rows)
+
+    def drop(self, keys: Keys) -> None:
+        """Take the space's rows of these keys for misses; they stay where they are."""
+        with self._lock:
+            dropped = np.concatenate((self._snapshot.dropped, keys))
+            self._snapshot = replace(self._snapshot, dropped=dropped)
+
+    def _add(self, rows: Rows) -> OverlaySnapshot:
         old = self.refresh()
         first, _ = unique_keys(rows.keys)
         new = first[old.find(rows.keys[first]) < 0]
@@ -111,8 +124,3 @@ class Overlay:
         blocks = (*old.blocks, rows.take(new).values)
         self._snapshot = OverlaySnapshot(old.below, index, blocks, old.dropped)
         return self._snapshot
-
-    def drop(self, keys: Keys) -> None:
-        """Take the space's rows of these keys for misses; they stay where they are."""
-        dropped = np.concatenate((self._snapshot.dropped, keys))
-        self._snapshot = replace(self._snapshot, dropped=dropped)
