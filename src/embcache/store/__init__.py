@@ -7,7 +7,8 @@ from embcache.store.overlay import Overlay
 from embcache.store.reader import Reader
 from embcache.store.rows import Column, RowFilter, Rows
 from embcache.store.schema import SCORES, VECTORS, Layout
-from embcache.store.space import Space, SpaceSnapshot
+from embcache.store.snapshot import SpaceSnapshot
+from embcache.store.space import Space
 from embcache.store.verify import Verified
 
 __all__ = [

@@ -13,7 +13,8 @@ from embcache.identity.keys import Keys
 from embcache.store.base import Part, Snapshot
 from embcache.store.index import KeyIndex, KeyParts, Positions, unique_keys
 from embcache.store.rows import Rows
-from embcache.store.space import Space, SpaceSnapshot
+from embcache.store.snapshot import SpaceSnapshot
+from embcache.store.space import Space
 from embcache.store.verify import Values
 
 
