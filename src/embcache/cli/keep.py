@@ -13,10 +13,15 @@ import typer
 from rich.filesize import decimal
 
 from embcache.cli.options import (
+    DEFAULT_CACHE,
+    AddToOption,
+    CacheOption,
     ContainsFilter,
     JsonOption,
     OverwriteOption,
     PromptFilter,
+    SpaceArgument,
+    SpacesArgument,
     prompt_option,
 )
 from embcache.cli.output import (
@@ -27,13 +32,6 @@ from embcache.cli.output import (
     print_note,
     print_report,
     prompt_counts,
-)
-from embcache.cli.spaces import (
-    DEFAULT_CACHE,
-    AddToOption,
-    CacheOption,
-    SpaceArgument,
-    SpacesArgument,
 )
 from embcache.errors import CacheError, ConfigError, shown
 from embcache.identity.identity import Identity, normalize_dtype

@@ -13,7 +13,15 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from embcache.cli.options import JsonOption, encoder_options, prompt_option, typed_text
+from embcache.cli.options import (
+    DEFAULT_CACHE,
+    CacheOption,
+    JsonOption,
+    SpaceArgument,
+    encoder_options,
+    prompt_option,
+    typed_text,
+)
 from embcache.cli.output import (
     console,
     human_count,
@@ -24,11 +32,6 @@ from embcache.cli.output import (
     print_note,
     print_report,
     prompt_counts,
-)
-from embcache.cli.spaces import (
-    DEFAULT_CACHE,
-    CacheOption,
-    SpaceArgument,
 )
 from embcache.errors import CacheError, ConfigError, MissingTextsError, quoted
 from embcache.identity.identity import short_name

@@ -9,9 +9,16 @@ from typing import Annotated, Any
 import typer
 from rich.filesize import decimal
 
-from embcache.cli.options import ContainsFilter, JsonOption, OverwriteOption, PromptFilter
+from embcache.cli.options import (
+    DEFAULT_CACHE,
+    CacheOption,
+    ContainsFilter,
+    JsonOption,
+    OverwriteOption,
+    PromptFilter,
+    SpaceArgument,
+)
 from embcache.cli.output import human_count, print_json
-from embcache.cli.spaces import DEFAULT_CACHE, CacheOption, SpaceArgument
 from embcache.maps.color import Color, color_points
 from embcache.maps.draw import check_target, save_map
 from embcache.maps.points import LEAST_POINTS, sample_points

@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import Field
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -112,6 +113,32 @@ def prompt_option(help_: str, name: str = "--prompt") -> Any:
     return typer.Option(name, metavar="PROMPT", help=help_, show_default=False, parser=typed_text)
 
 
+DEFAULT_CACHE = Path("cache")
+
+CacheOption = Annotated[
+    Path, typer.Option("--cache", metavar="DIR", help="The cache that SPACE is in.")
+]
+AddToOption = Annotated[
+    Path, typer.Option("--cache", metavar="DIR", help="The cache to add to; made if need be.")
+]
+SpaceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPACE",
+        help="Part of a space's name (of the model, dtype or fingerprint), or its folder, or a "
+        "cache that holds one space.",
+        show_default=False,
+    ),
+]
+SpacesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SPACE",
+        help="Parts of spaces' names, or their folders, or caches that hold one; all of the cache "
+        "if none is named.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PromptFilter = Annotated[
     str | None, prompt_option("Only rows with this prompt in front of the text.")

@@ -16,7 +16,7 @@ from embcache.store.schema import (
     space_schema,
     value_dim,
 )
-from embcache.tools.survey import survey
+from embcache.tools.verified_rows import survey
 
 
 @dataclass(frozen=True)

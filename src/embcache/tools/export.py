@@ -19,7 +19,7 @@ from embcache.store import Layout, RowFilter, Space
 from embcache.store.files import check_new, new_files
 from embcache.store.schema import schema_layout, value_dim
 from embcache.store.verify import batch_values
-from embcache.tools.survey import read_rows, survey
+from embcache.tools.verified_rows import read_rows, survey
 
 logger = logging.getLogger(__name__)
 

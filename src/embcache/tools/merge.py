@@ -12,7 +12,7 @@ from embcache.errors import CacheError, ConfigError
 from embcache.identity.prompt_rules import handling_of
 from embcache.store import Database, Location, Reader, Space
 from embcache.store.schema import read_metadata, schema_layout, value_dim
-from embcache.tools.survey import read_rows, survey
+from embcache.tools.verified_rows import read_rows, survey
 
 logger = logging.getLogger(__name__)
 
