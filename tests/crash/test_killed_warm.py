@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from embcache import VllmEncoderWrapper
+from embcache.store import Location, Space
 from embcache.tools.check import CheckReport, check_space
 from tests.conftest import encode
 from tests.fakes import FakeEngine, fake_vector
@@ -40,10 +41,8 @@ def encoded(folder: Path) -> int:
 
 def checked(folder: Path) -> CheckReport | None:
     """What `check` says of the only space; None before the first commit."""
-    tables = list((folder / "cache").glob("*.lance"))
-    if not tables or not any((tables[0] / "_versions").glob("*.manifest")):
-        return None
-    return check_space(tables[0])
+    tables = Location.of(folder / "cache").tables()
+    return check_space(Space(tables[0])) if tables else None
 
 
 def all_is_there(folder: Path, model: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from embcache import VllmEncoderWrapper
+from embcache.store import Location, Space
 from embcache.tools.check import check_space
 from tests.conftest import ROOT, encode
 
@@ -71,7 +72,7 @@ def test_kills_lose_no_committed_row(
         assert committed(tmp_path) >= rows
         rows = committed(tmp_path)
         for table in (tmp_path / "cache").glob("*.lance"):
-            assert not rows or check_space(table).ok
+            assert not rows or check_space(Space(Location.of(table))).ok
     assert rows > 0 and kills, "the corpus is too small for this machine"
     process = start(tmp_path, model_path, "--json")
     out, _ = process.communicate(timeout=300)
