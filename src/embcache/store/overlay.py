@@ -64,11 +64,15 @@ class OverlaySnapshot:
         below = np.flatnonzero(positions < len(self.below))
         for part in self.below.read(positions[below], keys[below]):
             yield Part(below[part.at], part.values, part.damaged)
-        start = len(self.below)
+        above = np.flatnonzero(positions >= len(self.below))
+        above = above[np.argsort(positions[above], kind="stable")]
+        rows = positions[above] - len(self.below)
+        start = 0
         for block in self.blocks:
-            at = np.flatnonzero((positions >= start) & (positions < start + len(block)))
-            if len(at):
-                yield Part(at, block[positions[at] - start], np.zeros(len(at), bool))
+            first, last = np.searchsorted(rows, (start, start + len(block)))
+            if last > first:
+                values = block[rows[first:last] - start]
+                yield Part(above[first:last], values, np.zeros(last - first, bool))
             start += len(block)
 
 
