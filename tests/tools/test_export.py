@@ -202,8 +202,8 @@ def test_memory_does_not_grow_with_the_space(
     # glibc keeps freed memory for each thread of Lance, more or less by chance.
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     code = (
-        "import sys; from embcache.tools.export import export_space\n"
-        "export_space(*sys.argv[1:])\n"
+        "import sys; from embcache import Cache\n"
+        "Cache(sys.argv[1]).space().export(sys.argv[2])\n"
         "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     )
     peaks = []
@@ -212,7 +212,7 @@ def test_memory_does_not_grow_with_the_space(
         texts = [f"{part} {i}" for i in range(50_000)]
         space.add(make_rows(texts, dim=128, seed=part))
         if part in (0, 7):
-            process = start(code, folder(space), tmp_path / f"x{part}{suffix}")
+            process = start(code, tmp_path / "cache", tmp_path / f"x{part}{suffix}")
             peaks.append(int(process.communicate(timeout=120)[0]))
     assert (tmp_path / f"x7{suffix}").stat().st_size > 150e6
     assert peaks[1] - peaks[0] < 100_000, peaks  # kB
