@@ -52,11 +52,11 @@ def text_keys(identity: bytes, prompt: str, texts: Sequence[str]) -> Keys:
         InputError: A text or the prompt is no `str`, or holds a lone surrogate and so has no
             UTF-8 form. The message names the row.
     """
-    # One loop over ready-made bytes; hashing Arrow's buffers without making strings first was no
-    # faster.
     prefix = _part(identity) + _part(_encode(prompt, "the prompt"))
     digest = xxhash.xxh3_128_digest
     try:
+        # One loop over ready-made bytes; hashing Arrow's buffers without making strings first is
+        # no faster.
         hashed = [digest(prefix + _len8(len(raw)) + raw) for raw in map(str.encode, texts)]
     except (UnicodeEncodeError, TypeError):
         for row, text in enumerate(texts):
