@@ -18,8 +18,8 @@ WINDOW_TEXTS = 16_384
 """Texts that are tokenized and sorted at a time; this bounds the memory for token ids."""
 
 CHUNK_SECONDS = (5.0, 20.0)
-"""Seconds that a chunk should take, at least and at most: a kill loses no more than one chunk,
-and a commit costs the same whatever the chunk's size."""
+"""Seconds that a chunk should take, at least and at most: long beside a commit, and short enough
+that a kill loses little."""
 
 _TOKENS_A_SEQUENCE = 256
 # A text costs time beside that for its tokens, which matters for short ones: about as much as so
