@@ -273,7 +273,7 @@ def _tokenizes_plainly(renderer: Any) -> bool:
 
 
 def _tokenize(renderer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """VLLM's own steps (`BaseRenderer._tokenize_prompt`), with one call for many texts.
+    """Tokenize as vLLM does (`BaseRenderer._tokenize_prompt`), with one call for many texts.
 
     The parameters (lower-casing from sentence_bert_config.json, length, special tokens) are the
     engine's, so the ids are those that vLLM would make; a test compares vectors bit for bit.
