@@ -59,6 +59,9 @@ def _answer(seconds: float) -> None:
     print(f"\n{ANSWER} {seconds}", flush=True)  # on a line of its own, whatever was left open
 
 
+# Each function below makes the contender of its name in CONTENDERS. Its arguments are the folder
+# of caches and vectors, and the number of texts in one encode.
+
 # ---- warm: the first encode() of a process, everything cached ----------------------------------
 
 

@@ -49,21 +49,36 @@ def make_texts(count: int, tokens: tuple[int, int], seed: int = 0) -> list[str]:
 
 
 def make_vectors(count: int) -> Vectors:
-    """Random vectors as a model might return them, `(count, DIM) float32`, each of length 1."""
+    """Make random vectors as a model might return them.
+
+    Args:
+        count: How many vectors.
+
+    Returns:
+        `(count, DIM) float32`, each of length 1, always the same.
+    """
     vectors = np.random.default_rng(0).standard_normal((count, DIM), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 
 
 def as_loader(texts: list[str]) -> Any:
-    """A DataLoader over the texts, as mteb hands them to a model."""
+    """A DataLoader over texts, as mteb hands them to a model.
+
+    Args:
+        texts: The texts.
+    """
     from datasets import Dataset
 
     return _loader(Dataset.from_dict({"text": texts}))
 
 
 def saved_loader(folder: Path) -> Any:
-    """A DataLoader over the texts that `fill` left, memory-mapped as those of a task are."""
+    """A DataLoader over the texts that `fill` left, memory-mapped as those of a task are.
+
+    Args:
+        folder: The folder that was filled.
+    """
     from datasets import Dataset
 
     return _loader(Dataset.load_from_disk(str(folder / "texts")))

@@ -47,12 +47,20 @@ class Part:
     contenders: dict[str, Samples]
 
     def ratio(self, name: str) -> float:
-        """How many times as long as embcache a contender takes: the ratio of their medians."""
+        """How many times as long as embcache a contender takes: the ratio of their medians.
+
+        Args:
+            name: The contender's name.
+        """
         embcache = self.contenders["embcache"].encode_s
         return median(self.contenders[name].encode_s) / median(embcache)
 
     def ratios(self, name: str) -> tuple[float, float]:
-        """The lowest and the highest ratio of two encodes that were measured in the same turn."""
+        """The lowest and the highest ratio of two encodes that were measured in the same turn.
+
+        Args:
+            name: Name of the contender that is compared with embcache.
+        """
         embcache = self.contenders["embcache"].encode_s
         pairs = zip(self.contenders[name].encode_s, embcache, strict=True)
         ratios = [theirs / ours for theirs, ours in pairs]
@@ -132,7 +140,13 @@ def print_report(parts: list[Part], goals: list[Goal], about: dict[str, str]) ->
 
 
 def to_markdown(parts: list[Part], goals: list[Goal], about: dict[str, str]) -> str:
-    """All tables, goals and what the machine is, as Markdown; arguments as of `print_report`."""
+    """All tables, goals and what the machine is, as Markdown.
+
+    Args:
+        parts: The tables.
+        goals: The goals.
+        about: What the machine is, see `machine`.
+    """
     lines = []
     for part in parts:
         lines += [f"**{part.title}**", "", _markdown_row(COLUMNS)]
@@ -144,7 +158,13 @@ def to_markdown(parts: list[Part], goals: list[Goal], about: dict[str, str]) -> 
 
 
 def to_json(parts: list[Part], goals: list[Goal], about: dict[str, str]) -> dict[str, Any]:
-    """Every sample, goal and the machine as plain values; arguments as of `print_report`."""
+    """Every sample, all goals and what the machine is, as values that JSON can hold.
+
+    Args:
+        parts: The tables.
+        goals: The goals.
+        about: What the machine is, see `machine`.
+    """
     return {
         "machine": about,
         "parts": [asdict(part) for part in parts],

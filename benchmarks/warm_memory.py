@@ -147,7 +147,15 @@ def run(folder: Path, texts: int) -> tuple[float, float]:
 
 
 def warm(folder: Path, texts: int) -> None:
-    """Warm over the folder's texts, and print peak and rate: what the new process does."""
+    """Warm over the folder's texts, and print peak and rate: what the new process does.
+
+    Args:
+        folder: Has the texts and the model's folder, and gets the cache.
+        texts: How many texts there are.
+
+    Raises:
+        RuntimeError: Not all texts were warmed.
+    """
     from embcache.warm.malloc import limit_arenas
 
     limit_arenas()  # as the command `embcache warm` does, before anything has threads

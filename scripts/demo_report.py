@@ -52,7 +52,11 @@ def say(text: str, *, end: str = "\n", style: str | None = None) -> None:
 
 
 def shown(path: Path) -> str:
-    """The path as one would type it here: relative, if it lies in the working directory."""
+    """The path as one would type it here: relative, if it lies in the working directory.
+
+    Args:
+        path: The path.
+    """
     path = path.absolute()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 

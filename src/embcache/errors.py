@@ -62,7 +62,14 @@ _REPR.maxstring = _REPR.maxother = 70
 
 
 def shown(value: object) -> str:
-    """Quote a value for a message; a long one is cut to its beginning and end."""
+    """Quote a value for a message.
+
+    Args:
+        value: Any value; a text may be as long as a book.
+
+    Returns:
+        Its `repr`; of a long one the beginning and the end.
+    """
     return _REPR.repr(value)
 
 

@@ -107,7 +107,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         Raises:
             InputError: The inputs are no DataLoaders with texts alone; there are not as many
                 queries as documents; or a text has no UTF-8 form.
-            ConfigError: dtype is "auto" and cannot be settled.
+            ConfigError: dtype is "auto", vllm is not installed, and the cache holds several dtypes.
             MissingTextsError: Pairs are not cached, and `on_miss="raise"`.
             CacheError: The cache cannot be read or written.
             EngineError: vLLM does not start, or fails.

@@ -164,8 +164,9 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         Raises:
             InputError: The inputs are no DataLoader with texts alone; or a text has no UTF-8 form,
                 or is refused by the tokenizer.
-            ConfigError: `precision` is among the encode kwargs, and not "float32"; dtype is "auto"
-                and cannot be settled; or `truncate_dim` is larger than the model's vectors.
+            ConfigError: `precision` is among the encode kwargs, and not "float32"; dtype is "auto",
+                vllm is not installed, and the cache holds several dtypes; or `truncate_dim` is
+                larger than the model's vectors.
             MissingTextsError: Texts are not cached, and `on_miss="raise"`.
             CacheError: The cache cannot be read or written.
             EngineError: vLLM does not start, or fails.

@@ -155,11 +155,19 @@ class Identity:
         return xxhash.xxh3_64_hexdigest(self.to_bytes())[:10]
 
     def with_dtype(self, dtype: str) -> Identity:
-        """The same identity in another dtype."""
+        """The same identity in another dtype.
+
+        Args:
+            dtype: One of the names in `DTYPES.values()`.
+        """
         return dataclasses.replace(self, dtype=dtype)
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> Identity:
-        """The same identity with other arguments."""
+        """The same identity with other arguments.
+
+        Args:
+            arguments: All engine arguments that change vectors, in canonical form.
+        """
         return dataclasses.replace(self, arguments=arguments)
 
 

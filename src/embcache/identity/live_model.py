@@ -132,7 +132,14 @@ class LiveModel:
 
 
 def sentence_transformer(encoder: Any) -> Any:
-    """The SentenceTransformer that an mteb encoder has as its `model`; None if it has none."""
+    """The SentenceTransformer inside an mteb encoder.
+
+    Args:
+        encoder: Any mteb encoder.
+
+    Returns:
+        The encoder's attribute `model`, if that is a SentenceTransformer; otherwise None.
+    """
     package = sys.modules.get("sentence_transformers")
     inner = getattr(encoder, "model", None)
     return inner if package and isinstance(inner, package.SentenceTransformer) else None

@@ -45,12 +45,24 @@ class Memo:
         self._working = True
 
     def get(self, key: str) -> str | None:
-        """The value that is remembered under a key; None if there is none."""
+        """Look a key up.
+
+        Args:
+            key: What the value was remembered under.
+
+        Returns:
+            The value; None if there is none, or the file cannot be used.
+        """
         rows = self._run("SELECT value FROM memo WHERE key = ?", (key,))
         return str(rows[0][0]) if rows else None
 
     def put(self, key: str, value: str) -> None:
-        """Remember a value under a key, instead of an older one."""
+        """Remember a value, instead of an older one.
+
+        Args:
+            key: What the value is remembered under.
+            value: The value.
+        """
         self._run("INSERT OR REPLACE INTO memo VALUES (?, ?)", (key, value))
 
     def _run(self, statement: str, values: tuple[str, ...]) -> list[tuple[str]]:

@@ -146,20 +146,35 @@ def _scale(columns: pa.Table, by: str) -> Coloring:
 
 
 def label(value: str | None) -> str:
-    """A column's value for people to read, quoted and shortened; `(unknown)` for None."""
+    """A column's value for people to read.
+
+    Args:
+        value: The value; None for null.
+
+    Returns:
+        The value in quotes, shortened; `(unknown)` for null.
+    """
     if value is None:
         return UNKNOWN
     return quoted(value)
 
 
 def title(space_map: SpaceMap) -> str:
-    """The title of a map: model and dtype."""
+    """The title of a map: model and dtype.
+
+    Args:
+        space_map: The map.
+    """
     metadata = space_map.points.metadata
     return f"{short_name(metadata.model)}, {metadata.identity.dtype}"
 
 
 def subtitle(space_map: SpaceMap) -> str:
-    """The line below a map's title: how many points of how many rows, and the method."""
+    """The line below a map's title: how many points of how many rows, and the method.
+
+    Args:
+        space_map: The map.
+    """
     points = space_map.points
     rows = f"{len(points):,} of {points.matched:,} rows"
     if space_map.explained is None:
@@ -169,7 +184,15 @@ def subtitle(space_map: SpaceMap) -> str:
 
 
 def axis_titles(space_map: SpaceMap) -> tuple[str, str]:
-    """The titles of a map's x and y axes; empty for UMAP, whose axes mean nothing by themselves."""
+    """The titles of a map's x and y axes.
+
+    Args:
+        space_map: The map.
+
+    Returns:
+        For PCA, which share of the variance each shows; empty for UMAP, whose axes mean nothing
+        by themselves.
+    """
     if space_map.explained is None:
         return "", ""
     first, second = (f"component {i} ({s:.1%})" for i, s in enumerate(space_map.explained, 1))
@@ -177,5 +200,9 @@ def axis_titles(space_map: SpaceMap) -> tuple[str, str]:
 
 
 def legend_entry(group: Group) -> str:
-    """A group's line in the legend: its label and how many points it has."""
+    """A group's line in the legend: its label and how many points it has.
+
+    Args:
+        group: The group.
+    """
     return f"{group.label} ({len(group.rows):,})"

@@ -122,7 +122,11 @@ def _shorten(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Escape a text for plotly, which takes `<b>`, `<br>`, `<a>` and entities for markup."""
+    """Escape a text for plotly, which takes `<b>`, `<br>`, `<a>` and entities for markup.
+
+    Args:
+        text: The text as it is to be read.
+    """
     return html.escape(text, quote=False)  # it knows no &quot;
 
 

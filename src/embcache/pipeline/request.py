@@ -95,7 +95,7 @@ class Request(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class TextRequest(Request):
-    """Texts to be embedded.
+    """Texts to be embedded; for the methods see `Request`.
 
     Attributes:
         texts: `n` texts, without the prompt.
@@ -139,7 +139,7 @@ class TextRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class PairRequest(Request):
-    """Pairs to be scored, queries[i] with documents[i].
+    """Pairs to be scored, `queries[i]` with `documents[i]`; for the methods see `Request`.
 
     Attributes:
         queries: `n` texts, without the prefix.

@@ -74,7 +74,7 @@ class Watcher:
 
 
 class Bar(Watcher):
-    """A progress bar over the distinct items of one call.
+    """A progress bar over the distinct items of one call; for the methods see `Watcher`.
 
     Args:
         total: How many distinct items there are.
@@ -111,5 +111,5 @@ class Bar(Watcher):
         self._bar.unpause()
 
     def encoded(self, items: int, tokens: int) -> None:
-        """Move the bar on by so many items."""
+        """Move the bar on by so many items; tokens are not shown."""
         self._bar.update(items)

@@ -62,8 +62,8 @@ def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatc
 
     Raises:
         CacheError: The cache cannot be read.
-        ConfigError: The encoder makes prompts of tasks and a text is of none; or a source is not
-            as it was said to be.
+        ConfigError: The encoder makes prompts of tasks and a text is of none; a source lacks a
+            column; or the encoder's dtype is "auto" and ambiguous.
         InputError: A source cannot be read, or a text has no UTF-8 form.
         EngineError: The encoder's dtype is "auto" and vLLM cannot say what that means.
     """
