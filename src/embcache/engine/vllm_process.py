@@ -57,7 +57,7 @@ def llvmlite_hidden() -> Iterator[None]:
 def prepare_environment() -> None:
     """Set the variables that vLLM reads from the environment, unless the user has set them."""
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as mteb
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else 60 lines before the first text
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else pages before the first text
     # vLLM keeps one core back on CPU: half of a laptop with two.
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 
