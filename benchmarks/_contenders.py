@@ -29,11 +29,12 @@ WARM_UP_TEXTS = 64
 
 @dataclass(frozen=True)
 class Contender:
-    """Ready to encode.
+    """Something that encodes, and is ready to.
 
     Attributes:
-        prepare: Returns the n-th call to be timed; what it does itself is not timed.
-        check: Gets what that call returned, and n.
+        prepare: Is given n, from 0, and returns the n-th call to be timed, which returns
+            `(texts, dim)` vectors. What `prepare` does itself is not timed.
+        check: Is given what the n-th call returned, and n; raises if the vectors are wrong.
     """
 
     prepare: Callable[[int], Callable[[], Any]]
@@ -41,7 +42,7 @@ class Contender:
 
 
 def main() -> None:
-    """Serve the contender that the command line names."""
+    """Get the contender ready that the command line names, and encode once for each line."""
     name, folder, texts = sys.argv[1:]
     contender = CONTENDERS[name](Path(folder), int(texts))
     _answer(0.0)
@@ -58,10 +59,14 @@ def _answer(seconds: float) -> None:
     print(f"\n{ANSWER} {seconds}", flush=True)  # on a line of its own, whatever was left open
 
 
+# Each function below makes the contender of its name in CONTENDERS. Its arguments are the folder
+# of caches and vectors, and the number of texts in one encode.
+
 # ---- warm: the first encode() of a process, everything cached ----------------------------------
 
 
 def warm_embcache(folder: Path, texts: int) -> Contender:
+    """`VllmEncoderWrapper` over the filled cache; it may not start an engine."""
     from embcache import VllmEncoderWrapper
 
     loader, arguments = saved_loader(folder), task()
@@ -72,6 +77,7 @@ def warm_embcache(folder: Path, texts: int) -> Contender:
 
 
 def warm_mteb(folder: Path, texts: int) -> Contender:
+    """CachedEmbeddingWrapper, mteb's, over the filled cache; its model fails if it is called."""
     from mteb.models.cache_wrappers import CachedEmbeddingWrapper
 
     class MustNotBeCalled:
@@ -87,6 +93,7 @@ def warm_mteb(folder: Path, texts: int) -> Contender:
 
 
 def warm_floor(folder: Path, texts: int) -> Contender:
+    """Reading the vectors' file with NumPy: what no cache can beat."""
     return _warm(folder, lambda: np.load(folder / "vectors.npy"))
 
 
@@ -102,6 +109,7 @@ def _warm(folder: Path, encode: Callable[[], Any]) -> Contender:
 
 
 def cold_embcache(folder: Path, texts: int) -> Contender:
+    """`VllmEncoderWrapper` with an empty cache, which it fills."""
     from embcache import VllmEncoderWrapper
 
     encoder = VllmEncoderWrapper(
@@ -128,6 +136,7 @@ def cold_embcache(folder: Path, texts: int) -> Contender:
 
 
 def cold_mteb(folder: Path, texts: int) -> Contender:
+    """The wrapper of mteb itself, with its defaults."""
     from mteb.models.vllm_wrapper import VllmEncoderWrapper
 
     encoder = VllmEncoderWrapper(model_path(), dtype=DTYPE, gpu_memory_utilization=MEMORY_SHARE)
@@ -141,10 +150,12 @@ def cold_mteb(folder: Path, texts: int) -> Contender:
 
 
 def cold_vllm(folder: Path, texts: int) -> Contender:
+    """The engine by itself, started and warmed up."""
     return _warmed_up(start_vllm(folder, texts))
 
 
 def start_vllm(folder: Path, texts: int) -> Contender:
+    """The engine by itself, started and not warmed up."""
     llm = _plain_llm()
 
     def prepare(number: int) -> Callable[[], Any]:
@@ -155,14 +166,14 @@ def start_vllm(folder: Path, texts: int) -> Contender:
 
 
 def _cold_texts(count: int, number: int) -> list[str]:
-    """Mixed lengths; the n-th call has its own first word in every text: no text comes twice."""
+    """Texts of mixed lengths; those of each call begin with a word of its own: none comes twice."""
     first = _inputs.words()[number]
     count = min(count, WARM_UP_TEXTS) if number == WARM_UP else count
     return [f"{first} {text}" for text in make_texts(count, _inputs.COLD_TOKENS)]
 
 
 def _warmed_up(contender: Contender) -> Contender:
-    """Have the first encode done: it compiles, imports and creates."""
+    """Encode once before anything is timed: the first encode compiles, imports and creates."""
     contender.prepare(WARM_UP)()
     return contender
 
@@ -172,7 +183,7 @@ def _saving(prepare: Callable[[int], Callable[[], Any]], path: Path) -> Contende
 
 
 def _plain_llm() -> Any:
-    """Start vLLM by itself, in the environment and with the settings that embcache gives it."""
+    """Start vLLM by itself, with the environment and the settings that embcache gives it."""
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
     from vllm import LLM
@@ -207,11 +218,13 @@ def _plain_encode(llm: Any, batch: list[str]) -> Any:
 
 
 def fill_warm(folder: Path, texts: int) -> Contender:
+    """Fill the folder for the warm contenders; what is returned is not asked to encode."""
     _inputs.fill(folder, make_texts(texts, _inputs.WARM_TOKENS), for_mteb=True)
     return warm_floor(folder, texts)
 
 
 def fill_start(folder: Path, texts: int) -> Contender:
+    """Fill the folder for the start contenders; what is returned is not asked to encode."""
     _inputs.fill(folder, make_texts(texts, _inputs.COLD_TOKENS), for_mteb=False)
     return warm_floor(folder, texts)
 

@@ -15,7 +15,7 @@ DIM = 384
 DTYPE: Final = "float32"
 WARM_TOKENS = (30, 250)
 COLD_TOKENS = (10, 250)
-# What a first run commits at a time where it encodes some 50 texts a second (a GPU: up to 16,384).
+# What a first run on CPU commits at a time, about; a GPU commits more.
 CHUNK_TEXTS = 512
 
 Vectors = npt.NDArray[np.float32]
@@ -30,34 +30,55 @@ def model_path() -> str:
 
 @cache
 def words() -> list[str]:
-    """5,000 words that are one token each for the model, frequent ones of English."""
+    """5,000 frequent words of English that are one token each for the model."""
     vocabulary = Path(model_path(), "vocab.txt").read_text(encoding="utf-8").split()
     usable = (w for w in vocabulary if len(w) > 1 and w.isascii() and w.isalpha() and w.islower())
     return list(usable)[:5000]
 
 
 def make_texts(count: int, tokens: tuple[int, int], seed: int = 0) -> list[str]:
-    """Texts whose lengths are uniform between two numbers of tokens."""
+    """Make texts of random words.
+
+    Args:
+        count: How many texts.
+        tokens: The least and the greatest number of tokens; lengths are uniform between them.
+        seed: The same seed makes the same texts.
+    """
     rng = random.Random(seed)
     return [" ".join(rng.choices(words(), k=rng.randint(*tokens))) for _ in range(count)]
 
 
 def make_vectors(count: int) -> Vectors:
-    """What a model might return: rows of length 1."""
+    """Make random vectors as a model might return them.
+
+    Args:
+        count: How many vectors.
+
+    Returns:
+        `(count, DIM) float32`, each of length 1, always the same.
+    """
     vectors = np.random.default_rng(0).standard_normal((count, DIM), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 
 
 def as_loader(texts: list[str]) -> Any:
-    """The texts as mteb hands them to a model."""
+    """A DataLoader over texts, as mteb hands them to a model.
+
+    Args:
+        texts: The texts.
+    """
     from datasets import Dataset
 
     return _loader(Dataset.from_dict({"text": texts}))
 
 
 def saved_loader(folder: Path) -> Any:
-    """The texts that `fill` left, in a memory-mapped Dataset, as tasks have them."""
+    """A DataLoader over the texts that `fill` left, memory-mapped as those of a task are.
+
+    Args:
+        folder: The folder that was filled.
+    """
     from datasets import Dataset
 
     return _loader(Dataset.load_from_disk(str(folder / "texts")))
@@ -78,7 +99,13 @@ def task() -> dict[str, Any]:
 
 
 def fill(folder: Path, texts: list[str], *, for_mteb: bool) -> None:
-    """Leave texts, vectors and filled caches in a folder; no engine computes anything."""
+    """Leave texts, vectors and filled caches in a folder; no engine computes anything.
+
+    Args:
+        folder: Where they are written.
+        texts: The texts.
+        for_mteb: Whether mteb's own cache is filled too.
+    """
     from datasets import Dataset
 
     vectors = make_vectors(len(texts))

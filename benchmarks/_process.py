@@ -1,4 +1,4 @@
-"""A contender's process, as the one that asks sees it."""
+"""The process of a contender, as seen by the process that measures."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class ContenderError(Exception):
 
 
 class Process:
-    """Starts a contender and waits until it is ready; `with` ends it.
+    """Starts a contender and waits until it is ready; leaving the `with` block ends it.
 
     Args:
-        name: Which contender.
+        name: Which contender, a key of `_contenders.CONTENDERS`.
         folder: Where caches and vectors lie.
-        texts: Texts in one encode.
+        texts: How many texts one encode has.
 
     Attributes:
         before_s: Seconds from the start of the process until it was ready to encode.
 
     Raises:
-        ContenderError: It failed.
+        ContenderError: The process ended before it was ready.
     """
 
     def __init__(self, name: str, folder: Path, texts: int) -> None:
@@ -48,7 +48,14 @@ class Process:
         self.before_s = time.perf_counter() - began
 
     def encode(self) -> float:
-        """Have it encode once; returns the seconds that took."""
+        """Have the contender encode once.
+
+        Returns:
+            The seconds that it took.
+
+        Raises:
+            ContenderError: The process ended, because of wrong vectors, say.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -85,6 +92,6 @@ class Process:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """The user's, without a network, and with a memo of its own (see embcache.memo)."""
+    """The user's environment, without a network, and with embcache's memo in the folder."""
     ours = {"EMBCACHE_HOME": str(folder), "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     return {**os.environ, **ours}

@@ -1,4 +1,4 @@
-"""What a run found: samples, goals, and the same table for the terminal, Markdown and JSON."""
+"""What a benchmark found: samples and goals, shown on the terminal, in Markdown and in JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Samples:
     """Seconds of one contender.
 
     Attributes:
-        label: For the table.
-        encode_s: One figure an encode, in the order measured.
-        before_s: What passed in each process before the first of them.
+        label: What the table calls the contender.
+        encode_s: The seconds of each encode, in the order in which they were measured.
+        before_s: The seconds that passed in each process before its first encode.
     """
 
     label: str
@@ -34,19 +34,33 @@ class Samples:
 
 @dataclass
 class Part:
-    """One table: the same work done by several contenders, `embcache` among them."""
+    """One table: the same work done by several contenders.
+
+    Attributes:
+        title: The table's title.
+        texts: How many texts one encode has.
+        contenders: Samples by the contender's name; "embcache" is one of them.
+    """
 
     title: str
     texts: int
     contenders: dict[str, Samples]
 
     def ratio(self, name: str) -> float:
-        """How many times as long as embcache it takes: a ratio of medians."""
+        """How many times as long as embcache a contender takes: the ratio of their medians.
+
+        Args:
+            name: The contender's name.
+        """
         embcache = self.contenders["embcache"].encode_s
         return median(self.contenders[name].encode_s) / median(embcache)
 
     def ratios(self, name: str) -> tuple[float, float]:
-        """The lowest and highest ratio of two encodes that were measured one after the other."""
+        """The lowest and the highest ratio of two encodes that were measured in the same turn.
+
+        Args:
+            name: Name of the contender that is compared with embcache.
+        """
         embcache = self.contenders["embcache"].encode_s
         pairs = zip(self.contenders[name].encode_s, embcache, strict=True)
         ratios = [theirs / ours for theirs, ours in pairs]
@@ -55,13 +69,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Goal:
-    """What is expected of a ratio.
+    """What is expected of a ratio, and what was found.
 
     Attributes:
-        text: In words.
-        least: The ratio that meets it.
+        text: The goal in words.
+        least: The least ratio that meets the goal.
         ratio: The ratio found.
-        spread: The ratio's extremes, round by round.
+        spread: The lowest and the highest ratio of two encodes of the same turn.
     """
 
     text: str
@@ -83,7 +97,7 @@ class Goal:
 
 
 def machine() -> dict[str, str]:
-    """Hardware and versions."""
+    """What the machine is: hardware, load, and versions of packages, by name."""
     found = {
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
@@ -103,7 +117,13 @@ def machine() -> dict[str, str]:
 
 
 def print_report(parts: list[Part], goals: list[Goal], about: dict[str, str]) -> None:
-    """Print tables, goals and machine."""
+    """Print all tables, goals and what the machine is.
+
+    Args:
+        parts: The tables.
+        goals: The goals.
+        about: What the machine is, see `machine`.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=110)
@@ -120,7 +140,13 @@ def print_report(parts: list[Part], goals: list[Goal], about: dict[str, str]) ->
 
 
 def to_markdown(parts: list[Part], goals: list[Goal], about: dict[str, str]) -> str:
-    """The same in Markdown."""
+    """All tables, goals and what the machine is, as Markdown.
+
+    Args:
+        parts: The tables.
+        goals: The goals.
+        about: What the machine is, see `machine`.
+    """
     lines = []
     for part in parts:
         lines += [f"**{part.title}**", "", _markdown_row(COLUMNS)]
@@ -132,7 +158,13 @@ def to_markdown(parts: list[Part], goals: list[Goal], about: dict[str, str]) -> 
 
 
 def to_json(parts: list[Part], goals: list[Goal], about: dict[str, str]) -> dict[str, Any]:
-    """Every sample, for further use."""
+    """Every sample, all goals and what the machine is, as values that JSON can hold.
+
+    Args:
+        parts: The tables.
+        goals: The goals.
+        about: What the machine is, see `machine`.
+    """
     return {
         "machine": about,
         "parts": [asdict(part) for part in parts],

@@ -32,7 +32,7 @@ progress = Console(stderr=True)
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure and print; returns the exit status."""
     arguments = _parse_arguments()
     logging.getLogger("embcache").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="embcache-bench-") as folder:
@@ -44,7 +44,17 @@ def main() -> int:
 
 
 def measure(model: str, folder: Path, texts: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round by dtype; the vectors stay in `folder/<dtype>`."""
+    """Encode with one engine for each dtype, in turns.
+
+    Args:
+        model: Hub name or directory.
+        folder: Where caches are kept: the vectors stay in `folder/<dtype>`.
+        texts: How many texts a round has.
+        rounds: How many rounds are measured.
+
+    Returns:
+        The seconds of each round, by dtype.
+    """
     encoders = {
         dtype: VllmEncoderWrapper(model, dtype=dtype, cache_path=folder / dtype) for dtype in DTYPES
     }
@@ -68,7 +78,13 @@ def print_table(
     compared: Mapping[Any, SpaceComparison],
     arguments: argparse.Namespace,
 ) -> None:
-    """One row a dtype."""
+    """Print one row for each dtype.
+
+    Args:
+        seconds: The seconds of each round, by dtype.
+        compared: By dtype, how far its vectors are from those in float32.
+        arguments: The command line's, for the title.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=110)

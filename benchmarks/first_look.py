@@ -27,7 +27,13 @@ progress = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: `repeats` encodes in each of `rounds` processes."""
+    """How much is measured.
+
+    Attributes:
+        texts: How many texts one encode has.
+        rounds: How many times each contender is started in a new process.
+        repeats: How often it encodes in each of them.
+    """
 
     texts: int
     rounds: int
@@ -39,7 +45,7 @@ QUICK = {"warm": Size(2_000, 2), "cold": Size(32, 1), "start": Size(32, 1)}
 
 
 def main() -> int:
-    """Measure, print, and write what was asked for."""
+    """Measure, print, and write what was asked for; returns the exit status."""
     arguments = _parse_arguments()
     sizes = QUICK if arguments.quick else FULL
     about = machine()
@@ -63,7 +69,12 @@ def main() -> int:
 
 
 def measure_warm(folder: Path, size: Size) -> tuple[Part, list[Goal]]:
-    """The first encode() of a process when every text is cached."""
+    """Measure the first encode() of a process when every text is cached.
+
+    Args:
+        folder: An empty folder for caches and vectors.
+        size: How much is measured.
+    """
     part = Part(
         f"Warm: first encode() of a new process, {size.texts:,} cached texts of 30 to 250 tokens, "
         f"rounds: {size.rounds}",
@@ -81,7 +92,12 @@ def measure_warm(folder: Path, size: Size) -> tuple[Part, list[Goal]]:
 
 
 def measure_cold(folder: Path, size: Size) -> tuple[Part, list[Goal]]:
-    """A real engine, started and warmed up, and nothing cached."""
+    """Measure a real engine, started and warmed up, when nothing is cached.
+
+    Args:
+        folder: An empty folder for caches and vectors.
+        size: How much is measured.
+    """
     part = Part(
         f"Cold: {size.texts:,} texts of 10 to 250 tokens, nothing cached, all-MiniLM-L6-v2 in "
         f"float32, rounds x repeats: {size.rounds} x {size.repeats}",
@@ -101,7 +117,12 @@ def measure_cold(folder: Path, size: Size) -> tuple[Part, list[Goal]]:
 
 
 def measure_start(folder: Path, size: Size) -> tuple[Part, list[Goal]]:
-    """From the start of a process to the vectors."""
+    """Measure the time from the start of a process to the vectors.
+
+    Args:
+        folder: An empty folder for caches and vectors.
+        size: How much is measured.
+    """
     part = Part(
         f"Start of a process to the vectors of {size.texts:,} texts, imports included",
         size.texts,
@@ -122,7 +143,14 @@ MEASURE = {"warm": measure_warm, "cold": measure_cold, "start": measure_start}
 
 
 def take_turns(kind: str, part: Part, folder: Path, size: Size) -> None:
-    """Start every contender once a round, then let one after the other encode."""
+    """Start every contender once a round, then let one after the other encode.
+
+    Args:
+        kind: Beginning of the contenders' names in `_contenders.CONTENDERS`: "warm", say.
+        part: Has the contenders; gets their samples.
+        folder: Where caches and vectors lie.
+        size: How much is measured.
+    """
     for number in range(size.rounds):
         with ExitStack() as stack, progress.status("") as status:
             contenders = []
@@ -138,7 +166,7 @@ def take_turns(kind: str, part: Part, folder: Path, size: Size) -> None:
 
 
 def _check_same_model(folder: Path) -> None:
-    """All contenders computed the same vectors, as far as float32 goes."""
+    """Raise unless all contenders computed the same vectors, as far as float32 goes."""
     expected = np.load(folder / "vllm.npy")
     for name in ("embcache", "mteb"):
         cosine = float((np.load(folder / f"{name}.npy") * expected).sum(axis=1).min())

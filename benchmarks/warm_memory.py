@@ -44,7 +44,7 @@ ANSWER = "embcache-memory "
 PHASES = ("cold", "warm")
 
 Figures = dict[tuple[str, int], list[tuple[float, float]]]
-"""Of each phase and number of texts, round by round: peak in bytes, texts a second."""
+"""By phase and number of texts, for each round: the peak of memory in bytes, and texts a second."""
 
 progress = Console(stderr=True)
 
@@ -61,27 +61,27 @@ class StandIn:
         self._rng = np.random.default_rng(0)
 
     def start(self) -> None:
-        """Nothing to start."""
+        """Do nothing: there is nothing to start."""
 
     def prepare(self, texts: Any) -> Any:
-        """Lengths in tokens are guessed."""
+        """Take the texts as prompts, and guess their lengths in tokens."""
         from embcache.engine.base import Prepared
 
         return Prepared(list(texts), np.array([len(text) // 4 for text in texts], np.int64))
 
     def embed(self, prompts: Any) -> Any:
-        """Random vectors."""
+        """Random vectors, `(n, DIM) float32`, and token counts of 0."""
         from embcache.engine.base import Embedded
 
         vectors = self._rng.standard_normal((len(prompts), DIM), np.float32)
         return Embedded(vectors, np.zeros(len(prompts), np.int32))
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 def main() -> int:
-    """Measure and print, or, as a process of its own, warm."""
+    """Measure and print; or, in a process that is measured, warm. Returns the exit status."""
     arguments = _parse_arguments()
     if arguments.child:
         warm(Path(arguments.child), arguments.texts[0])
@@ -101,7 +101,12 @@ def main() -> int:
 
 
 def write_texts(folder: Path, count: int) -> None:
-    """A parquet file, written in row groups: this process shall not hold them all either."""
+    """Write a parquet file of made-up texts, and the folder of a model that is none.
+
+    Args:
+        folder: Where they are written.
+        count: How many texts.
+    """
     rng = random.Random(0)
     words = [f"w{number}" for number in range(1000)]
     schema = pa.schema([("text", pa.string())])
@@ -115,10 +120,17 @@ def write_texts(folder: Path, count: int) -> None:
 
 
 def run(folder: Path, texts: int) -> tuple[float, float]:
-    """Warm in a new process: peak in bytes, texts a second.
+    """Warm in a new process.
+
+    Args:
+        folder: Has the texts, and the cache.
+        texts: How many texts there are.
+
+    Returns:
+        The process's peak of memory in bytes, and texts a second.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: The process failed; the message holds what it wrote.
     """
     result = subprocess.run(
         [sys.executable, __file__, "--child", str(folder), "--texts", str(texts), str(texts)],
@@ -135,7 +147,15 @@ def run(folder: Path, texts: int) -> tuple[float, float]:
 
 
 def warm(folder: Path, texts: int) -> None:
-    """What the new process does."""
+    """Warm over the folder's texts, and print peak and rate: what the new process does.
+
+    Args:
+        folder: Has the texts and the model's folder, and gets the cache.
+        texts: How many texts there are.
+
+    Raises:
+        RuntimeError: Not all texts were warmed.
+    """
     from embcache.warm.malloc import limit_arenas
 
     limit_arenas()  # as the command `embcache warm` does, before anything has threads
@@ -160,7 +180,13 @@ def warm(folder: Path, texts: int) -> None:
 
 
 def print_table(figures: Figures, small: int, large: int) -> None:
-    """A row for cold, and one for warm."""
+    """Print a row for cold and one for warm, and which expectations are missed.
+
+    Args:
+        figures: What was measured.
+        small: The smaller number of texts.
+        large: The larger number of texts.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=110)

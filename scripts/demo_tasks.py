@@ -34,10 +34,10 @@ def _metadata(name: str, description: str) -> TaskMetadata:
 
 
 class DocstringTask(AbsTaskRetrieval):
-    """Find each docstring's body.
+    """A retrieval task: find each docstring's body. Subclasses say what the query is.
 
     Args:
-        docstrings: What to search in and for.
+        docstrings: The docstrings; the bodies of all are the corpus.
     """
 
     # mteb's default ranks 1,000 documents a query, of 1,400 here: most of a warm run's time.
@@ -69,7 +69,7 @@ class DocstringTask(AbsTaskRetrieval):
 
 
 class DocsBySummary(DocstringTask):
-    """The first paragraph asks for the rest."""
+    """The query is the docstring's first paragraph."""
 
     metadata = _metadata("DocsBySummary", "Find a docstring's body by its first paragraph.")
 
@@ -78,7 +78,7 @@ class DocsBySummary(DocstringTask):
 
 
 class DocsByName(DocstringTask):
-    """The words of the qualified name ask for the docstring."""
+    """The query is made of the words of the qualified name."""
 
     metadata = _metadata("DocsByName", "Find a docstring's body by the name it documents.")
 

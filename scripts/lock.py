@@ -40,7 +40,14 @@ SYSTEMS = [
 
 
 def trim(line: str) -> str | None:
-    """The line without a marker that is true everywhere; None where it is true nowhere."""
+    """Simplify a line of a lock for the systems that the set-up serves.
+
+    Args:
+        line: A requirement, with or without a marker.
+
+    Returns:
+        The line, without a marker that is true on all of them; None if it is true on none.
+    """
     marker = Requirement(line).marker
     if marker is None:
         return line
@@ -51,7 +58,18 @@ def trim(line: str) -> str | None:
 
 
 def resolve(device: str, arguments: list[str]) -> str:
-    """The text of one lock."""
+    """Have uv resolve one lock.
+
+    Args:
+        device: "cpu" or "cuda".
+        arguments: Further arguments of `uv pip compile`.
+
+    Returns:
+        The text of the lock.
+
+    Raises:
+        subprocess.CalledProcessError: uv found no solution, or failed.
+    """
     lock = FOLDER / f"{device}.txt"
     environment = dict(os.environ)
     options = [
@@ -86,7 +104,7 @@ def resolve(device: str, arguments: list[str]) -> str:
 
 
 def main() -> int:
-    """Write both locks, or neither."""
+    """Write both locks, or neither if uv fails; returns the exit status."""
     try:
         locks = {device: resolve(device, sys.argv[1:]) for device in ("cpu", "cuda")}
     except subprocess.CalledProcessError as error:

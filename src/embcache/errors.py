@@ -30,7 +30,7 @@ class CacheFormatError(CacheError):
 
 
 class MissingTextsError(EmbcacheError):
-    """`on_miss="raise"` and some texts are not in the cache.
+    """Some texts are not in the cache, and `on_miss="raise"` forbids encoding them.
 
     Attributes:
         missing: Number of distinct texts that are not cached.
@@ -42,7 +42,7 @@ class MissingTextsError(EmbcacheError):
 
 
 class EngineError(EmbcacheError):
-    """The engine could not be started, or failed while it was encoding."""
+    """The engine could not be started, or failed while it encoded."""
 
 
 class EngineNotInstalledError(EngineError, ImportError):
@@ -62,10 +62,22 @@ _REPR.maxstring = _REPR.maxother = 70
 
 
 def shown(value: object) -> str:
-    """A value in quotes; of a long text its beginning and its end: a text may be a book."""
+    """Quote a value for a message.
+
+    Args:
+        value: Any value; a text may be as long as a book.
+
+    Returns:
+        Its `repr`; of a long one the beginning and the end.
+    """
     return _REPR.repr(value)
 
 
 def quoted(text: str, limit: int = 60) -> str:
-    """A prompt in quotes, shortened: whether it ends in a space matters."""
+    """Quote a prompt for people to read, so that a space at its end is seen.
+
+    Args:
+        text: The prompt.
+        limit: Characters that are shown at most; a longer prompt ends in an ellipsis.
+    """
     return repr(text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}")

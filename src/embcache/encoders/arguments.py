@@ -25,7 +25,7 @@ Dtype = Literal["half", "float16", "float", "float32", "bfloat16", "auto"]
 HeadDtype = Literal["model", Dtype]
 
 _DOC = "doc"
-# What wrappers take by themselves.
+# What some wrappers take beside the arguments here.
 _OTHER_NAMES = ("make_engine", "query_prefix", "document_prefix")
 _MISSPELT = 0.8  # similarity of two names, from 0 to 1, from which one is taken for the other
 
@@ -39,7 +39,7 @@ def _doc(line: str) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Keyword arguments that belong together."""
+    """Keyword arguments that belong together: the base of the kinds of arguments below."""
 
     @classmethod
     def fields(cls) -> tuple[Field[Any], ...]:
@@ -57,6 +57,9 @@ class Arguments:
 
         Args:
             given: Keyword arguments by name; those that are taken are removed.
+
+        Returns:
+            The arguments; those that are not given have their default.
         """
         return cls(**{name: given.pop(name) for name in cls.names() if name in given})
 
@@ -118,9 +121,12 @@ class EngineArguments(Arguments):
             given: Keyword arguments by name, from which all other kinds have been taken; it is
                 empty afterwards.
 
+        Returns:
+            The arguments, with all that have no field here in `other`.
+
         Raises:
-            ConfigError: A name is, or is nearly, that of an argument of embcache's own, which vLLM
-                would not know: misspelt, or of another wrapper.
+            ConfigError: A name that vLLM does not know is an argument of another wrapper of
+                embcache, or like one of embcache's arguments, and so probably misspelt.
         """
         own = {name: given.pop(name) for name in cls.names() if name in given}
         for name in given:
@@ -130,10 +136,10 @@ class EngineArguments(Arguments):
         return cls(**own, other=other)
 
     def for_vllm(self) -> dict[str, Any]:
-        """The arguments of `vllm.EngineArgs`, by name, `other` included; without `dtype`.
+        """The arguments of `vllm.EngineArgs`, by name, `other` included and `dtype` left out.
 
-        `head_dtype` stands in `hf_overrides`, where mteb puts it, too: in a copy, the caller's
-        dict stays as it is.
+        Returns:
+            A new dict. `head_dtype` stands in a copy of `hf_overrides`, where mteb puts it too.
         """
         apart = ("dtype", "head_dtype")
         given = {name: getattr(self, name) for name in self.names() if name not in apart}
@@ -195,8 +201,11 @@ def takes(*kinds: type[Arguments]) -> Callable[[F], F]:
     """Make the signature of a function with `**kwargs` show the arguments that it takes from them.
 
     Args:
-        *kinds: Their fields become keyword-only parameters, in this order, in front of the
-            function's own keyword-only parameters.
+        *kinds: Kinds of arguments. Their fields become keyword-only parameters, in this order, in
+            front of the function's own keyword-only parameters.
+
+    Returns:
+        A decorator, which returns the same function.
     """
     added = [
         inspect.Parameter(
@@ -219,7 +228,7 @@ def takes(*kinds: type[Arguments]) -> Callable[[F], F]:
 
 
 def _refuse_own(name: str) -> None:
-    """Refuse an argument that is none of vLLM's, but (nearly) one of embcache's."""
+    """Refuse an argument that has, or nearly has, the name of one of embcache's."""
     kinds = (PromptArguments, CacheArguments, VectorArguments)
     own = [*(each for kind in kinds for each in kind.names()), *_OTHER_NAMES]
     if name in own:

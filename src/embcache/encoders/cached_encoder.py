@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# encode kwargs that change no vector.
+# Encode kwargs that change no vector.
 _SPEED_KWARGS = frozenset(
     {"batch_size", "chunk_size", "convert_to_numpy", "convert_to_tensor", "device", "num_proc"}
     | {"pool", "show_progress_bar"}
@@ -54,31 +54,35 @@ _TEXT_PARTS = ("title", "body", "query", "instruction", "conversation")
 class CachedEncoder:
     """Any mteb encoder, with a cache in front of it.
 
-    Sentence Transformers, endpoints, a class of your own: each text is sent to it once. What makes
-    a hit: the model's name, revision and experiment settings (its ModelMeta), its weights as they
-    are in memory, the encode kwargs (`precision`, say), `identity`, and the prompt as the model
-    applies it. Where that is not known, task, subset, split and prompt type stand in for it.
+    The encoder may be of Sentence Transformers, an endpoint, or a class of your own: each text is
+    sent to it once. A text is a hit where all of these are the same: the model's name, revision and
+    experiment settings (its ModelMeta), its weights as they are in memory, the encode kwargs,
+    `identity`, and the prompt as the model applies it. If that is not known, task, subset, split
+    and prompt type stand in for it.
 
     Args:
         model: An mteb encoder, or a SentenceTransformer.
         cache_path: Directory of the cache; None for no cache.
-        identity: What else decides the vectors: `{"server": "vllm 0.32, float16"}`, say. Plain
-            values.
+        identity: What else decides the vectors, as plain values by name:
+            `{"server": "vllm 0.32, float16"}`, say.
         applied_prompt: For encoders whose prompts embcache does not know: a function of task
             metadata and prompt type that returns the prompt which the encoder applies. Texts are
             then shared between tasks with the same prompt.
-        on_miss: "encode", or "raise": never call the model, raise MissingTextsError.
-        read_only: Use the cache, write nothing to it.
+        on_miss: "encode" sends texts that are not cached to the model; "raise" never calls the
+            model and raises MissingTextsError instead.
+        read_only: Whether to use the cache and write nothing to it.
         store_text: Whether a new space keeps text and prompt beside each vector.
-        truncate_dim: Return the first so many components (Matryoshka), see `VllmEncoderWrapper`.
+        truncate_dim: Return only the first so many components of each vector (Matryoshka), see
+            `VllmEncoderWrapper`; None for all.
 
     Attributes:
-        mteb_model_meta: The model's.
+        mteb_model_meta: The ModelMeta of the model; with `truncate_dim`, one that says so.
         stats: Counts of the last `encode`, an `EncodeStats`.
         total: The sum of all `stats` of this object.
 
     Raises:
-        ConfigError: It is no encoder, cannot be cached by text, or has neither name nor revision.
+        ConfigError: The model is no encoder, its vectors cannot be cached by text, it has neither
+            name nor revision nor `identity`, or another argument cannot work.
         CacheError: The cache path is a file or cannot be written.
     """
 
@@ -133,27 +137,30 @@ class CachedEncoder:
     ) -> Array:
         """Vectors of the inputs' texts, from the cache where it has them.
 
-        Inputs with images, audio or video go to the model as they are, uncached.
+        Inputs with images, audio or video go to the model as they are, uncached. What the model
+        itself raises is passed on.
 
         Args:
             inputs: DataLoader whose batches have a `text` list.
             task_metadata: Passed on to the model; its name is noted beside new rows.
-            hf_split: Passed on.
-            hf_subset: Passed on.
-            prompt_type: Passed on.
-            **kwargs: mteb's encode kwargs, passed on. All but those that only change speed
-                (`batch_size`, `show_progress_bar`, ...) are part of the identity.
+            hf_split: Split of the task; passed on to the model.
+            hf_subset: Subset of the task; passed on to the model.
+            prompt_type: Query, document or None; passed on to the model.
+            **kwargs: mteb's encode kwargs, passed on to the model. All but those that only change
+                speed (`batch_size`, `show_progress_bar`, ...) are part of the identity.
 
         Returns:
-            `(n, dim) float32`, row i = i-th text of the inputs. With Sentence Transformers and
-            `precision`, what its quantisation makes of that.
+            `(n, dim) float32`, row i = i-th text of the inputs; `dim` is `truncate_dim`, if given.
+            With Sentence Transformers and a `precision`, these vectors quantised to it.
 
         Raises:
-            InputError: The inputs cannot be read.
-            MissingTextsError: `on_miss="raise"`, and texts are not cached.
+            InputError: The inputs are no DataLoader with texts, or a text has no UTF-8 form.
+            ConfigError: An encode kwarg has no canonical form, or `truncate_dim` is larger than
+                the model's vectors.
+            MissingTextsError: Texts are not cached, and `on_miss="raise"`.
             CacheError: The cache cannot be read or written.
-            EngineError: The model did not return one vector for each text; NonFiniteError where
-                there is NaN among them. What the model itself raises is passed on.
+            EngineError: The model did not return one vector for each text.
+            NonFiniteError: The model returned NaN or infinity.
         """
         began = time.perf_counter()
         call = Call(task_metadata, prompt_type, hf_subset, hf_split)
@@ -185,16 +192,32 @@ class CachedEncoder:
         return vectors if precision is None else _quantize(vectors, precision)
 
     def similarity(self, embeddings1: Array, embeddings2: Array) -> Array:
-        """The model's."""
+        """Similarities of all pairs, computed by the wrapped model.
+
+        Args:
+            embeddings1: `(n, dim)` vectors.
+            embeddings2: `(m, dim)` vectors.
+
+        Returns:
+            `(n, m)` similarities.
+        """
         return self._model.similarity(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Array:
-        """The model's."""
+        """Similarities of row i with row i, computed by the wrapped model.
+
+        Args:
+            embeddings1: `(n, dim)` vectors.
+            embeddings2: `(n, dim)` vectors.
+
+        Returns:
+            `(n,)` similarities.
+        """
         return self._model.similarity_pairwise(embeddings1, embeddings2)
 
     @property
     def identity(self) -> Identity:
-        """What all vectors of a call without special encode kwargs have in common, now."""
+        """The identity of the vectors that a call without further encode kwargs would return."""
         return self._identity({})
 
     def _identity(self, kwargs: Mapping[str, Any]) -> Identity:
@@ -267,8 +290,9 @@ class _ModelRequest(TextRequest):
 
     Attributes:
         applied: What stands for the prompt.
-        parts: Other text columns that the model may read, by name.
-        call: What the model is to be called with.
+        parts: Other columns that the model may read, by name, row i belongs to `texts[i]`; None
+            for a model that reads nothing but the texts.
+        call: The call of mteb, with all rows and arguments for the model.
     """
 
     applied: AppliedPrompt
@@ -276,7 +300,7 @@ class _ModelRequest(TextRequest):
     call: ModelCall
 
     def keys(self, identity: bytes) -> Keys:
-        """Over identity, prompt, text, and the other parts, if the model may read them."""
+        """Hash identity, prompt, text, and the other columns that the model may read."""
         if not self.parts:
             return text_keys(identity, self.applied.key, self.texts)
         rows = zip(self.texts, *self.parts.values(), strict=True)
@@ -284,16 +308,16 @@ class _ModelRequest(TextRequest):
         return text_keys(identity, prompt, [json.dumps(row, default=str) for row in rows])
 
     def inputs(self, rows: Rows) -> list[Any]:
-        """Rows of the call: the model adds its prompt itself."""
+        """The rows of the call as `Item`s, without prompt: the model adds that itself."""
         return [Item(self.call, row, self.texts[row]) for row in rows]
 
     def columns(self, rows: Rows) -> Mapping[str, Column]:
-        """As in `store.schema.VECTORS`; the prompt is null where it is not known."""
+        """Columns of `store.schema.VECTORS`; the prompt is null where it is not known."""
         return {**super().columns(rows), "prompt": self.applied.text}
 
     @property
     def prompts(self) -> str:
-        """What stands for the prompt."""
+        """The prompt, or the circumstances that stand for it, for messages."""
         text = self.applied.text
         return f"prompt {text!r}" if text is not None else f"circumstances {self.applied.key}"
 
@@ -314,7 +338,7 @@ def _as_mteb_encoder(model: Any) -> Any:
     """The model as mteb would wrap it.
 
     Raises:
-        ConfigError: It is no encoder, or its vectors cannot be cached by text.
+        ConfigError: The model is no encoder, or its vectors cannot be cached by text.
     """
     from mteb.models import CompressionWrapper, SentenceTransformerEncoderWrapper
     from sentence_transformers import SentenceTransformer
@@ -343,5 +367,5 @@ def _as_mteb_encoder(model: Any) -> Any:
 
 
 def _display_name(model: Any, meta: Any) -> str:
-    """For table names and messages."""
+    """What the model is called in tables' names and messages."""
     return type(model).__name__ if meta.name in NO_NAME else str(meta.name)

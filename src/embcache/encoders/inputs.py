@@ -19,9 +19,10 @@ class Items:
     """All of a DataLoader, for a model that may read more than its texts.
 
     Attributes:
-        texts: Row i = i-th text of the DataLoader.
-        dataset: All columns, row i belongs to texts[i].
-        collate_fn: The DataLoader's; lists of values, if it has none.
+        texts: `n` texts, row i = i-th text of the DataLoader.
+        dataset: All columns, row i belongs to `texts[i]`.
+        collate_fn: Makes a batch of rows, as the DataLoader does; without a DataLoader, a dict of
+            lists.
     """
 
     texts: list[str]
@@ -32,11 +33,14 @@ class Items:
 def read_items(inputs: Any) -> Items | None:
     """Collect texts and other columns of a DataLoader, in its order.
 
+    Args:
+        inputs: DataLoader, or another iterable of batches, each a mapping of lists.
+
     Returns:
-        The items; None where there are images, audio or video among them, or no text.
+        The items; None if a batch has images, audio or video, or no `text` column.
 
     Raises:
-        InputError: Not a DataLoader, or a text is None.
+        InputError: The inputs are no iterable of batches, or a text is None.
     """
     from datasets import Dataset
 
@@ -61,7 +65,7 @@ def read_texts(inputs: Any) -> list[str]:
     """Collect the texts of a DataLoader, in its order.
 
     Where the DataLoader walks an Arrow-backed Dataset from front to back, the column is read at
-    once: for 200,000 texts 0.25 s instead of 1.4 s. Anything else is iterated.
+    once, which is faster. Anything else is iterated.
 
     Args:
         inputs: Iterable of batches, each a mapping with a list of strings under `text`.
@@ -70,7 +74,8 @@ def read_texts(inputs: Any) -> list[str]:
         The texts, row i = i-th text of the DataLoader.
 
     Raises:
-        InputError: A batch has no text, or images, audio or video beside it.
+        InputError: The inputs are no iterable of batches, a text is None, or a batch has no `text`
+            list, or images, audio or video beside it.
     """
     _check_iterable(inputs)
     texts = _read_column(inputs)
@@ -78,7 +83,7 @@ def read_texts(inputs: Any) -> list[str]:
 
 
 def _collate(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Rows to a batch of lists, whatever is in them."""
+    """Make a batch of lists from rows, whatever values they have."""
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 

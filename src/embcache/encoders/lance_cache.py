@@ -39,19 +39,19 @@ Vector = npt.NDArray[np.float32]
 class LanceCache:
     """mteb's `CacheBackendProtocol` over a Lance table.
 
-    `CachedEmbeddingWrapper(model, path, cache_backend=LanceCache)`. Beside mteb's own backends: a
-    batch with duplicates gets correct vectors; a save is one atomic commit, so a kill leaves the
-    table as it was; several processes may save at once, and what was committed first counts; every
-    row is checked when it is read. As with those, the key is the item alone: use one path for each
-    model. `CachedEncoder` has model, revision and prompt in its keys.
+    Use it as `CachedEmbeddingWrapper(model, path, cache_backend=LanceCache)`. Better than mteb's
+    own backends: a batch with duplicates gets correct vectors; a save is one atomic commit, so a
+    kill leaves the table as it was; several processes may save at once, and what was committed
+    first counts; every row is checked when it is read. As with them, the key is the item alone: use
+    one path for each model. `CachedEncoder` has model, revision and prompt in its keys.
 
     Args:
         directory: Where the table is; made if need be.
-        store_text: Whether the table keeps the texts.
+        store_text: Whether the table keeps the texts beside their vectors.
 
     Raises:
-        ConfigError: There is no directory given.
-        CacheError: It is a file or cannot be written.
+        ConfigError: No directory is given.
+        CacheError: The directory is a file or cannot be written.
     """
 
     def __init__(
@@ -73,12 +73,14 @@ class LanceCache:
 
         Args:
             items: `n` items with `text`, `image`, `audio` or `video`.
-            vectors: `(n, dim)`, array or tensor, kept as float32.
+            vectors: `(n, dim)` array or tensor, row i belongs to `items[i]`; kept as float32.
 
         Raises:
-            InputError: An item has none of these, or there are not as many vectors as items.
-            NonFiniteError: A vector holds NaN or infinity.
-            CacheError: The vectors have another dimension than those that are there.
+            InputError: An item has neither text nor image, audio or video, or there are not as
+                many vectors as items.
+            NonFiniteError: A vector holds NaN or infinity; nothing is added.
+            CacheError: The vectors have another number of components than those in the table, or
+                the table cannot be read.
         """
         matrix = _matrix(vectors)
         if len(matrix) != len(items):
@@ -99,9 +101,12 @@ class LanceCache:
     def get_vector(self, item: Mapping[str, Any]) -> Vector | None:
         """The vector of an item.
 
+        Args:
+            item: An item with `text`, `image`, `audio` or `video`.
+
         Returns:
-            `(dim,) float32`, a copy; None if it is not there. A row that fails its checksum is
-            dropped with a warning: None, so it is encoded again.
+            `(dim,) float32`, a copy; None if there is none. A row that fails its checksum is
+            dropped with a warning, and None is returned, so that it is encoded again.
 
         Raises:
             InputError: The item has neither text nor image, audio or video.
@@ -139,7 +144,11 @@ class LanceCache:
         return len(first) + sum(self._find(key) < 0 for key in self._pending)
 
     def save(self) -> None:
-        """Commit what was added, in one transaction."""
+        """Commit what was added, in one transaction.
+
+        Raises:
+            CacheError: The table cannot be written; what was added is kept in memory.
+        """
         if not self._pending:
             return
         keys = key_bytes.from_bytes(b"".join(self._pending))
@@ -152,13 +161,21 @@ class LanceCache:
             self.load()  # failed or not: rows may have moved
 
     def load(self) -> None:
-        """See what is in the table now, by whatever process."""
+        """Look for what other processes have saved to the table meanwhile.
+
+        Raises:
+            CacheError: The table cannot be read.
+        """
         self._snapshot = self._opened().refresh()
         self._block = None
         self._last = -1
 
     def close(self) -> None:
-        """Save what is pending and forget the rest; any use after that opens it again."""
+        """Save what was added and close the table; any use after that opens it again.
+
+        Raises:
+            CacheError: The table cannot be written.
+        """
         self.save()
         self._space = None
 
@@ -171,13 +188,16 @@ class LanceCache:
         return self._space
 
     def _find(self, key: bytes) -> int:
-        """Of rows with the same key the one that was committed first, wherever it lies now."""
+        """Position of the row that was first committed with a key; negative if there is none."""
         return self._snapshot.index.find_one(
             int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
         )
 
     def _read(self, position: int, key: bytes) -> Vector | None:
-        """One row, None if it is damaged; a block ahead where rows are asked for in their order."""
+        """The vector at a position, None if it is damaged.
+
+        Where rows are asked for in the table's order, a block of them is read ahead.
+        """
         start, block = self._block or (0, None)
         if block is None or not start <= position < start + len(block.keys):
             forward = 0 < position - self._last <= _BLOCK_ROWS
@@ -218,7 +238,7 @@ _PREFIX = IDENTITY.to_bytes()
 
 
 def _text(item: Mapping[str, Any]) -> str | None:
-    """The text of an item that is nothing else."""
+    """The text of an item that consists of nothing else; None for other items."""
     text = item.get("text")
     alone = isinstance(text, str) and not any(name in item for name in OTHER_MODALITIES)
     return text if alone else None

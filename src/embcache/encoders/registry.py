@@ -20,16 +20,17 @@ logger = logging.getLogger(__name__)
 def find_model_meta(
     model: str | ModelMeta, source: ModelSource, model_type: str = "dense"
 ) -> ModelMeta:
-    """The ModelMeta of a model.
-
-    The one that was given; or that of mteb's registry; or an empty one with name, revision, and
-    the similarity function of the model's Sentence Transformers configuration (cosine, where it
-    has none, as mteb assumes). mteb's own wrapper asks the hub for more, which takes a network.
+    """The ModelMeta of a model, without asking the hub, as mteb's own wrapper does.
 
     Args:
-        model: As the user gave it.
+        model: Name or ModelMeta, as the user gave it.
         source: What it was resolved to.
         model_type: "dense" or "cross-encoder", for an empty ModelMeta.
+
+    Returns:
+        The ModelMeta that was given; or that of mteb's registry; or an empty one with name,
+        revision, and the similarity function of the model's Sentence Transformers configuration
+        (cosine where it has none, as mteb assumes).
     """
     if not isinstance(model, str):
         return model
@@ -53,7 +54,15 @@ def find_model_meta(
 
 
 def model_config(source: ModelSource, name: str = "config.json") -> dict[str, Any]:
-    """One of the model's JSON files, without the network; empty where it is not here."""
+    """Read one of the model's JSON files, without the network.
+
+    Args:
+        source: The model.
+        name: Name of the file.
+
+    Returns:
+        What the file holds; empty where it is neither in the directory nor in the hub cache.
+    """
     path: str | Path | None = Path(source.name).expanduser() / name
     if not source.is_local:
         from huggingface_hub import try_to_load_from_cache
@@ -70,7 +79,14 @@ REGISTERED = "registered"
 
 
 def registered_prompts(meta: Any) -> dict[str, str] | None:
-    """The prompts that mteb's registry holds for a model (its loader's `model_prompts`)."""
+    """The prompts that mteb's registry holds for a model.
+
+    Args:
+        meta: The model's ModelMeta.
+
+    Returns:
+        Names to prompts (its loader's `model_prompts`); None if there are none.
+    """
     prompts = (getattr(meta, "loader_kwargs", None) or {}).get("model_prompts")
     return dict(prompts) if prompts else None
 
@@ -78,18 +94,19 @@ def registered_prompts(meta: Any) -> dict[str, str] | None:
 def resolve_prompts(
     prompt_dict: Mapping[str, str] | str | None, registered: dict[str, str] | None, model: str
 ) -> dict[str, str] | None:
-    """Settle `prompt_dict`.
+    """Turn the argument `prompt_dict` into prompts; warn of what looks like a mistake.
 
     Args:
-        prompt_dict: As the user gave it: names to prompts, `"registered"`, or None.
-        registered: What mteb's registry holds.
-        model: Names the model in errors and warnings.
+        prompt_dict: As the user gave it: names to prompts, "registered", or None.
+        registered: The prompts that mteb's registry holds for the model; None for none.
+        model: The model's name, for messages.
 
     Returns:
-        Names to prompts, or None for none at all.
+        Names to prompts, or None where no prompts are applied.
 
     Raises:
-        ConfigError: `"registered"`, and the registry has none; or not names to strings.
+        ConfigError: `prompt_dict` is "registered" and the registry holds no prompts for the model;
+            or it is another string; or it maps a name to something else than a string.
     """
     if prompt_dict is None:
         if registered:
@@ -145,9 +162,13 @@ def _is_known(name: str) -> bool:
 
 
 def truncated_meta(meta: ModelMeta, dim: int) -> ModelMeta:
-    """The ModelMeta under which mteb keeps the results of cut vectors apart from the full ones'.
+    """A ModelMeta under which mteb keeps results of cut vectors apart from those of full ones.
 
-    As `mteb.get_model(..., embed_dim=...)` does it.
+    It is what `mteb.get_model(..., embed_dim=...)` makes.
+
+    Args:
+        meta: The model's ModelMeta; it is left as it is.
+        dim: Components of the cut vectors.
     """
     kwargs = {**(meta.experiment_kwargs or {}), "embed_dim": dim}
     return meta.model_copy(update={"embed_dim": dim, "experiment_kwargs": kwargs})
@@ -158,8 +179,9 @@ def warn_if_untrained(dim: int, meta: ModelMeta | None, config: Mapping[str, Any
 
     Args:
         dim: Number of components to keep.
-        meta: Its `embed_dim` is a list for Matryoshka models.
-        config: The model's config.json; vLLM's `is_matryoshka` and `matryoshka_dimensions`.
+        meta: The model's ModelMeta, whose `embed_dim` is a list for Matryoshka models.
+        config: The model's config.json, in which vLLM looks for `is_matryoshka` and
+            `matryoshka_dimensions`.
     """
     listed = getattr(meta, "embed_dim", None)
     dims = config.get("matryoshka_dimensions") or (listed if isinstance(listed, list) else None)

@@ -24,27 +24,28 @@ def embed_as(
 ) -> npt.NDArray[np.float32]:
     """Embed a text as the rows of a space were embedded; nothing is written.
 
-    Starts vLLM, which takes a while.
+    vLLM is started for it, which takes a while, and closed afterwards.
 
     Args:
         space: A space of vectors that `VllmEncoderWrapper` filled.
-        text: The text.
-        prompt: Put in front of it.
-        model: Where the model is now; None for the name or directory that the space notes.
-        **engine: Arguments of the engine that change no vector (`gpu_memory_utilization`, say),
-            since those that do are the space's own; and where the files of its LoRA adapter or
-            tokenizer are now (`lora_request`, `tokenizer`), if it has one. `enforce_eager` is True
+        text: The text, without the prompt.
+        prompt: Put in front of the text.
+        model: Hub name or directory of the model; None for the one that the space notes.
+        **engine: Arguments of the engine that change no vector (`gpu_memory_utilization`, say);
+            those that do are the space's own. Besides, `lora_request` and `tokenizer` say where
+            the files of its LoRA adapter or tokenizer are, if it has one. `enforce_eager` is True
             unless given.
 
     Returns:
         `(dim,) float32`.
 
     Raises:
-        ConfigError: The space was filled by another encoder; or with files (a LoRA adapter, a
-            tokenizer) whose place it does not note, and that was not given; or the model is not
-            the one it was; or an argument would change the vector.
-        ModelNotFoundError: There is no such model.
-        EngineError: vLLM does not start, or fails.
+        ConfigError: The space was filled by another encoder; the model's weights are not those
+            that filled it; an argument may change the vector; or the space needs a LoRA adapter
+            or tokenizer from files, and their directory is not given.
+        ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
+        InputError: The text is no `str`, has no UTF-8 form, or is refused by the tokenizer.
+        EngineError: vLLM does not start, fails, or returns NaN or infinity.
     """
     encoder = _encoder_of(space, model, engine)
     try:
@@ -81,7 +82,7 @@ def _encoder_of(space: Space, model: str | None, engine: Mapping[str, Any]) -> V
         None if identity.model == "local" else identity.revision,
         dtype=identity.dtype,
         cache_path=None,
-        # One text: compiling would take longer than it.
+        # For one text, compiling would take longer than encoding.
         **{"enforce_eager": True, **identity.arguments, **engine},
     )
     if encoder.identity != identity:

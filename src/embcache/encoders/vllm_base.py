@@ -39,24 +39,31 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MakeEngine = Callable[[str, str | None, dict[str, Any], str | None], Engine]
-"""Makes an engine of a model (hub name or directory), its commit (None for a directory), the
-engine's arguments (dtype included) and the directory of a LoRA adapter (None for none)."""
+"""Makes an engine, without starting it. Its arguments are the model (hub name or directory), the
+commit (None for a directory), the engine's arguments by name (dtype included), and the directory of
+a LoRA adapter (None for none)."""
 
 
 class VllmWrapperBase:
-    """One model behind a cache.
+    """One model behind a cache: the base of the wrappers.
 
     Args:
-        model: As the user gave it.
-        revision: As the user gave it.
-        engine: What the engine is to be started with; what of it changes vectors is part of the
-            identity.
-        cache: Where results are kept.
-        make_engine: Makes the engine; nothing of it is started here.
-        truncation: Cuts vectors on their way to the caller.
+        model: Hub name, model directory, or mteb's ModelMeta, whose revision then counts.
+        revision: Branch, tag or commit; None for `main`. Without meaning for a directory.
+        engine: Arguments that the engine is started with; those that change vectors are part of
+            the identity.
+        cache: Where results are kept, and what is done with them.
+        make_engine: Makes the engine, which is started at the first miss.
+        truncation: Cuts vectors on their way to the caller; None to return them whole.
+
+    Attributes:
+        convert: What vLLM makes of the model: "embed", or "classify" for cross-encoders.
+        mteb_model_meta: What mteb records about the model.
+        stats: Counts of the last call, an `EncodeStats`.
+        total: The sum of all `stats` of this object.
 
     Raises:
-        ConfigError: An argument cannot work.
+        ConfigError: An argument has a value that cannot work.
         ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
         CacheError: The cache path is a file or cannot be written.
     """
@@ -119,16 +126,16 @@ class VllmWrapperBase:
         weakref.finalize(self, self._engine.close)
 
     def cleanup(self) -> None:
-        """Free the engine, if it was started. The object goes on to work; it starts a new one."""
+        """Free the engine if it was started; the next miss starts it again."""
         self._engine.close()
 
     @property
     def identity(self) -> Identity:
-        """What all rows of this model have in common; dtype may still be "auto"."""
+        """The identity of this encoder's space; until the first call, its dtype may be "auto"."""
         return self._identity
 
     def _run(self, request: Request) -> npt.NDArray[np.float32]:
-        """Values of a request, `(n, dim) float32`; keeps the counts."""
+        """Values of a request, `(n, dim) float32`, row i = item i; updates `stats` and `total`."""
         values, stats = self.open_pipeline(show_progress=request.show_progress).encode(request)
         with self._lock:
             self.stats = stats
@@ -138,7 +145,19 @@ class VllmWrapperBase:
     def open_pipeline(self, *, show_progress: bool = False) -> Pipeline:
         """The pipeline of this model, with its identity settled and its space found.
 
-        With dtype "auto", this may ask vLLM, which takes some 10 s, or start the engine.
+        With dtype "auto", the first call may ask vLLM, which takes a while, or start the engine.
+
+        Args:
+            show_progress: Whether to say on the terminal that the engine is starting.
+
+        Returns:
+            The pipeline, the same one for every call.
+
+        Raises:
+            ConfigError: dtype is "auto", vllm is not installed, and the cache holds several dtypes.
+            CacheError: The space cannot be read, or was written by a newer embcache.
+            EngineError: dtype is "auto", and vLLM cannot say what that means, cannot be started,
+                or is not installed while the cache holds nothing for this model.
         """
         with self._lock:
             if self._pipeline is None:
@@ -146,7 +165,7 @@ class VllmWrapperBase:
             return self._pipeline
 
     def _make_pipeline(self, show_progress: bool) -> Pipeline:
-        """Settle the identity; this happens at the first call, because "auto" may take 10 s."""
+        """Settle the identity and open its space; at the first call, since "auto" takes a while."""
         if self._identity.dtype == "auto" and self._database is not None:
             cached = self._database.cached_dtypes(self._identity)
             dtype = self._settle_dtype(cached, show_progress)

@@ -37,19 +37,20 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         query_prefix: Put in front of every query (`inputs1`).
         document_prefix: Put in front of every document (`inputs2`).
         cache_path: Directory of the cache; None for no cache. It may be the one of an encoder.
-        on_miss: "encode", or "raise": never start an engine, raise MissingTextsError.
-        read_only: Use the cache, write nothing to it.
+        on_miss: "encode" sends pairs that are not cached to the engine; "raise" never starts an
+            engine and raises MissingTextsError instead.
+        read_only: Whether to use the cache and write nothing to it.
         store_text: Whether a new space keeps both texts and prefixes beside each score.
         make_engine: Makes another engine than vLLM's, as for `VllmEncoderWrapper`.
         **kwargs: Any further argument of `vllm.EngineArgs`, as for `VllmEncoderWrapper`.
 
     Attributes:
         mteb_model_meta: What mteb records about the model.
-        stats: Counts of the last `predict` in pairs, an `EncodeStats`.
+        stats: Counts of the last `predict`, in pairs, an `EncodeStats`.
         total: The sum of all `stats` of this object.
 
     Raises:
-        ConfigError: An argument cannot work.
+        ConfigError: An argument has a value that cannot work. It is a ValueError too, as in mteb.
         ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
         CacheError: The cache path is a file or cannot be written.
     """
@@ -91,9 +92,9 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         """Scores of pairs, from the cache where it has them.
 
         Args:
-            inputs1: DataLoader whose batches have a `text` list: `n` queries.
-            inputs2: The same: `n` documents, the i-th belongs to the i-th query.
-            task_metadata: Its name is noted beside new rows.
+            inputs1: DataLoader whose batches have a `text` list, `n` queries in all.
+            inputs2: DataLoader like it, of `n` documents; the i-th belongs to the i-th query.
+            task_metadata: Metadata of the task, whose name is noted beside new rows.
             hf_split: Split of the task; changes nothing.
             hf_subset: Subset of the task; changes nothing.
             prompt_type: Changes nothing, as in mteb.
@@ -104,10 +105,13 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
             `(n,) float32`, row i = score of the i-th pair, as `LLM.score` gives it.
 
         Raises:
-            InputError: There is no text in the inputs, or not as many queries as documents.
-            MissingTextsError: `on_miss="raise"`, and pairs are not cached.
+            InputError: The inputs are no DataLoaders with texts alone; there are not as many
+                queries as documents; or a text has no UTF-8 form.
+            ConfigError: dtype is "auto", vllm is not installed, and the cache holds several dtypes.
+            MissingTextsError: Pairs are not cached, and `on_miss="raise"`.
             CacheError: The cache cannot be read or written.
-            EngineError: vLLM does not start or fails; NonFiniteError where it returns NaN.
+            EngineError: vLLM does not start, or fails.
+            NonFiniteError: vLLM returned NaN or infinity.
         """
         request = PairRequest(
             began=time.perf_counter(),

@@ -43,12 +43,12 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
     """mteb's `VllmEncoderWrapper`, with a cache in front of the engine.
 
     Constructing it imports no vllm and loads no weights. The engine starts at the first text that
-    is not cached; a run in which all are needs neither vllm nor a GPU.
+    is not cached; a run in which all texts are cached needs neither vllm nor a GPU.
 
     Args:
         model: Hub name, model directory, or mteb's ModelMeta, whose revision then counts.
-        revision: Branch, tag or commit; resolved to a commit. Without meaning for a directory,
-            which is identified by its files' content.
+        revision: Branch, tag or commit, resolved to a commit; None for `main`. Without meaning for
+            a directory, which is identified by its files' content.
         trust_remote_code: Whether to run the model's own code.
         dtype: What the engine computes in; vectors are kept as float32 whatever it is. "auto" is
             vLLM's choice on this machine (float32 weights become float16); without vllm it is
@@ -60,10 +60,10 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         renderer_num_workers: Threads for vLLM's preprocessing.
         tensor_parallel_size: GPUs over which the model is split.
         enable_prefix_caching: Whether vLLM shares its KV cache between equal beginnings.
-        gpu_memory_utilization: Share of GPU memory to reserve. On CPU it is a share of system
-            memory, where mteb's 0.9 fails to start: there, unless it is given, half of the memory
-            that is free. Decoder models fill it with a KV cache; `kv_cache_memory_bytes=2**30`
-            makes that small.
+        gpu_memory_utilization: Share of GPU memory to reserve, 0.9 unless given. On CPU it is a
+            share of system memory, and unless given, half of the memory that is free: with 0.9
+            vLLM would not start there. Decoder models fill it with a KV cache, which
+            `kv_cache_memory_bytes=2**30` makes small.
         hf_overrides: Changes to the model's Hugging Face configuration.
         pooler_config: vLLM's PoolerConfig, or a dict of its fields.
         enforce_eager: Whether to do without compilation and CUDA graphs.
@@ -77,25 +77,28 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
             prompt type.
         apply_instruction_to_documents: Whether documents get instructions too.
         cache_path: Directory of the cache; None for no cache.
-        on_miss: "encode", or "raise": never start an engine, raise MissingTextsError.
-        read_only: Use the cache, write nothing to it.
+        on_miss: "encode" sends texts that are not cached to the engine; "raise" never starts an
+            engine and raises MissingTextsError instead.
+        read_only: Whether to use the cache and write nothing to it.
         store_text: Whether a new space keeps text and prompt beside each vector.
-        truncate_dim: Return the first so many components of each vector (Matryoshka), normalised
-            again where the model normalises. The cache holds the full vectors, so this costs no
-            encoding and no second space.
-        make_engine: Makes another engine than vLLM's (`embcache.engine.Engine`): a server, or a
-            stand-in in tests. Its vectors are kept as vLLM's: it must compute what vLLM would.
+        truncate_dim: Return only the first so many components of each vector (Matryoshka),
+            normalised again where the model normalises; None for all. The cache holds the full
+            vectors, so this costs no encoding and no second space.
+        make_engine: Makes another engine than vLLM's, see `embcache.engine.Engine`: a server, or a
+            stand-in in tests. Its vectors are cached as vLLM's, so it must compute what vLLM would.
         **kwargs: `lora_request`, a LoRA adapter that is applied to every text: its directory, hub
             name, or vLLM's LoRARequest. And any further argument of `vllm.EngineArgs`; those that
             embcache does not know count as changing the vectors.
 
     Attributes:
         mteb_model_meta: What mteb records about the model.
+        model_prompts: Prompts by name, as `prompt_dict` was settled; None where none are applied.
+        prompts_dict: The same as `model_prompts`; mteb looks in both.
         stats: Counts of the last `encode`, an `EncodeStats`.
         total: The sum of all `stats` of this object.
 
     Raises:
-        ConfigError: An argument cannot work; also a ValueError, as in mteb.
+        ConfigError: An argument has a value that cannot work. It is a ValueError too, as in mteb.
         ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
         CacheError: The cache path is a file or cannot be written.
     """
@@ -148,10 +151,10 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
 
         Args:
             inputs: DataLoader whose batches have a `text` list.
-            task_metadata: Decides the prompt; its name is noted beside new rows.
+            task_metadata: Decides the prompt; the task's name is noted beside new rows.
             hf_split: Split of the task; changes nothing.
             hf_subset: Subset of the task; changes nothing.
-            prompt_type: query, document or None; decides the prompt.
+            prompt_type: Query, document or None; decides the prompt.
             **kwargs: mteb's encode kwargs. `show_progress_bar=False` silences the progress bar;
                 `batch_size` has no meaning here, the engine batches by tokens.
 
@@ -159,10 +162,15 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
             `(n, dim) float32`, row i = i-th text of the inputs; `dim` is `truncate_dim`, if given.
 
         Raises:
-            InputError: There is no text in the inputs, or one cannot be encoded.
-            MissingTextsError: `on_miss="raise"`, and texts are not cached.
+            InputError: The inputs are no DataLoader with texts alone; or a text has no UTF-8 form,
+                or is refused by the tokenizer.
+            ConfigError: `precision` is among the encode kwargs, and not "float32"; dtype is "auto",
+                vllm is not installed, and the cache holds several dtypes; or `truncate_dim` is
+                larger than the model's vectors.
+            MissingTextsError: Texts are not cached, and `on_miss="raise"`.
             CacheError: The cache cannot be read or written.
-            EngineError: vLLM does not start or fails; NonFiniteError where it returns NaN.
+            EngineError: vLLM does not start, or fails.
+            NonFiniteError: vLLM returned NaN or infinity.
         """
         began = time.perf_counter()
         prompt_type = None if prompt_type is None else PromptType(prompt_type)
@@ -189,12 +197,15 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         """What this encoder puts in front of a text.
 
         Args:
-            prompt_type: query, document or None.
-            task_metadata: Of the task; None for texts of no task, which get the prompt of their
-                prompt type.
+            prompt_type: Query, document or None.
+            task_metadata: Metadata of the task; None for texts of no task, which get the prompt of
+                their prompt type.
+
+        Returns:
+            The prompt, its last space included; "" for none.
 
         Raises:
-            ConfigError: Instructions are made of a task, and there is none.
+            ConfigError: There is no task, and `use_instructions` makes the prompt of the task.
         """
         kind = None if prompt_type is None else PromptType(prompt_type)
         if task_metadata is not None:

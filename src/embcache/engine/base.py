@@ -12,15 +12,19 @@ import numpy.typing as npt
 from embcache.errors import EmbcacheError
 
 CHARACTERS_A_TOKEN = 4
-"""Of English text, about: for what is planned before, or without, tokenizing."""
+"""Characters in a token of English text, about: an estimate for when nothing is tokenized."""
 
 
 class RefusedTextError(EmbcacheError):
     """The tokenizer refuses a text; the pipeline says which of the caller's rows that is.
 
+    Args:
+        index: Which of the inputs handed to `prepare` it is, from 0.
+        reason: Why it is refused, so that "row n " and the reason make a sentence.
+
     Attributes:
-        index: Which of the inputs handed to `prepare`.
-        reason: Why, to be put behind "row n ".
+        index: As given.
+        reason: As given.
     """
 
     def __init__(self, index: int, reason: str) -> None:
@@ -34,10 +38,10 @@ class Prepared:
     """Items in the form in which the engine takes them.
 
     Attributes:
-        prompts: `n` engine inputs, prompts[i] belongs to inputs[i].
+        prompts: `n` engine inputs, `prompts[i]` belongs to `inputs[i]`.
         lengths: `(n,) int64`, what to sort by: token counts after truncation, or an estimate
             that grows with them.
-        in_order: Whether they are better computed in the caller's order than by length.
+        in_order: Whether the items are to be computed in the caller's order, not by length.
     """
 
     prompts: list[Any]
@@ -50,7 +54,7 @@ class Embedded:
     """Vectors, or scores, of one chunk.
 
     Attributes:
-        vectors: `(n, dim) float32`, row i = prompts[i]; `dim` is 1 for scores.
+        vectors: `(n, dim) float32`, row i = `prompts[i]`; `dim` is 1 for scores.
         n_tokens: `(n,) int32`, tokens that the model saw, special tokens included; None where
             the engine does not say.
     """
@@ -62,24 +66,24 @@ class Embedded:
 class Engine(Protocol):
     """Turns texts into vectors, or pairs of texts into scores.
 
-    Expensive to start, so started at the first miss.
+    An engine is expensive to start, so it is started at the first miss.
 
     Attributes:
-        batch_size: Sequences it works on at once: the unit of a good chunk.
+        batch_size: How many sequences it works on at once; chunks are made in proportion.
     """
 
     batch_size: int
 
     @property
     def version(self) -> str:
-        """Engine package and version, for the record in a space's metadata."""
+        """Package and version (`vllm 0.32.0`, say), which a space's metadata records."""
         ...
 
     def start(self) -> None:
         """Load the model; a second call does nothing.
 
         Raises:
-            EngineNotInstalledError: The package is not there.
+            EngineNotInstalledError: The engine's package is not installed.
             EngineError: The engine refused to start.
         """
         ...
@@ -91,25 +95,39 @@ class Engine(Protocol):
 
     @property
     def dtype(self) -> str:
-        """What it really computes in, known once started: float32, float16, bfloat16, unknown."""
+        """What it really computes in, once started: float32, float16, bfloat16 or unknown."""
         ...
 
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
-        """Tokenize, or estimate lengths; starts the engine.
+        """Bring items into the form that `embed` takes; starts the engine.
 
         Args:
-            inputs: As `Request.inputs` gives them: prompt + text, `(query, document)`, ...
+            inputs: `n` items as `Request.inputs` gives them: prompt + text, or `(query,
+                document)`, say.
 
+        Returns:
+            The items' prompts, and their lengths in tokens, counted or estimated.
 
         Raises:
             RefusedTextError: The tokenizer refuses a text.
+            EngineError: The engine cannot be started.
         """
         ...
 
     def embed(self, prompts: Sequence[Any]) -> Embedded:
-        """Compute the vectors of prepared prompts, in their order."""
+        """Compute the vectors of prepared prompts.
+
+        Args:
+            prompts: `n` of those that `prepare` returned, in any order.
+
+        Returns:
+            `n` vectors, in the order of the prompts.
+
+        Raises:
+            EngineError: The engine failed.
+        """
         ...
 
     def close(self) -> None:
-        """Free what the engine holds; it may be started again."""
+        """Free what the engine holds; it may be started again, and closed twice."""
         ...

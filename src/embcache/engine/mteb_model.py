@@ -21,11 +21,11 @@ _BATCH_SIZE = 32  # mteb's default
 
 @dataclass(frozen=True, eq=False)
 class ModelCall:
-    """One `encode` of the wrapped model, of which only some rows will be asked.
+    """A call of `encode` by mteb, of which the wrapped model will be asked only for some rows.
 
     Attributes:
         dataset: All rows, with all columns that the caller's DataLoader has.
-        collate_fn: The caller's.
+        collate_fn: Makes a batch of rows, as the caller's DataLoader does.
         arguments: Keyword arguments of the model's `encode`.
     """
 
@@ -35,7 +35,13 @@ class ModelCall:
 
 
 class Item(NamedTuple):
-    """One row of a call, as `prepare` takes it."""
+    """One row of a call, as `ModelEngine.prepare` takes it.
+
+    Attributes:
+        call: The call.
+        row: Which row of the call's dataset, from 0.
+        text: The row's text, from which its length is estimated.
+    """
 
     call: ModelCall
     row: int
@@ -43,11 +49,11 @@ class Item(NamedTuple):
 
 
 class ModelEngine:
-    """Any mteb encoder.
+    """Any mteb encoder, as an `Engine`.
 
     Args:
         model: The encoder, loaded by the user: it needs no start, and is not closed here.
-        dtype: What it computes in, or "unknown".
+        dtype: What it computes in, `float32`, say, or "unknown".
     """
 
     batch_size = _BATCH_SIZE
@@ -59,26 +65,40 @@ class ModelEngine:
 
     @property
     def version(self) -> str:
-        """Packages and versions, `mteb 2.26.0, sentence-transformers 6.2.0`, say."""
+        """Packages and their versions: `mteb 2.26.0, sentence-transformers 6.2.0`, say."""
         packages = ["mteb"]
         if type(getattr(self._model, "model", None)).__module__.startswith("sentence_transformers"):
             packages.append("sentence-transformers")
         return ", ".join(f"{package} {_version(package)}" for package in packages)
 
     def start(self) -> None:
-        """Nothing to do."""
+        """Do nothing: the model is loaded."""
 
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
-        """Estimate lengths; tokenizing is the model's."""
+        """Estimate lengths from characters: only the model itself can tokenize.
+
+        Args:
+            inputs: `n` `Item`s of one call.
+
+        Returns:
+            The same items as prompts, and their lengths in tokens, estimated.
+        """
         lengths = np.fromiter((len(item.text) for item in inputs), np.int64, len(inputs))
         return Prepared(list(inputs), lengths // CHARACTERS_A_TOKEN)
 
     def embed(self, prompts: Sequence[Any]) -> Embedded:
-        """Call the model's `encode` with a DataLoader over these rows.
+        """Call the model's `encode` with a DataLoader over some rows of a call.
+
+        Whatever the model raises is passed on.
+
+        Args:
+            prompts: `n` `Item`s of one call, at least one.
+
+        Returns:
+            `n` vectors, in the order of the items, without token counts.
 
         Raises:
-            EngineError: What it returned is not one vector for each text. What the model itself
-                raises is passed on.
+            EngineError: The model did not return one vector for each text.
         """
         from torch.utils.data import DataLoader
 
@@ -92,11 +112,11 @@ class ModelEngine:
         return Embedded(_vectors(result, len(prompts), type(self._model).__name__))
 
     def close(self) -> None:
-        """Nothing to do: the model is the user's."""
+        """Do nothing: the model is the user's."""
 
 
 def _vectors(result: Any, count: int, name: str) -> npt.NDArray[np.float32]:
-    """`(n, dim) float32` of whatever array an encoder returned."""
+    """`(count, dim) float32`, from whatever array an encoder returned."""
     if isinstance(result, (list, tuple)) and len({np.shape(row) for row in result}) == 1:
         result = np.stack([_array(row) for row in result])
     array = _array(result)

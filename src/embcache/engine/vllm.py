@@ -64,7 +64,7 @@ class VllmEngine:
 
     @property
     def version(self) -> str:
-        """Package and version, `vllm 0.32.0`, say."""
+        """Package and version: `vllm 0.32.0`, say."""
         return vllm_version() or "vllm is not installed"
 
     @property
@@ -74,11 +74,16 @@ class VllmEngine:
 
     @property
     def dtype(self) -> str:
-        """The dtype that vLLM settled on, `float32`, say."""
+        """The dtype that vLLM settled on (`float32`, say); there is none before `start`."""
         return str(self._llm.llm_engine.model_config.dtype).removeprefix("torch.")
 
     def start(self) -> None:
-        """Import vllm and load the model."""
+        """Import vllm and load the model; a second call does nothing.
+
+        Raises:
+            EngineNotInstalledError: vllm is not installed.
+            EngineError: vllm cannot be imported, or refuses to start the model.
+        """
         if self._llm is not None:
             return
         if vllm_version() is None:
@@ -128,8 +133,17 @@ class VllmEngine:
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
         """Tokenize in one batch where that is exactly what vLLM would do text by text.
 
+        Otherwise the texts stay as they are, and their lengths are in characters.
+
         Args:
             inputs: `n` strings, prompt + text.
+
+        Returns:
+            The prompts for `embed`, and their lengths.
+
+        Raises:
+            RefusedTextError: The tokenizer refuses a text, or makes no tokens of it.
+            EngineError: vLLM cannot be started.
         """
         texts: Sequence[str] = inputs
         self.start()
@@ -150,7 +164,17 @@ class VllmEngine:
         return Prepared([{"prompt_token_ids": ids} for ids in token_ids], lengths)
 
     def embed(self, prompts: Sequence[Any]) -> Embedded:
-        """Run one chunk through vLLM, without its own progress bar."""
+        """Run one chunk through vLLM; if that fails, the engine is closed.
+
+        Args:
+            prompts: `n` prompts of `prepare`.
+
+        Returns:
+            Vectors (or scores) and token counts, in the order of the prompts.
+
+        Raises:
+            EngineError: vLLM cannot be started, fails, or returns outputs of other prompts.
+        """
         self.start()
         try:
             outputs = self._run(
@@ -205,7 +229,7 @@ class VllmEngine:
         cleanup_dist_env_and_memory()
 
     def _platform_arguments(self) -> dict[str, Any]:
-        """The user's arguments, with mteb's defaults replaced where they cannot work on CPU."""
+        """The arguments for `EngineArgs`, with mteb's defaults replaced where CPU needs others."""
         from vllm.platforms import current_platform
 
         arguments = {"use_tqdm_on_load": False, **self._arguments}
@@ -225,8 +249,8 @@ class VllmEngine:
         if not arguments.get("enforce_eager") and (reason := cannot_compile()):
             logger.warning("%s: vLLM runs in eager mode, a little slower.", reason)
             arguments["enforce_eager"] = True
-        # The engine in this process starts twice as fast, needs no __main__ guard and was 5 to 10
-        # per cent faster on 2 cores than the separate process that vLLM defaults to.
+        # An engine in this process starts and encodes faster on CPU than in the separate process
+        # that is vLLM's default, and scripts need no __main__ guard.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         return arguments
 
@@ -249,7 +273,7 @@ def _tokenizes_plainly(renderer: Any) -> bool:
 
 
 def _tokenize(renderer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """VLLM's own steps (`BaseRenderer._tokenize_prompt`), with one call for many texts.
+    """Tokenize as vLLM does (`BaseRenderer._tokenize_prompt`), with one call for many texts.
 
     The parameters (lower-casing from sentence_bert_config.json, length, special tokens) are the
     engine's, so the ids are those that vLLM would make; a test compares vectors bit for bit.
@@ -277,11 +301,16 @@ def _tokenize(renderer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 class VllmScoringEngine(VllmEngine):
-    """A `vllm.LLM` of a sequence classification model with one label.
+    """A `vllm.LLM` of a sequence classification model with one label, which scores pairs.
 
-    Prompts are `(query, document)` pairs. vLLM joins and tokenizes them itself: how that is done
-    is the model's (special tokens between the two, token types, a template), and its cost is small
-    beside that of a cross-encoder.
+    vLLM joins and tokenizes the pairs itself: how that is done depends on the model (special
+    tokens between the two, token types, a template), and it costs little beside the model's work.
+
+    Args:
+        model: As for `VllmEngine`, like all arguments.
+        revision: Commit of the hub snapshot; None for a directory.
+        arguments: Arguments of `vllm.EngineArgs`, dtype included.
+        adapter: Directory of a LoRA adapter that is applied to every pair.
     """
 
     convert = "classify"
@@ -289,11 +318,18 @@ class VllmScoringEngine(VllmEngine):
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
         """Leave the pairs as they are; lengths are estimated from characters.
 
-        In the caller's order: vLLM pads nothing, so sorting gains nothing, and the last bit of a
-        score depends on which pairs share a step. A cold run makes the calls of `LLM.score`.
+        They are to be computed in the caller's order: vLLM pads nothing, so sorting gains nothing,
+        and the last bit of a score depends on which pairs share a step. So scores are those that
+        `LLM.score` gives.
 
         Args:
-            inputs: `n` pairs of strings, `(query, document)`.
+            inputs: `n` pairs of strings, `(query, document)`, prefixes included.
+
+        Returns:
+            The pairs as prompts, and their lengths in tokens, estimated.
+
+        Raises:
+            EngineError: vLLM cannot be started.
         """
         self.start()
         lengths = np.fromiter((len(q) + len(d) for q, d in inputs), np.int64, len(inputs))

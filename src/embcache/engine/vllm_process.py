@@ -42,8 +42,8 @@ def llvmlite_hidden() -> Iterator[None]:
     """Keep an object out of sight that vLLM's start on CPU stumbles over.
 
     vLLM 0.32 asks every object in every imported module for its `__dict__`, in search of kernels.
-    What `llvmlite.binding.ffi.lib` gives as its own is none, so where numba had been imported (umap
-    and librosa do), the start ended in "'_lib_fn_wrapper' object has no attribute 'get'".
+    That of `llvmlite.binding.ffi.lib` is no dict, so where numba is imported (umap and librosa
+    do), the start would end in "'_lib_fn_wrapper' object has no attribute 'get'".
     """
     name = "llvmlite.binding.ffi"
     module = sys.modules.pop(name, None)
@@ -55,15 +55,19 @@ def llvmlite_hidden() -> Iterator[None]:
 
 
 def prepare_environment() -> None:
-    """Settings that vLLM reads from the environment, unless the user made them."""
+    """Set the variables that vLLM reads from the environment, unless the user has set them."""
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as mteb
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else 60 lines before the first text
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else pages before the first text
     # vLLM keeps one core back on CPU: half of a laptop with two.
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 
 
 def cannot_compile() -> str | None:
-    """Why torch.compile would fail here on CPU, or None."""
+    """Find out whether torch.compile would fail here on CPU.
+
+    Returns:
+        Why it would fail, in words for a message; None if nothing speaks against it.
+    """
     import torch
 
     if shutil.which(os.environ.get("CXX", "g++")) is None:
@@ -75,11 +79,14 @@ def cannot_compile() -> str | None:
 
 
 def cpu_memory_share() -> float:
-    """The share of system memory to reserve: half of what is free now.
+    """The `gpu_memory_utilization` that suits a CPU: half of the system memory that is free.
 
-    vLLM reserves `gpu_memory_utilization` of the *total* memory on CPU, and refuses to start if
-    less is free. An encoder uses almost none of it; a decoder that embeds fills it with its KV
-    cache, unless `kv_cache_memory_bytes` says otherwise.
+    vLLM reserves this share of the *total* memory on CPU, and refuses to start if less is free. An
+    encoder uses almost none of it; a decoder that embeds fills it with its KV cache, unless
+    `kv_cache_memory_bytes` says otherwise.
+
+    Returns:
+        A share of the total memory, from 0 to 1.
     """
     import psutil  # a requirement of vllm
 

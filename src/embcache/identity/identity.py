@@ -75,7 +75,7 @@ DTYPES = {
     "bfloat16": "bfloat16",
     "auto": "auto",
 }
-"""What the user may write -> the one name used in identities (vLLM's own synonyms)."""
+"""What the user may write (vLLM's synonyms), and the one name for each that identities use."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class PromptHandling:
     """How prompt and text become a model's input, and what of that stands in a key.
 
     Attributes:
-        name: What an identity holds; two handlings must not share rows.
-        in_key: What the key has in the prompt's place: the prompt as the table's columns record
-            it ("recorded"), nothing ("none"), or something that no column holds ("unknown"), so
-            that a row's key cannot be computed again from its row.
+        name: What an identity holds. Names differ, so two handlings never share rows.
+        in_key: What the key has in the prompt's place: "recorded" for the prompt as the table's
+            columns record it, "none" for nothing, "unknown" for something that no column holds,
+            so that a row's key cannot be computed again from the row.
     """
 
     name: str
@@ -94,15 +94,15 @@ class PromptHandling:
 
 
 PROMPT_AND_TEXT = PromptHandling("prompt + text", "recorded")
-"""Of the vLLM encoder."""
+"""How the vLLM encoder does it."""
 
 PREFIXED_PAIR = PromptHandling(
     "score(query_prefix + query, document_prefix + document)", "recorded"
 )
-"""Of the vLLM cross-encoder."""
+"""How the vLLM cross-encoder does it."""
 
 ITEM_ALONE = PromptHandling("by directory", "none")
-"""Of `LanceCache`, which is told nothing of model and prompt."""
+"""How `LanceCache` does it, which is told neither model nor prompt."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,14 @@ class Identity:
     """What decides a vector's bytes, apart from prompt and text.
 
     Attributes:
-        model: Hub name, or `local` for a directory, whose name decides nothing.
-        revision: Commit of the hub snapshot, or a hash over a directory's files.
+        model: Hub name, or `local` for a directory, whose name decides no vector.
+        revision: Commit of the hub snapshot, or a hash over the directory's files.
         dtype: What the engine computes in: float32, float16 or bfloat16; `auto` only in an
             identity that still has to be settled.
-        arguments: Engine arguments that change vectors, canonical.
+        arguments: Engine arguments that change vectors, see `vector_arguments`.
         engine: What computes the vectors.
         prompt_handling: How prompt and text become the engine's input, a `PromptHandling.name`.
-        truncation: Which end of a text that is too long is cut, and who cuts it.
+        truncation: How a text that is too long for the model is cut, in words.
     """
 
     model: str
@@ -129,30 +129,45 @@ class Identity:
     truncation: str = "vllm truncate_prompt_tokens=-1"
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted names, no spaces, ASCII."""
+        """Canonical JSON (sorted names, no spaces, ASCII): equal for equal identities."""
         return json.dumps(
             dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False
         )
 
     @classmethod
     def from_json(cls, text: str) -> Identity:
-        """The reverse of `to_json`."""
+        """Read what `to_json` returned.
+
+        Args:
+            text: The JSON.
+        """
         return cls(**json.loads(text))
 
     def to_bytes(self) -> bytes:
-        """What goes into every key."""
+        """The bytes that go into every key: `to_json` as ASCII."""
         return self.to_json().encode()
 
     def fingerprint(self) -> str:
-        """Ten hex digits of xxh3-64, for table names; the full identity is compared on opening."""
+        """Ten hex digits of xxh3-64, for table names.
+
+        Two identities may share them, so a space's whole identity is compared when it is opened.
+        """
         return xxhash.xxh3_64_hexdigest(self.to_bytes())[:10]
 
     def with_dtype(self, dtype: str) -> Identity:
-        """The same identity in another dtype."""
+        """The same identity in another dtype.
+
+        Args:
+            dtype: One of the names in `DTYPES.values()`.
+        """
         return dataclasses.replace(self, dtype=dtype)
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> Identity:
-        """The same identity with other arguments."""
+        """The same identity with other arguments.
+
+        Args:
+            arguments: All engine arguments that change vectors, in canonical form.
+        """
         return dataclasses.replace(self, arguments=arguments)
 
 
@@ -164,11 +179,11 @@ def vector_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
             dtype, which have fields of their own.
 
     Returns:
-        JSON-ready values, free of defaults. `head_dtype` is merged into `hf_overrides`, which
-        is where mteb and vLLM put it.
+        JSON-ready values by name; those at their default are left out. `head_dtype` is merged
+        into `hf_overrides`, which is where mteb and vLLM put it.
 
     Raises:
-        ConfigError: A value has no canonical form (a function, say).
+        ConfigError: A value has no canonical form, because it is a function, say.
     """
     kept = {
         name: value
@@ -190,10 +205,13 @@ def vector_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def normalize_dtype(dtype: object) -> str:
-    """Map vLLM's dtype names (and torch dtypes) to one name each.
+    """The one name that identities use for a dtype.
+
+    Args:
+        dtype: One of vLLM's names (`half`, say), or a torch dtype.
 
     Raises:
-        ConfigError: The dtype is none that vLLM knows.
+        ConfigError: vLLM knows no such dtype.
     """
     name = str(dtype).removeprefix("torch.").lower()
     if name not in DTYPES:
@@ -202,20 +220,24 @@ def normalize_dtype(dtype: object) -> str:
 
 
 def short_name(model: str) -> str:
-    """What a model is called where people read it: a hub name, or the end of a directory's path.
+    """What a model is called where people read it.
 
     Args:
-        model: Hub name or path.
+        model: Hub name, or path of a directory.
 
     Returns:
-        `organization/name`; of a path, its last two parts.
+        The hub name; of a path, its last two parts, joined by `/`.
     """
     parts = [part for part in PurePath(model).parts if part not in ("/", "..")]
     return "/".join(parts[-2:]) or model
 
 
 def readable_name(model: str) -> str:
-    """A model's short name in characters that a table's name can have."""
+    """A model's short name in characters that a table's name can have.
+
+    Args:
+        model: Hub name, or path of a directory.
+    """
     name = short_name(model).replace("/", "--")
     return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "model"
 
@@ -223,8 +245,12 @@ def readable_name(model: str) -> str:
 def canonical(value: Any, name: str) -> Any:
     """JSON-ready form of an argument's value, the same for equal values.
 
+    Args:
+        value: The value.
+        name: The argument's name, for the message of the error.
+
     Raises:
-        ConfigError: There is none (a function, say).
+        ConfigError: The value has no such form, because it is a function, say.
     """
     if isinstance(value, enum.Enum):
         return canonical(value.value, name)

@@ -55,8 +55,8 @@ def text_keys(identity: bytes, prompt: str, texts: Sequence[str]) -> Keys:
     prefix = _part(identity) + _part(_encode(prompt, "the prompt"))
     digest = xxhash.xxh3_128_digest
     try:
-        # One loop over ready-made bytes: 50,000 texts of 240 bytes take about 12 ms. Hashing
-        # Arrow's buffers without making strings first was no faster.
+        # One loop over ready-made bytes; hashing Arrow's buffers without making strings first is
+        # no faster.
         hashed = [digest(prefix + _len8(len(raw)) + raw) for raw in map(str.encode, texts)]
     except (UnicodeEncodeError, TypeError):
         for row, text in enumerate(texts):
@@ -72,9 +72,9 @@ def pair_keys(
 
     Args:
         identity: Canonical bytes of the identity, see `Identity.to_bytes`.
-        prefixes: What is put in front of every query, and of every document.
+        prefixes: What is put in front of every query, and what in front of every document.
         queries: `n` texts, without the prefix.
-        documents: `n` texts, `documents[i]` belongs to `queries[i]`.
+        documents: `n` texts, without the prefix; `documents[i]` belongs to `queries[i]`.
 
     Returns:
         `(n, 2) uint64`, row i is the key of `(queries[i], documents[i])`.
@@ -95,12 +95,26 @@ def pair_keys(
 
 
 def from_bytes(raw: bytes | memoryview) -> Keys:
-    """Read concatenated 16-byte keys, as Lance stores them, into `(n, 2) uint64`."""
+    """Read keys as Lance stores them.
+
+    Args:
+        raw: `n` keys of 16 bytes, one behind the other.
+
+    Returns:
+        `(n, 2) uint64`, row i = i-th key.
+    """
     return np.frombuffer(raw, dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
 
 def to_bytes(keys: Keys) -> bytes:
-    """The reverse of `from_bytes`: `n * 16` bytes."""
+    """Write keys as Lance stores them, the reverse of `from_bytes`.
+
+    Args:
+        keys: `(n, 2) uint64`.
+
+    Returns:
+        `n * 16` bytes.
+    """
     return keys.astype(">u8").tobytes()
 
 

@@ -49,7 +49,12 @@ class LiveModel:
         self._weights: str | None = None
 
     def dtype(self) -> str:
-        """What it computes in: the dtype of its first floating point weight, or "unknown"."""
+        """What the model computes in.
+
+        Returns:
+            The dtype of its first floating point weight, of mteb's vLLM wrapper the engine's:
+            `float32`, say; "unknown" where no weights are to be seen.
+        """
         config = _vllm_config(self._encoder)
         if config is not None:
             return str(config.dtype).removeprefix("torch.")
@@ -59,9 +64,10 @@ class LiveModel:
         return UNKNOWN_DTYPE
 
     def weights(self) -> str | None:
-        """Hash over all weights, 32 hex digits; None where there are none to be seen.
+        """Hash over all weights; computed again only if they have changed since the last call.
 
-        Computed once, and again when the weights have changed since.
+        Returns:
+            32 hex digits; None where no weights are to be seen.
         """
         state = self._weights_state()
         if state != self._state:
@@ -69,7 +75,12 @@ class LiveModel:
         return self._weights
 
     def settings(self) -> dict[str, Any]:
-        """Settings that change vectors, as far as the kind of model is known."""
+        """Settings that change vectors, by name, as far as the kind of model is known.
+
+        Returns:
+            Values as they are in the model, not in canonical form; no settings for a kind of
+            model that is not known.
+        """
         found = {
             name: getattr(self._encoder, name)
             for name in _WRAPPER_SETTINGS
@@ -99,7 +110,7 @@ class LiveModel:
                 yield from part.parameters()
 
     def _weights_state(self) -> object:
-        """Cheap, and different after any training step: versions, addresses and a few numbers."""
+        """Something that is quick to find out and differs after any training step."""
         return [
             (
                 weight.data_ptr(),
@@ -121,14 +132,28 @@ class LiveModel:
 
 
 def sentence_transformer(encoder: Any) -> Any:
-    """The SentenceTransformer that an mteb wrapper holds, or None."""
+    """The SentenceTransformer inside an mteb encoder.
+
+    Args:
+        encoder: Any mteb encoder.
+
+    Returns:
+        The encoder's attribute `model`, if that is a SentenceTransformer; otherwise None.
+    """
     package = sys.modules.get("sentence_transformers")
     inner = getattr(encoder, "model", None)
     return inner if package and isinstance(inner, package.SentenceTransformer) else None
 
 
 def hugging_face_config(encoder: Any) -> dict[str, Any]:
-    """The configuration of a Sentence Transformers model's transformer; empty for others."""
+    """The Hugging Face configuration of an mteb encoder's SentenceTransformer.
+
+    Args:
+        encoder: Any mteb encoder.
+
+    Returns:
+        The configuration's fields by name; none for other kinds of encoders.
+    """
     inner = sentence_transformer(encoder)
     first = None if inner is None else next(iter(inner), None)
     config = getattr(getattr(first, "auto_model", None), "config", None)
@@ -136,7 +161,7 @@ def hugging_face_config(encoder: Any) -> dict[str, Any]:
 
 
 def _vllm_config(encoder: Any) -> Any:
-    """The model configuration of mteb's own vLLM wrapper."""
+    """The engine's model configuration, of mteb's own vLLM wrapper; None for other encoders."""
     engine = getattr(getattr(encoder, "llm", None), "llm_engine", None)
     return getattr(engine, "model_config", None)
 
@@ -166,17 +191,21 @@ _NO_REVISION = (None, "", "no_revision_available")
 def base_identity(
     model: Any, meta: Any, live: LiveModel, rule: PromptRule, extra: Mapping[str, Any] | None
 ) -> Identity:
-    """What is known of the identity before the first call.
+    """The part of a loaded encoder's identity that does not depend on the call.
 
     Args:
         model: An mteb encoder.
         meta: Its ModelMeta.
-        live: Its weights and settings.
+        live: The same encoder's weights and settings.
         rule: How it finds its prompts.
-        extra: What the user adds.
+        extra: What the user says decides the vectors besides; plain values by name.
+
+    Returns:
+        The identity, without weights, settings and encode kwargs, which may change between calls.
 
     Raises:
-        ConfigError: Neither name nor revision is known, and nothing is added.
+        ConfigError: The ModelMeta has neither name nor revision, and `extra` is empty; or a value
+            has no canonical form.
     """
     name = None if meta.name in NO_NAME else str(meta.name)
     revision = None if meta.revision in _NO_REVISION else str(meta.revision)

@@ -17,7 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 def default_path() -> Path:
-    """`$EMBCACHE_HOME/memo.sqlite`, by default under `$XDG_CACHE_HOME` or `~/.cache`."""
+    """Where the memo lies, unless said otherwise.
+
+    Returns:
+        `memo.sqlite` in `$EMBCACHE_HOME`; without that variable, in `embcache` under
+        `$XDG_CACHE_HOME` or `~/.cache`.
+    """
     home = os.environ.get("EMBCACHE_HOME")
     if home:
         return Path(home) / "memo.sqlite"
@@ -26,10 +31,13 @@ def default_path() -> Path:
 
 
 class Memo:
-    """String to string, persistent, safe for several processes (SQLite's locking).
+    """Maps strings to strings, in a file that several processes may use at once.
 
-    A place that cannot be written is reported once and then done without: what would have been
-    remembered is found out again.
+    If the file cannot be used, this is logged once and nothing is remembered: what is asked for is
+    then found out again each time.
+
+    Args:
+        path: The SQLite file, made if need be; None for `default_path()`.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -37,12 +45,24 @@ class Memo:
         self._working = True
 
     def get(self, key: str) -> str | None:
-        """The remembered value, or None."""
+        """Look a key up.
+
+        Args:
+            key: What the value was remembered under.
+
+        Returns:
+            The value; None if there is none, or the file cannot be used.
+        """
         rows = self._run("SELECT value FROM memo WHERE key = ?", (key,))
         return str(rows[0][0]) if rows else None
 
     def put(self, key: str, value: str) -> None:
-        """Remember a value, replacing an older one."""
+        """Remember a value, instead of an older one.
+
+        Args:
+            key: What the value is remembered under.
+            value: The value.
+        """
         self._run("INSERT OR REPLACE INTO memo VALUES (?, ?)", (key, value))
 
     def _run(self, statement: str, values: tuple[str, ...]) -> list[tuple[str]]:

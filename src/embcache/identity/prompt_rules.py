@@ -33,13 +33,13 @@ _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 @dataclass(frozen=True)
 class Call:
-    """The circumstances of one `encode`.
+    """The circumstances of one `encode`, as mteb passes them.
 
     Attributes:
-        task_metadata: As mteb passes it.
-        prompt_type: As mteb passes it.
-        hf_subset: As mteb passes it.
-        hf_split: As mteb passes it.
+        task_metadata: Metadata of the task.
+        prompt_type: Query, document or None.
+        hf_subset: Subset of the task's data set.
+        hf_split: Split of the task's data set.
     """
 
     task_metadata: TaskMetadata
@@ -50,11 +50,11 @@ class Call:
 
 @dataclass(frozen=True)
 class AppliedPrompt:
-    """What stands for the prompt.
+    """The prompt that an encoder applies, or what stands for it.
 
     Attributes:
-        key: What goes into the key.
-        text: The prompt itself, for the record; None where it is not known.
+        key: What goes into the key in the prompt's place.
+        text: The prompt itself, which is recorded beside the vector; None where it is not known.
     """
 
     key: str
@@ -88,9 +88,12 @@ _HANDLINGS = {
 def handling_of(identity: Identity) -> PromptHandling:
     """The prompt handling that an identity names.
 
+    Args:
+        identity: The identity of a space.
+
     Returns:
-        One of this module's; for a name that this version of embcache does not know, a handling
-        whose keys cannot be computed again, since a right row must not be taken for a wrong one.
+        One of the handlings that embcache knows. For any other name, of a newer embcache, say, a
+        handling whose keys cannot be computed again, lest a right row is taken for a wrong one.
     """
     name = identity.prompt_handling
     return _HANDLINGS.get(name, PromptHandling(name, "unknown"))
@@ -101,8 +104,8 @@ class PromptRule:
     """How a class of encoders finds its prompt.
 
     Attributes:
-        handling: What becomes of it, for the identity.
-        apply: The prompt of a call.
+        handling: How prompt and text become the model's input, for the identity.
+        apply: Returns the prompt that the encoder applies in a call.
     """
 
     handling: PromptHandling
@@ -117,11 +120,15 @@ class PromptRule:
 def find_rule(
     encoder: Any, given: Callable[[TaskMetadata, PromptType | None], str] | None
 ) -> PromptRule:
-    """The rule for an encoder.
+    """The rule by which an encoder finds its prompts.
 
     Args:
         encoder: Any mteb encoder.
-        given: The user's word for what the encoder applies.
+        given: A function of the user's that returns the prompt which the encoder applies; it
+            takes precedence. None for none.
+
+    Returns:
+        The rule; where embcache does not know the encoder, one whose `known` is False.
     """
     from mteb.models import instruct_wrapper, sentence_transformer_wrapper, vllm_wrapper
     from mteb.models.openai_wrappers import OpenAIAPIEncodeWrapper
@@ -165,7 +172,7 @@ def _circumstances(call: Call) -> AppliedPrompt:
 
 
 def _st(encoder: Any, call: Call) -> AppliedPrompt:
-    """SentenceTransformerEncoderWrapper.encode, then encode_query, encode_document or encode."""
+    """The prompt that mteb's SentenceTransformerEncoderWrapper, or else the model, applies."""
     from mteb.models.abs_encoder import get_prompt_name
 
     prompt = None
@@ -229,7 +236,8 @@ def _plain_entry_points(inner: Any) -> bool:
 def _ignores_task(inner: Any) -> bool:
     """Whether encode_query and encode_document differ in nothing but the prompt.
 
-    Routers, lengths a task, chat templates and modules of others may use the task, too.
+    Not where a router, a length for queries, a chat template or somebody else's module may use
+    the task, too.
     """
     for module in (inner, *inner):
         kind = type(module)

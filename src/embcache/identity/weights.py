@@ -33,14 +33,14 @@ _SETTLED_AFTER_S = 2.0
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model, pinned.
+    """A model whose weights are settled: a commit on the hub, or a directory's content.
 
     Attributes:
         name: Hub name or directory, as the user gave it.
-        identity_name: Hub name, or `local`: a directory's name decides nothing.
+        identity_name: Hub name; `local` for a directory, whose name decides no vector.
         revision: Commit of the hub snapshot, or hash over the directory's files.
         is_local: Whether it is a directory.
-        snapshot: Directory of the hub snapshot to load from, where the hub is out of reach.
+        snapshot: Directory of the hub snapshot to load from if the hub is out of reach, else None.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ModelSource:
 
     @property
     def load_from(self) -> tuple[str, str | None]:
-        """Model and revision for the engine: what it need not ask the hub about, if possible."""
+        """Model and revision for the engine: a directory and None if the hub is not needed."""
         if self.is_local:
             return str(Path(self.name).expanduser()), None
         return (self.snapshot, None) if self.snapshot else (self.name, self.revision)
@@ -64,9 +64,14 @@ def resolve_model(model: str, revision: str | None = None, memo: Memo | None = N
     commit hash as it is, anything else by the hub, or by the local hub cache where the hub is
     out of reach or `HF_HUB_OFFLINE` is set.
 
+    Args:
+        model: Hub name, or directory.
+        revision: Branch, tag or commit; None for `main`. Without meaning for a directory.
+        memo: Remembers the hashes of a directory's files; None for the default one.
+
     Raises:
-        ModelNotFoundError: No such directory, repository or revision, or it is not in the local
-            hub cache and the hub is out of reach.
+        ModelNotFoundError: There is no such directory, repository or revision; or the hub is out
+            of reach and the model is not in the local hub cache.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -92,7 +97,7 @@ def resolve_model(model: str, revision: str | None = None, memo: Memo | None = N
 
 
 def hash_directory(path: Path, memo: Memo) -> str:
-    """Hash a model directory: 32 hex digits over its files' relative names and content.
+    """Hash a model directory's files: their relative names and their content.
 
     Hidden files, `__pycache__` and Markdown files are left out: they change no vector, and tools
     touch them (download metadata, model cards).
@@ -100,6 +105,9 @@ def hash_directory(path: Path, memo: Memo) -> str:
     Args:
         path: The directory; symbolic links in it are followed.
         memo: Remembers each file's hash by path, size, modification time and inode.
+
+    Returns:
+        32 hex digits.
     """
     files = sorted(
         file
@@ -155,8 +163,8 @@ def _resolve_commit(model: str, revision: str) -> tuple[str, str | None]:
                 "or it is gated or private and needs `hf auth login`."
             ) from error
         except Exception as error:
-            # Not only OSError: which HTTP library's errors arrive here depends on the
-            # huggingface_hub version. None is lost: it is the reason in the error below.
+            # Not only OSError: which HTTP library's errors arrive here depends on the version of
+            # huggingface_hub. The error is not lost: it becomes the reason in the message below.
             reason = f"the hub did not answer ({type(error).__name__}: {error})"
     snapshot = _snapshot_in_hub_cache(model, revision)
     if snapshot is None:
@@ -181,7 +189,16 @@ def _snapshot_in_hub_cache(model: str, revision: str) -> Path | None:
 
 
 def pin_tokenizer(arguments: dict[str, object], memo: Memo) -> dict[str, object]:
-    """Replace a tokenizer directory in identity arguments by the hash of its content."""
+    """Replace a tokenizer's directory by the hash of its content.
+
+    Args:
+        arguments: Engine arguments that change vectors, by name.
+        memo: Remembers the files' hashes.
+
+    Returns:
+        The arguments, with `local <hash over its files>` as `tokenizer`; the same arguments where
+        the tokenizer is not given, or is no directory.
+    """
     tokenizer = arguments.get("tokenizer")
     if not isinstance(tokenizer, str) or not Path(tokenizer).is_dir():
         return arguments
@@ -189,19 +206,19 @@ def pin_tokenizer(arguments: dict[str, object], memo: Memo) -> dict[str, object]
 
 
 def pin_adapter(lora_request: Any, memo: Memo) -> tuple[str, str]:
-    """Find an adapter and hash it.
+    """Find a LoRA adapter and hash its files.
 
     Args:
-        lora_request: Its directory, a hub name, or vLLM's LoRARequest, whose path counts; name
-            and number of that change no vector.
+        lora_request: The adapter's directory, its hub name, or vLLM's LoRARequest, of which only
+            the path counts: name and number change no vector.
         memo: Remembers the files' hashes.
 
     Returns:
         The directory to load from, and `local <hash over its files>` for the identity.
 
     Raises:
-        ModelNotFoundError: There is no adapter in the directory, and none of that name on the hub
-            or in the local hub cache.
+        ModelNotFoundError: The directory holds no adapter; or it is no directory, and there is no
+            adapter of that name on the hub or in the local hub cache.
     """
     given = os.fspath(getattr(lora_request, "lora_path", lora_request))
     path = Path(given).expanduser()

@@ -18,7 +18,7 @@ from embcache.maps.project import SpaceMap
 Color = Literal["prompt", "prompt_type", "task", "n_tokens"]
 COLORS = ("prompt", "prompt_type", "task", "n_tokens")
 
-# Matthew Petroff's ten: told apart with any colour vision (arXiv 2107.02270).
+# Matthew Petroff's ten colours, which people with any colour vision tell apart (arXiv 2107.02270).
 PALETTE = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
@@ -35,9 +35,10 @@ class Group:
     """Points of one colour.
 
     Attributes:
-        label: Its value as Python writes it, shortened; `(unknown)` for null, or `other`.
-        color: `#rrggbb`.
-        rows: `(n,) int64`, which points; at least one.
+        label: The value that the points have in common, quoted and shortened; `(unknown)` for
+            null, `other` for the values that get no colour of their own.
+        color: Their colour, `#rrggbb`.
+        rows: `(n,) int64`, which points they are; at least one.
     """
 
     label: str
@@ -50,8 +51,8 @@ class Scale:
     """Points coloured by a number, on a logarithmic scale: lengths are very uneven.
 
     Attributes:
-        rows: `(m,) int64`, which points; at least one.
-        values: `(m,) float64`, their numbers, at least 1.
+        rows: `(m,) int64`, which points they are; at least one.
+        values: `(m,) float64`, the number of each, at least 1.
     """
 
     rows: npt.NDArray[np.int64]
@@ -59,13 +60,13 @@ class Scale:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Its ends; few outliers lie beyond them, and look as the ends do."""
+        """The scale's lower and upper end; the few outliers beyond them look as the ends do."""
         low, high = (float(end) for end in np.percentile(self.values, (1, 99)))
         return (low, high) if low < high else (low, 10 * low)
 
     @property
     def ticks(self) -> list[int]:
-        """Round numbers within the bounds; the bounds themselves where there is but one."""
+        """Round numbers within the bounds; the bounds, rounded, where there is at most one."""
         low, high = self.bounds
         rounds = [digit * 10**power for power in range(10) for digit in (1, 2, 5)]
         inside = [number for number in rounds if low <= number <= high]
@@ -77,9 +78,11 @@ class Coloring:
     """Which colour each point has.
 
     Attributes:
-        by: The column.
-        groups: The most frequent first, `other` last. Beside a scale, points without a number.
-        scale: The points that have a number; None where the column has none.
+        by: The column that the points are coloured by.
+        groups: Groups of points, the largest first, `other` last. Beside a scale, the points
+            without a number are a group.
+        scale: The points that have a number; None where the column is not one of numbers, or has
+            only nulls.
     """
 
     by: str
@@ -88,12 +91,13 @@ class Coloring:
 
 
 def color_points(columns: pa.Table, by: str | None = None) -> Coloring:
-    """Choose colours.
+    """Choose a colour for each point.
 
     Args:
-        columns: A row a point, see `Points`.
-        by: `prompt`, `prompt_type`, `task`, or `n_tokens` for a scale. None is the first of
-            prompt, task and prompt_type that has several values; prompt if none has.
+        columns: One row for each point, see `Points.columns`.
+        by: The column to colour by: "prompt", "prompt_type", "task", or "n_tokens" for a scale.
+            None for the first of prompt, task and prompt_type that has several values, or else the
+            first of them that the space has.
 
     Raises:
         ConfigError: `by` is unknown, or the space has no such column.
@@ -142,20 +146,35 @@ def _scale(columns: pa.Table, by: str) -> Coloring:
 
 
 def label(value: str | None) -> str:
-    """A value in quotes, shortened: whether a prompt ends in a space matters."""
+    """A column's value for people to read.
+
+    Args:
+        value: The value; None for null.
+
+    Returns:
+        The value in quotes, shortened; `(unknown)` for null.
+    """
     if value is None:
         return UNKNOWN
     return quoted(value)
 
 
 def title(space_map: SpaceMap) -> str:
-    """Model and dtype."""
+    """The title of a map: model and dtype.
+
+    Args:
+        space_map: The map.
+    """
     metadata = space_map.points.metadata
     return f"{short_name(metadata.model)}, {metadata.identity.dtype}"
 
 
 def subtitle(space_map: SpaceMap) -> str:
-    """How many points of how many rows, and the method."""
+    """The line below a map's title: how many points of how many rows, and the method.
+
+    Args:
+        space_map: The map.
+    """
     points = space_map.points
     rows = f"{len(points):,} of {points.matched:,} rows"
     if space_map.explained is None:
@@ -165,7 +184,15 @@ def subtitle(space_map: SpaceMap) -> str:
 
 
 def axis_titles(space_map: SpaceMap) -> tuple[str, str]:
-    """Of x and y; UMAP's axes mean nothing by themselves."""
+    """The titles of a map's x and y axes.
+
+    Args:
+        space_map: The map.
+
+    Returns:
+        For PCA, which share of the variance each shows; empty for UMAP, whose axes mean nothing
+        by themselves.
+    """
     if space_map.explained is None:
         return "", ""
     first, second = (f"component {i} ({s:.1%})" for i, s in enumerate(space_map.explained, 1))
@@ -173,5 +200,9 @@ def axis_titles(space_map: SpaceMap) -> tuple[str, str]:
 
 
 def legend_entry(group: Group) -> str:
-    """A group's label and how many points it has."""
+    """A group's line in the legend: its label and how many points it has.
+
+    Args:
+        group: The group.
+    """
     return f"{group.label} ({len(group.rows):,})"

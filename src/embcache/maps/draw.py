@@ -1,4 +1,4 @@
-"""Writing a map to a file; its ending says as what."""
+"""Writing a map to a file, in the format that the file's ending names."""
 
 from __future__ import annotations
 
@@ -23,11 +23,19 @@ _LIBRARIES = {".html": "plotly", ".png": "matplotlib", _PARQUET: None}
 def check_target(
     target: str | os.PathLike[str], *, color: str | None = None, overwrite: bool = False
 ) -> Path:
-    """Refuse a file that could not be written, before any row is read.
+    """Refuse a file that `save_map` could not write, before any row is read.
+
+    Args:
+        target: A file name that ends in `.html`, `.png` or `.parquet`.
+        color: What to colour by; None for the default.
+        overwrite: Whether the file may exist.
+
+    Returns:
+        The file's path, `~` expanded.
 
     Raises:
-        ConfigError: Its ending is unknown, it exists, its library is not installed, or `color` is
-            given for a table.
+        ConfigError: The file's ending is unknown, the file exists and `overwrite` is False, the
+            library that draws it is not installed, or `color` is given for a `.parquet`.
     """
     file = Path(target).expanduser()
     if file.suffix not in _LIBRARIES:
@@ -56,17 +64,18 @@ def save_map(
 
     Args:
         space_map: The map.
-        target: A file name that ends in `.html`, for a page that needs no network; `.png`; or
-            `.parquet`, for columns x and y (float32), and text, prompt, prompt_type, task and
-            n_tokens as far as the space has them.
-        color: What to colour by, see `color_points`.
-        overwrite: Whether to replace a file.
+        target: A file name that ends in `.html`, for a page that needs no network; in `.png`, for
+            a picture; or in `.parquet`, for a table as of `map_table`.
+        color: What to colour by, see `color_points`; None for the default.
+        overwrite: Whether to replace a file that exists.
 
     Returns:
-        The file.
+        The file's path, `~` expanded.
 
     Raises:
-        ConfigError: As `check_target` and `color_points` raise.
+        ConfigError: The file's ending is unknown, the file exists and `overwrite` is False, the
+            library that draws it is not installed, `color` is given for a `.parquet`, or `color`
+            is unknown or a column that the space does not have.
         CacheError: The file cannot be written.
     """
     file = check_target(target, color=color, overwrite=overwrite)
@@ -82,7 +91,15 @@ def save_map(
 
 
 def map_table(space_map: SpaceMap) -> pa.Table:
-    """Coordinates and columns, a row a point."""
+    """A map as a table, one row for each point.
+
+    Args:
+        space_map: The map.
+
+    Returns:
+        Columns x and y (float32), and text, prompt, prompt_type, task (strings) and n_tokens
+        (int32) as far as the space has them.
+    """
     columns = space_map.points.columns
     coordinates = dict(zip("xy", space_map.xy.T, strict=True))
     arrays = {name: pa.array(values) for name, values in coordinates.items()}

@@ -12,10 +12,16 @@ _PACKAGES = {"sklearn": "scikit-learn", "umap": "umap-learn"}  # else they are c
 
 
 def import_extra(module: str) -> Any:
-    """A module of a library that embcache can do without.
+    """Import a module of a library that embcache can do without.
+
+    Args:
+        module: Its dotted name, `sklearn.decomposition`, say.
+
+    Returns:
+        The module.
 
     Raises:
-        ConfigError: It cannot be imported; names the package and how to install it.
+        ConfigError: The module cannot be imported; the message says how to install its package.
     """
     try:
         return import_module(module)
@@ -24,10 +30,13 @@ def import_extra(module: str) -> Any:
 
 
 def check_extra(library: str) -> None:
-    """Refuse a library that is not there, without importing it: umap's import takes 15 seconds.
+    """Refuse a library that is not installed, without importing it, which may be slow.
+
+    Args:
+        library: Name of the library as it is imported, `sklearn`, say.
 
     Raises:
-        ConfigError: It is not installed; names the package and how to install it.
+        ConfigError: The library is not installed; the message says how to install its package.
     """
     if find_spec(library) is None:
         raise ConfigError(_missing(library, "is not installed"))

@@ -44,10 +44,16 @@ script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src dat
 
 
 def save_page(space_map: SpaceMap, coloring: Coloring, file: Path) -> None:
-    """Write a map as one page, plotly's script (5 MB) included.
+    """Write a map as one HTML page, with plotly's script in it.
+
+    Args:
+        space_map: The map.
+        coloring: Which colour each point has.
+        file: The file to write; a file that exists is replaced.
 
     Raises:
         ConfigError: plotly is not installed.
+        OSError: The file cannot be written.
     """
     graphs = import_extra("plotly.graph_objects")
     figure = graphs.Figure()
@@ -83,7 +89,15 @@ def save_page(space_map: SpaceMap, coloring: Coloring, file: Path) -> None:
 
 
 def hover_texts(space_map: SpaceMap) -> list[str]:
-    """What is shown beside each point: its text, wrapped and shortened, and its notes."""
+    """What is shown beside a point under the mouse, as HTML.
+
+    Args:
+        space_map: The map.
+
+    Returns:
+        For point i its text, wrapped and shortened, and prompt, prompt type, task and number of
+        tokens, as far as the space has them.
+    """
     columns = space_map.points.columns
     return [_hover(row) for row in columns.to_pylist()]
 
@@ -108,7 +122,11 @@ def _shorten(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """As it is to be read: plotly takes `<b>`, `<br>`, `<a>` and entities for markup."""
+    """Escape a text for plotly, which takes `<b>`, `<br>`, `<a>` and entities for markup.
+
+    Args:
+        text: The text as it is to be read.
+    """
     return html.escape(text, quote=False)  # it knows no &quot;
 
 

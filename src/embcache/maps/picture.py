@@ -33,10 +33,16 @@ _FONTS = (
 
 
 def save_picture(space_map: SpaceMap, coloring: Coloring, file: Path) -> None:
-    """Draw a map into a file, 1800 x 1350 pixels.
+    """Draw a map into a PNG file of 1800 x 1350 pixels.
+
+    Args:
+        space_map: The map.
+        coloring: Which colour each point has.
+        file: The file to write; a file that exists is replaced.
 
     Raises:
         ConfigError: matplotlib is not installed.
+        OSError: The file cannot be written.
     """
     matplotlib = import_extra("matplotlib")
     figures = import_extra("matplotlib.figure")
@@ -91,7 +97,10 @@ def _draw_scale(axes: Any, space_map: SpaceMap, scale: Scale, by: str) -> None:
 
 
 def _draw_groups(axes: Any, space_map: SpaceMap, coloring: Coloring) -> None:
-    """All points in one go, in their random order: no group hides another, but for the rest."""
+    """Draw all groups' points at once, in their random order, so that no group hides another.
+
+    Only those of the grey rest lie below all others.
+    """
     groups = coloring.groups
     rows = np.concatenate([group.rows for group in groups])
     colors = np.repeat([group.color for group in groups], [len(group.rows) for group in groups])

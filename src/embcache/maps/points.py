@@ -31,17 +31,17 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Points:
-    """Rows of a space, drawn at random, by ascending key: in no order that means anything.
+    """Rows of a space, drawn at random; in the order of their keys, which means nothing.
 
     Attributes:
         location: The space's folder.
         metadata: What the space says about itself.
-        vectors: `(n, dim) float32`, finite, verified.
-        columns: n rows of `text`, `prompt`, `prompt_type`, `task` (strings) and `n_tokens`
-            (int32), as far as the space has them.
-        matched: Rows that they were drawn from; a key that is there twice counts once.
-        damaged: Rows that were drawn and left out: they fail their checksum, or their text is not
-            that of their key.
+        vectors: `(n, dim) float32`, row i = point i, finite and verified.
+        columns: Row i belongs to point i; `text`, `prompt`, `prompt_type`, `task` (strings) and
+            `n_tokens` (int32), as far as the space has them.
+        matched: How many rows the points were drawn from; rows with the same key count once.
+        damaged: How many rows were drawn and left out, because they fail their checksum or their
+            text is not that of their key.
     """
 
     location: Location
@@ -63,21 +63,20 @@ def sample_points(
     limit: int = 10_000,
     seed: int = 0,
 ) -> Points:
-    """Draw rows of a space at random; of the others no vector is kept.
+    """Draw rows of a space at random.
+
+    Of the rows that are not drawn only the keys are kept in memory.
 
     Args:
         space: A space of vectors.
-        prompt: Only rows with this prompt.
-        contains: Only rows with this in their text.
-        limit: How many rows at most.
-        seed: The same one draws the same rows, in whatever order they were written.
-
-    Returns:
-        The points. Memory: the points, and about 100 bytes a row of the space.
+        prompt: Draw only rows with exactly this prompt; None for any.
+        contains: Draw only rows whose text contains this; None for any.
+        limit: How many rows to draw at most, 3 or more.
+        seed: The same seed draws the same rows, in whatever order they were written.
 
     Raises:
-        ConfigError: The space holds scores, has not the column that a filter needs, or fewer than
-            three rows that fit; `limit` is below three; there is no space.
+        ConfigError: `limit` is below 3; the space holds scores, does not exist, lacks the column
+            that a filter needs, or has fewer than 3 undamaged rows that fit the filters.
         CacheError: The space cannot be read.
     """
     if limit < LEAST_POINTS:

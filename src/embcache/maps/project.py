@@ -26,10 +26,11 @@ class SpaceMap:
     """Points of a space in two dimensions.
 
     Attributes:
-        points: Texts and vectors, and where they come from.
+        points: The points' vectors and texts, and where they come from.
         xy: `(n, 2) float32`, row i is where point i lies.
-        method: How it was projected.
-        explained: For PCA, the share of the points' variance that each axis shows.
+        method: How the vectors were projected.
+        explained: For PCA, the share of the points' variance that each axis shows, from 0 to 1;
+            None for UMAP.
     """
 
     points: Points
@@ -49,21 +50,20 @@ def map_space(
 ) -> SpaceMap:
     """Draw rows of a space at random, and project their vectors to two dimensions.
 
+    Of the rows that are not drawn only the keys are kept in memory.
+
     Args:
         space: A space of vectors.
         method: "pca", or "umap" (cosine metric), which keeps neighbours together and takes longer.
-        prompt: Only rows with this prompt.
-        contains: Only rows with this in their text.
-        limit: How many rows at most.
-        seed: The same one gives the same map.
-
-    Returns:
-        The map. Memory: the points, and about 100 bytes a row of the space.
+        prompt: Draw only rows with exactly this prompt; None for any.
+        contains: Draw only rows whose text contains this; None for any.
+        limit: How many rows to draw at most, 3 or more.
+        seed: The same seed gives the same map.
 
     Raises:
-        ConfigError: The space holds scores, has not the column that a filter needs, or fewer than
-            three rows that fit; `method` is unknown, or its library not installed; there is no
-            space.
+        ConfigError: `method` is unknown, or its library is not installed; `limit` is below 3; the
+            space holds scores or vectors of one component, does not exist, lacks the column that
+            a filter needs, or has fewer than 3 undamaged rows that fit the filters.
         CacheError: The space cannot be read.
     """
     check_method(method)
@@ -72,10 +72,13 @@ def map_space(
 
 
 def check_method(method: str) -> None:
-    """Refuse a method that is unknown, or whose library is missing, before any row is read.
+    """Refuse a method that `project` could not use, before any row is read.
+
+    Args:
+        method: What the user gave.
 
     Raises:
-        ConfigError: It is.
+        ConfigError: The method is neither "pca" nor "umap", or its library is not installed.
     """
     if method not in METHODS:
         raise ConfigError(f"method={method!r} is unknown. Use one of {', '.join(METHODS)}.")
@@ -83,10 +86,16 @@ def check_method(method: str) -> None:
 
 
 def project(points: Points, method: Method, seed: int = 0) -> SpaceMap:
-    """Project points; the same ones, method and seed give the same map.
+    """Project points to two dimensions.
+
+    Args:
+        points: The points, at least 3.
+        method: "pca", or "umap" (cosine metric).
+        seed: The same points, method and seed give the same map.
 
     Raises:
-        ConfigError: The vectors have one component only; a library is missing.
+        ConfigError: The vectors have only one component, or the method's library cannot be
+            imported.
     """
     if points.vectors.shape[1] < 2:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What is missing, cut into chunks: each is one call of the engine and one commit."""
+"""Missing items, cut into chunks: each chunk is one call of the engine and one commit."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from embcache.pipeline.request import Request
 from embcache.store.index import Positions
 
 WINDOW_TEXTS = 16_384
-"""Texts tokenized and sorted at a time: what bounds the memory of token ids."""
+"""Texts that are tokenized and sorted at a time; this bounds the memory for token ids."""
 
 CHUNK_SECONDS = (5.0, 20.0)
-"""What a chunk should take, at least and at most."""
+"""Seconds that a chunk should take, at least and at most: long beside a commit, and short enough
+that a kill loses little."""
 
 _TOKENS_A_SEQUENCE = 256
-# What a text costs beside its tokens: short texts run at 300 to 490 a second where 181 tokens run
-# at 34, so about this many tokens' time.
+# A text costs time beside that for its tokens, which matters for short ones: about as much as so
+# many tokens.
 _TEXT_OVERHEAD_TOKENS = 16
 
 
@@ -31,8 +32,8 @@ class Chunk:
     """Rows of a request that are encoded and committed together.
 
     Attributes:
-        rows: `(n,) int64`.
-        prompts: What the engine gets for each.
+        rows: `(n,) int64`, which items of the request.
+        prompts: `n` inputs for `Engine.embed`, `prompts[i]` belongs to `rows[i]`.
     """
 
     rows: Positions
@@ -40,11 +41,14 @@ class Chunk:
 
 
 class Chunker:
-    """Cuts requests for one engine.
+    """Cuts requests into chunks that suit one engine.
+
+    Args:
+        engine: Prepares the items; its batch size decides how large the first chunk is.
 
     Attributes:
-        tokens: Of the next chunk, about. In tokens, not texts: what was right for queries would be
-            far too long for documents.
+        tokens: How many tokens the next chunk has, about. Not texts: a number that is right for
+            queries would be far too large for documents.
         adapts: Whether `tokens` follows the time that chunks take.
     """
 
@@ -54,17 +58,20 @@ class Chunker:
         self.adapts = True
 
     def cut(self, request: Request, missing: Positions) -> Iterator[Chunk]:
-        """Chunks of 5 to 20 seconds, longest texts first within windows.
+        """Chunks that take about `CHUNK_SECONDS`, the longest texts first within windows.
 
-        The time until the next chunk is asked for counts as that of the last.
+        The time from one chunk until the next is asked for counts as the time that it took.
 
         Args:
             request: The items.
             missing: `(n,) int64`, which of them to encode.
 
+        Yields:
+            Chunks, in which each of the missing items is once.
+
         Raises:
-            InputError: The tokenizer refuses a text; names the row.
-            EngineError: The engine does not start.
+            InputError: The tokenizer refuses a text; the message names the row.
+            EngineError: The engine does not start, or does not prepare all items.
         """
         for start in range(0, len(missing), WINDOW_TEXTS):
             window = missing[start : start + WINDOW_TEXTS]
@@ -84,7 +91,12 @@ class Chunker:
                 at, spent = stop, int(costs[stop - 1])
 
     def _adapt(self, seconds: float, *, full: bool) -> None:
-        """A chunk is what a kill can lose and what one commit costs: keep it at some seconds."""
+        """Make chunks smaller or larger after the last one took so long.
+
+        Args:
+            seconds: What the last chunk took.
+            full: Whether it was not just what was left of a window.
+        """
         least, most = CHUNK_SECONDS
         if not self.adapts:
             return

@@ -1,4 +1,7 @@
-"""keys -> dedupe -> lookup -> encode misses -> write back -> assemble in the caller's order."""
+"""From a request to its values: look up, encode what is missing, write it back, and assemble.
+
+Keys -> dedupe -> lookup -> encode misses -> write back -> the caller's order.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +42,20 @@ class Pipeline:
     Args:
         engine: Computes values; started at the first miss.
         identity: Identity of the values, with a settled dtype.
-        space: Where they are kept; None for no cache.
-        on_miss: `"raise"` never starts the engine.
-        write: Whether results are written back; else they live in memory, for the call.
-        check_engine: Called when the engine has started, before its first value is used.
-        truncation: Cuts vectors on their way to the caller.
-        engine_lock: Held while the engine works; pipelines that share an engine share its lock.
+        space: Where values are kept; None for no cache.
+        on_miss: "encode"; or "raise", which never starts the engine and raises instead.
+        write: Whether new values are written to the space; otherwise they live in memory, for the
+            duration of the call.
+        check_engine: Called when the engine has started, before its first value is used; raises
+            where it is not the one that the identity names.
+        truncation: Cuts vectors on their way to the caller; None to return them whole.
+        engine_lock: Held while the engine works. Pipelines that share an engine must share its
+            lock; None makes one.
+
+    Attributes:
+        identity: As given.
+        space: As given.
+        chunker: Cuts what is missing into chunks.
     """
 
     def __init__(
@@ -73,13 +84,18 @@ class Pipeline:
     def encode(self, request: Request) -> tuple[Vectors, EncodeStats]:
         """Values of all items: what is missing is filled in, then all is read.
 
+        Args:
+            request: The items.
+
         Returns:
-            `(n, dim) float32`, row i = item i, and what it took. For no items `dim` is that of
-            the space, or 0 where it has no rows yet.
+            `(n, dim) float32`, row i = item i, and counts of what was done. For no items `dim` is
+            that of the space, or 0 where the space has no rows yet.
 
         Raises:
-            InputError: A text is none, or the tokenizer refuses it; names the row.
-            MissingTextsError: Texts are missing and `on_miss="raise"`.
+            InputError: A text is no `str`, has no UTF-8 form, or is refused by the tokenizer; the
+                message names the row.
+            ConfigError: More components are to be kept than the vectors have.
+            MissingTextsError: Items are missing and `on_miss="raise"`.
             CacheError: The space cannot be read or written.
             EngineError: The engine does not start, fails, or returns NaN or infinity.
         """
@@ -113,16 +129,19 @@ class Pipeline:
 
         Args:
             request: The items.
-            keys: Their keys, `request.keys(...)`, which the caller may have computed meanwhile.
-            watcher: Told of the engine's start and of each chunk.
-            stop: Asked before each chunk; what was encoded until then is committed.
+            keys: `(n, 2) uint64`, the items' keys: `request.keys(...)`, which the caller may
+                compute ahead in another thread.
+            watcher: Is told of the engine's start and of each chunk.
+            stop: Asked before each chunk; once it returns True, nothing more is encoded, and what
+                was encoded until then is committed.
 
         Returns:
-            What was done; `encoded` is less than `unique - hits` where `stop` said so.
+            What was done; `encoded` is less than `unique - hits` if `stop` ended it.
 
         Raises:
-            CacheError: There is no space, or it cannot be written.
-            InputError: As `encode`; EngineError too.
+            CacheError: There is no space that may be written, or writing to it fails.
+            InputError: The tokenizer refuses a text; the message names the row.
+            EngineError: The engine does not start, fails, or returns NaN or infinity.
         """
         if self.space is None or not self._write:
             raise CacheError("There is no cache to fill: give a cache_path that can be written.")
@@ -137,7 +156,11 @@ class Pipeline:
         return EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit)
 
     def refresh(self) -> None:
-        """See what other processes have committed to the space; `fill` does not look by itself."""
+        """Look for what other processes have committed to the space; `fill` does not do it.
+
+        Raises:
+            CacheError: The space cannot be read.
+        """
         if self.space is not None:
             self.space.refresh()
 
@@ -146,11 +169,14 @@ class Pipeline:
         return self.space if self.space is not None and self._write else Overlay(self.space)
 
     def _serve(self, call: _Call, first: Positions) -> int:
-        """Fill what is missing and read all, until all is read; returns how many were encoded.
+        """Fill what is missing and read all, until all is read.
 
         Args:
             call: The call.
             first: `(u,) int64`, rows of distinct keys.
+
+        Returns:
+            How many items were encoded.
         """
         request, encoded, rows = call.request, 0, first
         missing = call.missing(rows)
@@ -174,7 +200,12 @@ class Pipeline:
     def _read_again(self, call: _Call, failed: Positions) -> Positions:
         """Read rows that failed once more: another process may have mended them since.
 
-        What still fails is dropped, and missing from then on; these rows are returned.
+        Args:
+            call: The call.
+            failed: `(m,) int64`, rows that the store has not, or not intact.
+
+        Returns:
+            The rows that fail again; they are dropped from the store, and so missing from then on.
         """
         call.refresh()
         gone = call.missing(failed)
@@ -202,7 +233,8 @@ class Pipeline:
         """Encode chunk by chunk, each written while the next one is computed.
 
         Returns:
-            How many were encoded: fewer than are missing where another thread was first.
+            How many items were encoded: fewer than are missing if another thread encoded some of
+            them meanwhile, or `stop` ended it.
         """
         waited = not self._engine_lock.acquire(blocking=False)
         if waited:
@@ -248,7 +280,10 @@ class Pipeline:
         self._warn_of_another_version(snapshot.engine_version)
 
     def _warn_of_another_version(self, begun_with: str | None) -> None:
-        """Versions are not part of the identity: upgrading shall not empty the cache."""
+        """Warn once where the space was begun with another version of the engine.
+
+        Versions are not part of the identity, so that an upgrade does not empty the cache.
+        """
         if self._warned or not self._write or self.space is None:
             return
         self._warned = True
@@ -262,7 +297,7 @@ class Pipeline:
             )
 
     def _embed(self, request: Request, chunk: Chunk) -> Embedded:
-        """Values of a chunk, one for each of its items, all finite."""
+        """Values of a chunk: one for each of its items, all finite, or else an EngineError."""
         embedded = self._engine.embed(chunk.prompts)
         count, shape = len(chunk.rows), np.shape(embedded.vectors)
         tokens = embedded.n_tokens
@@ -285,9 +320,9 @@ class _Call:
     Args:
         request: The items.
         keys: `(n, 2) uint64`, row i is the key of item i.
-        store: Where values are.
-        snapshot: What the store holds.
-        result: What the caller gets; None where only the store is filled.
+        store: Where values are looked up and kept.
+        snapshot: What the store holds at the beginning.
+        result: Filled with the values; None where only the store is filled.
     """
 
     def __init__(
@@ -301,11 +336,11 @@ class _Call:
         self._looked_up: tuple[Snapshot, Positions, Positions] | None = None
 
     def refresh(self) -> None:
-        """See what was committed by now."""
+        """Look for what was committed to the store meanwhile."""
         self.snapshot = self.store.refresh()
 
     def make_room(self) -> None:
-        """Allocate the result, where its width is known by now."""
+        """Allocate the result if its width is known by now."""
         if self.result is not None and self.snapshot.dim is not None:
             self.result.allocate(self.snapshot.dim)
 
@@ -316,12 +351,12 @@ class _Call:
     def read(self, rows: Positions) -> Positions:
         """Copy rows into the result.
 
-        Again where another process moved them between look-up and read: a compaction may remove
-        the files of the version that was looked up in. The error tells no difference to damage; a
-        newer version of the table does.
+        A compaction by another process may remove the files of the version that was looked up in.
+        The error is then the same as for damage, but there is a newer version of the table: the
+        rows are looked up and read again in that.
 
         Returns:
-            The rows that the store has not, or not intact.
+            The rows that the store has not, or not intact, sorted.
         """
         for _ in range(_ATTEMPTS):
             snapshot = self.snapshot
@@ -337,7 +372,11 @@ class _Call:
     def keep(self, rows: Positions, embedded: Embedded) -> int:
         """Commit a chunk.
 
-        Where another process was first with a text, its row counts, here and in every later run.
+        Where another process has committed an item meanwhile, its row counts, here and in every
+        later run.
+
+        Returns:
+            How many items the chunk has.
         """
         columns = self.request.columns(rows.tolist())
         self.snapshot = self.store.add(
@@ -361,7 +400,7 @@ class _Call:
         return np.sort(np.concatenate(failed))
 
     def _find(self, rows: Positions) -> Positions:
-        """Positions of some rows, -1 for a miss; asked for twice in a row, looked up once."""
+        """Positions of some rows in the snapshot, -1 for a miss; the last answer is kept."""
         known = self._looked_up
         if known is None or known[0] is not self.snapshot or known[1] is not rows:
             known = (self.snapshot, rows, self.snapshot.find(self.keys[rows]))
@@ -370,10 +409,13 @@ class _Call:
 
 
 def check_on_miss(value: object) -> None:
-    """Refuse what is no `OnMiss`.
+    """Refuse a value that is no `OnMiss`.
+
+    Args:
+        value: What the user gave.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: The value is neither "encode" nor "raise".
     """
     if value not in get_args(OnMiss):
         raise ConfigError(

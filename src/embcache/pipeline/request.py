@@ -21,10 +21,14 @@ Rows = Sequence[int]
 class Request(ABC):
     """The items of one call: texts, or pairs of texts.
 
+    Items are numbered from 0 in the caller's order; `rows` of the methods are such numbers.
+
     Attributes:
-        task: Name of the task, for the record.
+        task: Name of the task, which is recorded beside new values; None for none.
         show_progress: Whether to draw a progress bar.
-        began: `time.perf_counter()` of the call, for the seconds in its stats.
+        began: `time.perf_counter()` when the call began, for the seconds in its stats.
+        unit: What an item is called in messages.
+        verb: What is done with an item, for the progress bar.
     """
 
     task: str | None = None
@@ -40,19 +44,48 @@ class Request(ABC):
 
     @abstractmethod
     def keys(self, identity: bytes) -> Keys:
-        """`(n, 2) uint64`, row i is the key of item i."""
+        """Hash all items to keys.
+
+        Args:
+            identity: Canonical bytes of the identity, see `Identity.to_bytes`.
+
+        Returns:
+            `(n, 2) uint64`, row i is the key of item i.
+
+        Raises:
+            InputError: A text or prompt is no `str`, or has no UTF-8 form; the message names the
+                row.
+        """
 
     @abstractmethod
     def inputs(self, rows: Rows) -> list[Any]:
-        """What `Engine.prepare` takes for these items."""
+        """What `Engine.prepare` takes for some items.
+
+        Args:
+            rows: `m` numbers of items.
+
+        Returns:
+            `m` inputs, in the order of `rows`.
+        """
 
     @abstractmethod
     def columns(self, rows: Rows) -> Mapping[str, Column]:
-        """What is recorded beside these items' vectors or scores."""
+        """What is recorded beside the vectors or scores of some items.
+
+        Args:
+            rows: `m` numbers of items.
+
+        Returns:
+            Columns by name: `m` values each in the order of `rows`, or one value for all.
+        """
 
     @abstractmethod
     def show(self, row: int) -> str:
-        """An item, shortened, for messages."""
+        """An item, quoted and shortened, for messages.
+
+        Args:
+            row: Number of the item.
+        """
 
     @property
     @abstractmethod
@@ -62,12 +95,12 @@ class Request(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class TextRequest(Request):
-    """Texts to be embedded.
+    """Texts to be embedded; for the methods see `Request`.
 
     Attributes:
         texts: `n` texts, without the prompt.
         prompt: Put in front of each text.
-        prompt_type: For the record.
+        prompt_type: "query" or "document", which is recorded beside new vectors; None for none.
     """
 
     texts: Sequence[str]
@@ -78,15 +111,15 @@ class TextRequest(Request):
         return len(self.texts)
 
     def keys(self, identity: bytes) -> Keys:
-        """Over identity, prompt and text."""
+        """Hash identity, prompt and text, see `text_keys`."""
         return text_keys(identity, self.prompt, self.texts)
 
     def inputs(self, rows: Rows) -> list[Any]:
-        """Prompt and text, joined."""
+        """Prompt + text, a string for each of the rows."""
         return [self.prompt + self.texts[row] for row in rows]
 
     def columns(self, rows: Rows) -> Mapping[str, Column]:
-        """As in `store.schema.VECTORS`."""
+        """Text, prompt, prompt type and task, as columns of `store.schema.VECTORS`."""
         return {
             "text": [self.texts[row] for row in rows],
             "prompt": self.prompt,
@@ -95,23 +128,23 @@ class TextRequest(Request):
         }
 
     def show(self, row: int) -> str:
-        """The text without its prompt."""
+        """The text without its prompt, quoted and shortened."""
         return f"{shown(self.texts[row])}"
 
     @property
     def prompts(self) -> str:
-        """The prompt."""
+        """The prompt, for messages."""
         return f"prompt {self.prompt!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairRequest(Request):
-    """Pairs to be scored, queries[i] with documents[i].
+    """Pairs to be scored, `queries[i]` with `documents[i]`; for the methods see `Request`.
 
     Attributes:
         queries: `n` texts, without the prefix.
         documents: `n` texts, without the prefix.
-        prefixes: What is put in front of every query, and of every document.
+        prefixes: What is put in front of every query, and what in front of every document.
 
     Raises:
         InputError: There are not as many queries as documents.
@@ -136,16 +169,16 @@ class PairRequest(Request):
         return len(self.queries)
 
     def keys(self, identity: bytes) -> Keys:
-        """Over identity, both prefixes, query and document."""
+        """Hash identity, both prefixes, query and document, see `pair_keys`."""
         return pair_keys(identity, self.prefixes, self.queries, self.documents)
 
     def inputs(self, rows: Rows) -> list[Any]:
-        """`(prefix + query, prefix + document)`."""
+        """`(prefix + query, prefix + document)`, a pair of strings for each of the rows."""
         query, document = self.prefixes
         return [(query + self.queries[row], document + self.documents[row]) for row in rows]
 
     def columns(self, rows: Rows) -> Mapping[str, Column]:
-        """As in `store.schema.SCORES`."""
+        """Both texts, both prefixes and the task, as columns of `store.schema.SCORES`."""
         return {
             "query": [self.queries[row] for row in rows],
             "document": [self.documents[row] for row in rows],
@@ -155,22 +188,25 @@ class PairRequest(Request):
         }
 
     def show(self, row: int) -> str:
-        """Both texts without their prefixes."""
+        """Both texts without their prefixes, quoted and shortened."""
         return f"({shown(self.queries[row])}, {shown(self.documents[row])})"
 
     @property
     def prompts(self) -> str:
-        """The prefixes."""
+        """Both prefixes, for messages."""
         return "prefixes {!r} and {!r}".format(*self.prefixes)
 
 
 def missing_error(request: Request, missing: Positions, space: Space | None) -> MissingTextsError:
-    """The error for `on_miss="raise"` where rows are not cached.
+    """Make the error for items that are not cached although `on_miss="raise"`.
 
     Args:
-        request: Of which they are.
-        missing: `(n,) int64`, their numbers, at least one.
-        space: Where they are not; None for no cache at all.
+        request: The request that has the items.
+        missing: `(m,) int64`, numbers of the items that are not cached, at least one.
+        space: The space that was looked in; None where there is no cache.
+
+    Returns:
+        The error, to be raised by the caller.
     """
     where = "because there is no cache (cache_path=None)"
     if space is not None:
@@ -185,13 +221,16 @@ def missing_error(request: Request, missing: Positions, space: Space | None) -> 
 
 
 def non_finite_error(request: Request, rows: Positions, of: int, dtype: str) -> NonFiniteError:
-    """The engine returned NaN or infinity for these rows of a chunk.
+    """Make the error for items of a chunk whose vectors hold NaN or infinity.
 
     Args:
-        request: Of which they are.
-        rows: Their numbers, at least one.
-        of: Rows in the chunk.
-        dtype: What the engine computes in.
+        request: The request that has the items.
+        rows: `(m,) int64`, numbers of these items, at least one.
+        of: How many items the chunk has.
+        dtype: What the engine computes in, "float16", say; "unknown" where it does not say.
+
+    Returns:
+        The error, to be raised by the caller.
     """
     row = int(rows.min())  # chunks are sorted by length, not by row
     return NonFiniteError(

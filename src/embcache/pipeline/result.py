@@ -22,11 +22,15 @@ _LEAST_NORM = 1e-12  # as torch.nn.functional.normalize
 class Truncation:
     """Cuts full vectors to their first components.
 
-    Where the full vectors are of length 1, the model normalises, and so are the cut ones. That is
-    decided on the first batch, once and for all: it is a property of the model.
+    Where the full vectors have length 1, the model normalises its vectors, and so the cut ones are
+    normalised again. That is decided on the first batch, for all later ones: it is a property of
+    the model.
 
     Args:
         dim: Number of components to keep.
+
+    Attributes:
+        dim: As given.
 
     Raises:
         ConfigError: `dim` is no positive integer.
@@ -42,10 +46,13 @@ class Truncation:
         self._normalised: bool | None = None
 
     def width(self, full: int) -> int:
-        """Components of a cut vector.
+        """How many components a cut vector has.
+
+        Args:
+            full: Components of the full vectors.
 
         Raises:
-            ConfigError: The full vectors are shorter than that.
+            ConfigError: The full vectors have fewer components than are to be kept.
         """
         if self.dim > full:
             raise ConfigError(
@@ -67,16 +74,16 @@ class Truncation:
 
 
 class Result:
-    """What the caller of an encoder gets: allocated when its width is known, filled in place.
+    """Vectors for the caller of an encoder: allocated when their width is known, filled in place.
 
     Truncation happens here and nowhere else: stores hold the full vectors.
 
     Args:
-        count: Number of items.
-        truncation: What is cut; None for nothing.
+        count: Number of items, duplicates included.
+        truncation: Cuts the full vectors; None to return them whole.
 
     Attributes:
-        values: `(count, width) float32`; `width` is 0 until `allocate`.
+        values: `(count, width) float32`, row i = item i; `width` is 0 until `allocate`.
     """
 
     def __init__(self, count: int, truncation: Truncation | None = None) -> None:
@@ -86,13 +93,13 @@ class Result:
         self.values: Vectors = np.empty((count, 0), np.float32)
 
     def allocate(self, dim: int) -> None:
-        """Make room, or check that there is.
+        """Make room for vectors; a later call only checks that they fit.
 
         Args:
             dim: Components of the full vectors.
 
         Raises:
-            ConfigError: More components are asked for than there are.
+            ConfigError: More components are to be kept than the full vectors have.
             CacheError: Other vectors of the same call have another number of components.
         """
         if self._dim is None:
@@ -107,16 +114,20 @@ class Result:
             )
 
     def put(self, rows: Positions, vectors: Vectors) -> None:
-        """Fill rows in.
+        """Fill in some rows, cut if need be.
 
         Args:
             rows: `(m,) int64`, which rows.
-            vectors: `(m, dim) float32`, the full ones.
+            vectors: `(m, dim) float32`, their full vectors.
         """
         self.values[rows] = vectors if self._truncation is None else self._truncation(vectors)
 
     def repeat(self, source: Positions) -> None:
-        """Copy rows to their duplicates: row i gets row `source[i]`, `(count,) int64`."""
+        """Copy rows to their duplicates.
+
+        Args:
+            source: `(count,) int64`; row i becomes a copy of row `source[i]`, which may be itself.
+        """
         copies = np.flatnonzero(source != np.arange(len(source)))
         if len(copies):
             self.values[copies] = self.values[source[copies]]

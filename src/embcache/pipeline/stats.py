@@ -1,4 +1,4 @@
-"""Counts of a run."""
+"""What a run did, in numbers, and who is told while it goes on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class EncodeStats:
         unique: Distinct ones among them.
         hits: Distinct ones found in the cache.
         encoded: Distinct ones sent to the engine.
-        seconds: Wall-clock seconds.
+        seconds: Wall-clock seconds of the call.
         unit: What is counted, "text" or "pair".
     """
 
@@ -46,7 +46,10 @@ class EncodeStats:
 
 
 class Watcher:
-    """Told how encoding goes on; does nothing. Calls come from the thread that encodes."""
+    """Is told how encoding goes on; this one does nothing with it, subclasses do.
+
+    All calls come from the thread that encodes.
+    """
 
     def starting(self) -> None:
         """The engine is about to start, which takes a while."""
@@ -55,21 +58,30 @@ class Watcher:
         """The engine has started."""
 
     def encoded(self, items: int, tokens: int) -> None:
-        """A chunk of so many items was encoded; tokens are 0 where they are not known."""
+        """A chunk was encoded.
+
+        Args:
+            items: How many items are in it.
+            tokens: How many tokens they have together; 0 where that is not known.
+        """
 
     def committed(self, items: int) -> None:
-        """A chunk of so many items is on disk."""
+        """A chunk is on disk.
+
+        Args:
+            items: How many items are in it.
+        """
 
 
 class Bar(Watcher):
-    """A progress bar over the distinct items of one call.
+    """A progress bar over the distinct items of one call; for the methods see `Watcher`.
 
     Args:
-        total: Distinct items.
-        hits: How many of them are cached.
-        unit: What is counted.
-        verb: What is done with it.
-        shown: Whether to draw it.
+        total: How many distinct items there are.
+        hits: How many of them are cached; the bar begins there.
+        unit: What is counted, "text" or "pair".
+        verb: What is done with the items, in front of the bar.
+        shown: Whether to draw the bar; it is not drawn for no items either.
     """
 
     def __init__(self, total: int, hits: int, unit: str, verb: str, *, shown: bool) -> None:
@@ -90,14 +102,14 @@ class Bar(Watcher):
         self._bar.close()
 
     def starting(self) -> None:
-        """Say so."""
+        """Say that the engine is starting, in front of the bar."""
         self._bar.set_description("starting engine")
 
     def started(self) -> None:
-        """Its time is no part of texts/s and time left."""
+        """Go on with the bar; the engine's start counts neither for texts/s nor for time left."""
         self._bar.set_description(self._verb)
         self._bar.unpause()
 
     def encoded(self, items: int, tokens: int) -> None:
-        """Go on by so many."""
+        """Move the bar on by so many items; tokens are not shown."""
         self._bar.update(items)

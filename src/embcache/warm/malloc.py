@@ -11,16 +11,15 @@ _ARENAS = 2
 
 
 def limit_arenas() -> None:
-    """Have the threads of this process share two of malloc's arenas, those that are there aside.
+    """Have the threads of this process share two of malloc's arenas.
 
     Lance writes each commit in other threads of its pools, and each thread gets an arena, up to
-    eight a core, which keeps several MB when all in it is freed. Warming 1,000,000 texts on two
-    cores peaked at 35 to 45 MB more without this, none of it in use. It counts from the moment it
-    is called: early is best.
+    eight a core, which keeps memory when all in it is freed: a long warm holds much that is not in
+    use. Arenas that exist stay, so it is best called early.
 
-    What else was measured: `malloc_trim` does not help, it leaves the free ends of arenas alone.
-    M_TRIM_THRESHOLD helps as much or more, but an engine on CPU in the same process then gets
-    every large tensor from the kernel anew: five times the page faults, a fifth of its speed.
+    `malloc_trim` is no alternative: it leaves the free ends of arenas alone. Nor is
+    M_TRIM_THRESHOLD: an engine on CPU in the same process would get every large tensor from the
+    kernel anew, and be far slower.
 
     Does nothing without glibc, or where the user has set malloc's variables.
     """

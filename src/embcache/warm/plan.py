@@ -1,4 +1,4 @@
-"""What a warm would do, found out without an engine."""
+"""What a warm run would do, found out without encoding anything."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ _SAMPLE_ROWS = 2000
 
 @dataclass(frozen=True)
 class Plan:
-    """What a warm would do.
+    """What a warm run would do.
 
     Attributes:
         texts: Texts read, duplicates included.
-        unique: Distinct ones, each with its prompt.
-        cached: Distinct ones that are cached.
-        missing: Distinct ones that would be encoded.
-        tokens: Of those, estimated.
-        disk_bytes: What they would take, estimated; None where the vectors' size is not known.
-        prompts: What would be put in front of how many of the texts read.
+        unique: Distinct pairs of prompt and text among them.
+        cached: How many of these are cached.
+        missing: How many of these would be encoded.
+        tokens: Tokens of those that would be encoded, estimated.
+        disk_bytes: Bytes that those would take on disk, estimated; None as long as the space has
+            no rows that tell the vectors' size.
+        prompts: Each prompt, and how many of the texts read it would be put in front of, the most
+            frequent first.
     """
 
     texts: int
@@ -46,12 +48,24 @@ class Plan:
 
 
 def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatch]) -> Plan:
-    """Read and hash a stream, and look it up.
+    """Read and hash a stream, and look its texts up; nothing is encoded or written.
 
-    Memory: 24 bytes for each distinct text, and for each key that the space holds.
+    It takes 24 bytes of memory for each distinct text, and for each key that the space holds.
+
+    Args:
+        warmer: Reads and hashes; one for the same encoder.
+        encoder: The encoder whose space would be filled.
+        batches: The stream; it is read to its end.
+
+    Returns:
+        What `warmer.run` would do with the same stream.
 
     Raises:
         CacheError: The cache cannot be read.
+        ConfigError: The encoder makes prompts of tasks and a text is of none; a source lacks a
+            column; or the encoder's dtype is "auto" and ambiguous.
+        InputError: A source cannot be read, or a text has no UTF-8 form.
+        EngineError: The encoder's dtype is "auto" and vLLM cannot say what that means.
     """
     pipeline = encoder.open_pipeline()
     snapshot = SpaceSnapshot() if pipeline.space is None else pipeline.space.refresh()
@@ -80,7 +94,7 @@ def plan(warmer: Warmer, encoder: VllmEncoderWrapper, batches: Iterable[TextBatc
 
 
 def _characters_a_token(snapshot: SpaceSnapshot) -> float:
-    """As in the first rows of the space, if there are any."""
+    """Characters in a token, as in the first rows of the space if it has any, else a guess."""
     if not {"text", "prompt", "n_tokens"} <= set(snapshot.columns):
         return CHARACTERS_A_TOKEN
     characters = tokens = rows = 0

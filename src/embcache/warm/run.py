@@ -28,15 +28,15 @@ class WarmStats:
     """What was done so far.
 
     Attributes:
-        texts: Texts that are cached now; hits and encoded add up to them.
-        hits: Those that were cached before, or by an earlier text of the same run.
-        encoded: Those sent to the engine.
-        committed: Of those, the ones that are on disk.
-        tokens: Tokens of those that were encoded.
-        seconds: Wall-clock seconds.
-        start_seconds: Those of them that the engine took to start.
-        starting: Whether it is starting at this moment.
-        stopped: Whether it was stopped before the end.
+        texts: Texts that are dealt with, duplicates included: the sum of `hits` and `encoded`.
+        hits: Texts that were cached before, or that an earlier text of the same run is equal to.
+        encoded: Texts that were sent to the engine.
+        committed: How many of the encoded texts are on disk.
+        tokens: Tokens of the encoded texts; 0 where the engine does not count them.
+        seconds: Wall-clock seconds since the warmer was made.
+        start_seconds: How many of them the engine took to start.
+        starting: Whether the engine is starting at this moment.
+        stopped: Whether the run was stopped before the end of the stream.
     """
 
     texts: int = 0
@@ -51,7 +51,7 @@ class WarmStats:
 
     @property
     def working_seconds(self) -> float:
-        """Seconds without the engine's start: what rates are about."""
+        """Seconds without the engine's start, for texts per second and the time left."""
         return self.seconds - self.start_seconds
 
 
@@ -60,8 +60,8 @@ class Window:
     """Texts that are looked up together.
 
     Attributes:
-        request: The texts and their prompt.
-        keys: Their keys.
+        request: `n` texts and their prompt.
+        keys: `(n, 2) uint64`, row i is the key of the i-th text.
     """
 
     request: TextRequest
@@ -77,8 +77,13 @@ class Warmer:
     reading and hashing only: what is committed is a hit.
 
     Args:
-        encoder: With a cache_path that can be written.
-        advance: Called with the stats whenever they change.
+        encoder: The encoder whose space is filled; its cache_path must be one that can be written.
+        advance: Called with the stats whenever they change, in the thread that runs.
+
+    Attributes:
+        stop: Set it, from any thread or a signal handler, to end after the chunk in flight; what is
+            encoded by then is committed.
+        stats: What was done so far, in all runs of this object.
     """
 
     def __init__(
@@ -88,20 +93,26 @@ class Warmer:
     ) -> None:
         self._encoder = encoder
         self.stop = threading.Event()
-        """Set it to end after the chunk in flight; what is encoded by then is committed."""
         self.stats = WarmStats()
         self._watcher = _Counter(self.stats, advance)
 
     def run(self, batches: Iterable[TextBatch]) -> WarmStats:
         """Encode and commit whatever of a stream is missing.
 
+        What is committed stays, whatever error ends a run.
+
+        Args:
+            batches: The stream; whatever reading it raises is raised here.
+
         Returns:
             What was done in all runs of this object.
 
         Raises:
-            CacheError: The cache cannot be read or written.
-            InputError: A text cannot be encoded.
-            EngineError: vLLM does not start or fails; what was committed stays.
+            CacheError: The encoder has no cache that may be written, or it cannot be read or
+                written.
+            ConfigError: The encoder makes prompts of tasks, and a text is of none.
+            InputError: A text has no UTF-8 form, or is refused by the tokenizer.
+            EngineError: vLLM does not start, fails, or returns NaN or infinity.
         """
         pipeline = self._encoder.open_pipeline()
         pipeline.refresh()
@@ -116,7 +127,18 @@ class Warmer:
         return replace(self.stats)
 
     def windows(self, batches: Iterable[TextBatch]) -> Iterator[Window]:
-        """A stream's texts with their keys, read and hashed ahead by another thread."""
+        """A stream's texts with their keys, read and hashed ahead by another thread.
+
+        Args:
+            batches: The stream; whatever reading it raises is raised here.
+
+        Yields:
+            Windows of at most `WINDOW_TEXTS` texts, in the order of the stream.
+
+        Raises:
+            ConfigError: The encoder makes prompts of tasks, and a text is of none.
+            InputError: A text has no UTF-8 form.
+        """
         identity = self._encoder.open_pipeline().identity.to_bytes()
         yield from read_ahead(self._hashed(batches, identity), _AHEAD, self.stop)
 
@@ -140,8 +162,8 @@ class _Counter(Watcher):
     """Keeps the stats while a window is encoded.
 
     Args:
-        stats: Kept up to date.
-        advance: Called with them whenever they change.
+        stats: Changed in place.
+        advance: Called with the stats whenever they change.
     """
 
     def __init__(self, stats: WarmStats, advance: Callable[[WarmStats], None]) -> None:
@@ -150,12 +172,12 @@ class _Counter(Watcher):
         self._began = time.perf_counter()
 
     def show(self) -> None:
-        """Tell how long it has taken, and whoever listens."""
+        """Update the seconds, and hand the stats to whoever listens."""
         self._stats.seconds = time.perf_counter() - self._began
         self._advance(self._stats)
 
     def settle(self, done: EncodeStats) -> None:
-        """A window is done, or was stopped: count what was encoded before, or twice in it."""
+        """Count a window's hits, duplicates within it included; it is done, or was stopped."""
         stopped = done.hits + done.encoded < done.unique
         hits = done.hits if stopped else done.texts - done.encoded
         self._stats.hits += hits

@@ -25,7 +25,7 @@ FORMATS = {
     "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.bz2", ".jsonl.zst"),
     "csv": (".csv", ".csv.gz"),
 }
-"""File formats, and what the files of one are called in a directory."""
+"""File formats, and the endings by which their files are found in a directory."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class TextBatch:
     """Texts that get the same prompt.
 
     Attributes:
-        texts: Without the prompt.
-        source: File, data set or task, for messages and for the record.
+        texts: The texts, without the prompt.
+        source: Name of the file, data set or task, which is noted beside new rows.
         prompt: Put in front of each text; None where the encoder's prompts decide.
-        prompt_type: "query", "document" or None: for the record, and for the encoder's prompts.
+        prompt_type: "query", "document" or None, by which the encoder chooses its prompt; it is
+            noted beside new rows.
     """
 
     texts: list[str]
@@ -47,11 +48,11 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that has no text.
+    """A row that is left out, because it has no text.
 
     Attributes:
-        place: File and line or row.
-        reason: What is wrong with it.
+        place: File and line, or data set and row.
+        reason: What is wrong with the row.
     """
 
     place: str
@@ -62,10 +63,10 @@ class BadRow:
 
 
 Report = Callable[[BadRow], None]
-"""Called for every row that is left out; may raise to stop."""
+"""Is called with every row that is left out; it may raise, to stop reading."""
 
 Row = tuple[str, Mapping[str, Any]]
-"""Where a row is, and its columns."""
+"""The place of a row, as of `BadRow`, and its values by column."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Columns:
 
     Attributes:
         text: Column of the text.
-        title: Column of a title that is put in front of it, as mteb does; None for none.
-        title_is_optional: Whether a source may have no such column at all.
+        title: Column of a title that is put in front of the text, as mteb does; None for none.
+        title_is_optional: Whether a source may have no column of titles at all.
     """
 
     text: str = "text"
@@ -83,10 +84,16 @@ class Columns:
     title_is_optional: bool = False
 
     def join(self, row: Mapping[str, Any]) -> str:
-        """The text that mteb would embed: title, space, text, stripped.
+        """The text that mteb would embed.
+
+        Args:
+            row: Values by column.
+
+        Returns:
+            Title, space and text, stripped; without a column of titles, the text as it is.
 
         Raises:
-            ValueError: There is no text, or it is no string, or has no UTF-8 form.
+            ValueError: The row has no text, or the text is no string or has no UTF-8 form.
         """
         if self.text not in row:
             names = ", ".join(map(repr, row)) or "none"
@@ -105,10 +112,15 @@ class Columns:
         return joined
 
     def check(self, names: Collection[str], where: str) -> None:
-        """Refuse a source that has not the columns.
+        """Refuse a source that lacks a column.
+
+        Args:
+            names: The columns that the source has.
+            where: The source's name, for the message.
 
         Raises:
-            ConfigError: It has not.
+            ConfigError: The source lacks the column of texts, or that of titles if it must have
+                one.
         """
         wanted = [self.text, *([] if self.title_is_optional or not self.title else [self.title])]
         for name in wanted:
@@ -121,10 +133,18 @@ class Columns:
 
 
 def find_files(patterns: Iterable[str], kind: str) -> list[Path]:
-    """Files of globs, directories and names, sorted within each pattern.
+    """Find files by globs, directories and names.
+
+    Args:
+        patterns: Names of files; globs; or directories, of which all files of the format are
+            taken, also of those in folders below.
+        kind: A key of `FORMATS`.
+
+    Returns:
+        The files, sorted within each pattern.
 
     Raises:
-        ConfigError: A pattern matches nothing.
+        ConfigError: A pattern matches no file.
     """
     found: list[Path] = []
     for pattern in patterns:
@@ -147,7 +167,21 @@ def find_files(patterns: Iterable[str], kind: str) -> list[Path]:
 def read_files(
     kind: str, patterns: Iterable[str], columns: Columns, report: Report
 ) -> Iterator[TextBatch]:
-    """Texts of files of one format; `-` is standard input, as JSON lines."""
+    """Read the texts of files of one format.
+
+    Args:
+        kind: A key of `FORMATS`.
+        patterns: The files, see `find_files`; `-` alone, with "jsonl", is standard input.
+        columns: Where a row's text is.
+        report: Is called with each row that is left out.
+
+    Yields:
+        Batches of at most `BATCH_ROWS` texts.
+
+    Raises:
+        ConfigError: A pattern matches no file, or a file lacks a column.
+        InputError: A file cannot be read as this format.
+    """
     patterns = list(patterns)
     if kind == "jsonl" and patterns == ["-"]:
         lines = _json_lines(_standard_input(), "standard input", report)
@@ -165,10 +199,17 @@ def read_files(
 
 
 def estimate_rows(kind: str, patterns: Iterable[str]) -> int | None:
-    """About how many rows there are, from what files say or from their size and first lines.
+    """Estimate how many rows files have, from what they say, or from their size and first lines.
+
+    Args:
+        kind: A key of `FORMATS`.
+        patterns: The files, see `find_files`; `-` alone is standard input.
 
     Returns:
-        None where that cannot be told: standard input, compressed files.
+        The number; None where it cannot be told: of standard input, Arrow and compressed files.
+
+    Raises:
+        ConfigError: A pattern matches no file.
     """
     patterns = list(patterns)
     if patterns == ["-"]:
@@ -192,15 +233,19 @@ def _estimate(kind: str, path: Path) -> int | None:
 
 
 def read_beir(folder: str, report: Report, parts: Iterable[str]) -> Iterator[TextBatch]:
-    """A BEIR folder: `corpus.jsonl` as documents with titles, `queries.jsonl` as queries.
+    """Read a BEIR folder: `corpus.jsonl` as documents with titles, `queries.jsonl` as queries.
 
     Args:
-        folder: Of the data set.
-        report: Gets bad rows.
+        folder: Directory of the data set.
+        report: Is called with each row that is left out.
         parts: "corpus", "queries" or both.
 
+    Yields:
+        Batches of at most `BATCH_ROWS` texts, with their prompt type.
+
     Raises:
-        ConfigError: A file is not there.
+        ConfigError: The folder lacks the file of a part, or a file lacks the column `text`.
+        InputError: A file cannot be read as JSON lines.
     """
     for part, columns, prompt_type in (
         ("corpus", Columns("text", "title", title_is_optional=True), "document"),
@@ -214,10 +259,14 @@ def read_beir(folder: str, report: Report, parts: Iterable[str]) -> Iterator[Tex
 
 
 def beir_file(folder: str, part: str) -> Path:
-    """`corpus.jsonl` or `queries.jsonl` of a BEIR folder, compressed or not.
+    """Find `corpus.jsonl` or `queries.jsonl` of a BEIR folder, compressed or not.
+
+    Args:
+        folder: Directory of the data set.
+        part: "corpus" or "queries".
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: The folder has no such file.
     """
     for suffix in ("", ".gz", ".bz2", ".zst"):
         path = Path(folder).expanduser() / f"{part}.jsonl{suffix}"
@@ -229,10 +278,20 @@ def beir_file(folder: str, part: str) -> Path:
 def read_dataset(
     name: str, config: str | None, split: str, columns: Columns, report: Report
 ) -> Iterator[TextBatch]:
-    """A Hugging Face data set, streamed: nothing is downloaded ahead.
+    """Read a Hugging Face data set, streamed: nothing is downloaded ahead.
+
+    Args:
+        name: Name on the hub, or a directory.
+        config: Configuration of the data set; None for the default one.
+        split: Split of the data set.
+        columns: Where a row's text is.
+        report: Is called with each row that is left out.
+
+    Yields:
+        Batches of at most `BATCH_ROWS` texts.
 
     Raises:
-        ConfigError: It cannot be opened.
+        ConfigError: The data set cannot be opened, or lacks a column.
     """
     from datasets import load_dataset
 
@@ -249,7 +308,16 @@ def read_dataset(
 
 
 def estimate_dataset(name: str, config: str | None, split: str) -> int | None:
-    """How many rows a Hugging Face data set has, where its description says so."""
+    """How many rows a Hugging Face data set has.
+
+    Args:
+        name: Name on the hub, or a directory.
+        config: Configuration of the data set; None for the default one.
+        split: Split of the data set.
+
+    Returns:
+        The number that its description states; None if it states none or cannot be read.
+    """
     from datasets import load_dataset_builder
 
     try:
@@ -275,9 +343,9 @@ def _joined(rows: Iterable[Row], columns: Columns, report: Report) -> Iterator[l
 
 
 def _checked(rows: Iterable[Row], columns: Columns, where: str) -> Iterator[Row]:
-    """The same rows; refused where none of the first thousand has a column that was named.
+    """The same rows; raises where none of the first thousand has a column that is needed.
 
-    That is fewer than a batch: no text has gone anywhere by then.
+    These are fewer than a batch, so no text has been handed on by then.
     """
     names: dict[str, None] = {}
     count = 0
@@ -308,9 +376,9 @@ def _json_lines(lines: Iterable[str], name: str, report: Report) -> Iterator[Row
 
 
 def _open_text(path: Path) -> IO[str]:
-    """Text of a file that may be compressed (by its name).
+    """Open a file as text; it may be compressed, which its name says.
 
-    What is no UTF-8 becomes lone surrogates, so that it costs one row and not the file.
+    What is no UTF-8 becomes lone surrogates, so that one row is left out and not the file.
     """
     return _as_text(pa.input_stream(str(path), compression="detect"))
 
@@ -381,7 +449,7 @@ def _arrow_texts(
     for batch in batches:
         column = batch.column(columns.text)
         if columns.title is None and not column.null_count and _is_string(column.type):
-            yield column.to_pylist()  # the usual case, and three times as fast
+            yield column.to_pylist()  # the usual case, and much faster
         else:
             numbered = enumerate(batch.to_pylist(), start)
             yield from _joined(((f"{path}, row {n}", row) for n, row in numbered), columns, report)

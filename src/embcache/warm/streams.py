@@ -21,8 +21,8 @@ class Shard:
     """Every `of`-th text, beginning with the `number`-th: the shards of a stream add up to it.
 
     Attributes:
-        number: From 1.
-        of: Number of shards.
+        number: Which shard it is, from 1 to `of`.
+        of: How many shards there are.
     """
 
     number: int = 1
@@ -30,10 +30,13 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read `3/8`.
+        """Read a shard as a person writes it.
+
+        Args:
+            text: `number/of`: `3/8`, say.
 
         Raises:
-            ConfigError: It is not of that form.
+            ConfigError: The text is not of this form, or `number` is not within 1 to `of`.
         """
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
@@ -44,7 +47,16 @@ class Shard:
 def select(
     batches: Iterable[TextBatch], shard: Shard, limit: int | None = None
 ) -> Iterator[TextBatch]:
-    """The shard's texts of the first `limit` of each source."""
+    """The texts of one shard, of the first texts of each source.
+
+    Args:
+        batches: The stream.
+        shard: Which texts to take.
+        limit: How many texts of each source are looked at, all shards together; None for all.
+
+    Yields:
+        Batches with the chosen texts; those that would be empty are left out.
+    """
     read: dict[str, int] = {}
     for batch in batches:
         start = read.get(batch.source, 0)
@@ -57,7 +69,15 @@ def select(
 
 
 def join_small(batches: Iterable[TextBatch], size: int) -> Iterator[TextBatch]:
-    """Neighbours of one source and prompt joined until they hold `size` texts."""
+    """Join neighbouring batches of the same source and prompt.
+
+    Args:
+        batches: The stream.
+        size: Number of texts from which a batch is not joined with the next.
+
+    Yields:
+        Batches, all texts in the order of the stream.
+    """
     held: TextBatch | None = None
     for batch in batches:
         if held is not None and replace(held, texts=[]) == replace(batch, texts=[]):
@@ -77,9 +97,9 @@ def read_ahead(items: Iterable[T], depth: int, stop: threading.Event) -> Iterato
     """The same items, made by another thread while the last one is worked on here.
 
     Args:
-        items: Whatever they raise is raised here.
-        depth: How many may wait.
-        stop: Ends it, also while it waits.
+        items: The items; whatever making them raises is raised here.
+        depth: How many finished items may wait.
+        stop: Once it is set, the iterator ends, also while it waits.
     """
 
     def push(give: Callable[[T], None]) -> None:
@@ -90,7 +110,7 @@ def read_ahead(items: Iterable[T], depth: int, stop: threading.Event) -> Iterato
 
 
 class Abandoned(Exception):
-    """Raised where something is handed over that nobody wants any more."""
+    """Raised in the code that hands items over, once nobody takes them any more."""
 
 
 def pulled(
@@ -102,7 +122,7 @@ def pulled(
         push: Gets a function that takes an item, waits for room, and raises `Abandoned` when the
             iterator is closed. What `push` raises is raised by the iterator.
         depth: How many items may wait.
-        stop: Ends the iterator, also while it waits.
+        stop: Once it is set, the iterator ends, also while it waits.
     """
     waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
     closed = threading.Event()

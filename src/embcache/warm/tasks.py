@@ -1,4 +1,4 @@
-"""The texts that `mteb.evaluate` will ask for: asked for by mteb itself.
+"""The texts that `mteb.evaluate` will have encoded for a task, found out by evaluating it.
 
 The task is evaluated with a model that passes every text on and answers with random vectors, which
 cost nothing. So whatever a task does to its data before it encodes it is done here too.
@@ -37,14 +37,18 @@ def read_task(
     """All texts of a task, with the prompts that the encoder will put in front of them.
 
     Args:
-        task: Its splits and subsets are those that it was made with.
-        encoder: Knows the prompts.
-        parts: Of retrieval tasks: "corpus", "queries" or both. Others have only texts.
-        stop: Ends it.
+        task: The task; its splits and subsets are those that it was made with.
+        encoder: The encoder that will evaluate the task; it decides the prompts.
+        parts: Of retrieval tasks, "corpus", "queries" or both; of other tasks, all texts are read.
+        stop: Once it is set, the stream ends, also while it waits.
+
+    Yields:
+        Batches of texts with their prompt, in the order in which mteb asks for them.
 
     Raises:
-        ConfigError: A part is unknown; or the task is none of texts alone.
-        InputError: mteb cannot load or prepare its data.
+        ConfigError: `parts` is empty or names an unknown part; or the task has inputs that are not
+            text.
+        InputError: mteb cannot load or prepare the task's data.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
@@ -75,14 +79,14 @@ def read_task(
 
 
 def estimate_texts(task: AbsTask, parts: tuple[str, ...]) -> int | None:
-    """About how many texts a task has: from the descriptive statistics that mteb ships.
+    """Estimate how many texts a task has, from the descriptive statistics that mteb ships.
 
     Args:
-        task: Its splits and subsets are those that it was made with.
-        parts: As of `read_task`.
+        task: The task; its splits and subsets are those that it was made with.
+        parts: Of retrieval tasks, "corpus", "queries" or both.
 
     Returns:
-        None where mteb has none of some split.
+        The number; None where mteb ships no statistics of one of the splits.
     """
     described = task.metadata.descriptive_stats or {}
     counts: list[int] = []
@@ -106,7 +110,13 @@ def _described_texts(described: Mapping[str, Any], parts: tuple[str, ...]) -> in
 
 
 class _AskingModel:
-    """An mteb model that passes texts on; for retrieval a search model, which need not score."""
+    """An mteb model that passes texts on; for retrieval a search model, which need not score.
+
+    Args:
+        encoder: Decides the prompts.
+        parts: Which parts of retrieval tasks are passed on.
+        give: Is called with each batch of texts.
+    """
 
     def __init__(
         self,
@@ -119,13 +129,13 @@ class _AskingModel:
         self._parts = parts
         self._give = give
         self._first = ""
-        # A generator of its own: a task that draws from NumPy's shall draw the same as ever.
+        # A generator of its own, so that a task which draws from NumPy's draws what it always does.
         self._random = np.random.default_rng(0)
 
     def encode(
         self, inputs: Any, *, task_metadata: TaskMetadata, prompt_type: Any = None, **_: Any
     ) -> npt.NDArray[np.float32]:
-        """Pass the texts on; random vectors."""
+        """Pass the texts on, and return random vectors."""
         texts = read_texts(inputs)
         self._pass_on(texts, task_metadata, prompt_type)
         return self._random.standard_normal((len(texts), _DIM)).astype(np.float32)
@@ -150,7 +160,7 @@ class _AskingModel:
     def search(
         self, queries: Any, *, task_metadata: TaskMetadata, encode_kwargs: Any, **_: Any
     ) -> Mapping[str, Mapping[str, float]]:
-        """Pass the queries on; each finds the first document."""
+        """Pass the queries on, and return the first document for each."""
         from mteb._create_dataloaders import create_dataloader
         from mteb.types import PromptType
 
