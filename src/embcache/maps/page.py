@@ -19,8 +19,7 @@ from embcache.maps.color import (
     subtitle,
     title,
 )
-from embcache.maps.extra import import_extra
-from embcache.maps.project import SpaceMap
+from embcache.maps.project import SpaceMap, import_extra
 
 _SHOWN = 300  # characters of a text
 _WIDTH = 70

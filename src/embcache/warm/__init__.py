@@ -1,7 +1,6 @@
 """Filling a cache over corpora of any size."""
 
-from embcache.warm.plan import Plan, plan
-from embcache.warm.run import Warmer, WarmStats
+from embcache.warm.run import Plan, Warmer, WarmStats, plan
 from embcache.warm.sources import BadRow, Columns, TextBatch
 from embcache.warm.streams import Shard, select
 

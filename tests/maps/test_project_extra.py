@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 
 from embcache import ConfigError
-from embcache.maps.extra import check_extra, import_extra
+from embcache.maps.project import check_extra, import_extra
 
 
 def test_what_is_there() -> None:
