@@ -381,3 +381,12 @@ def test_normalisation_is_not_learnt_from_a_damaged_row(make: Make, space: Space
     engine.embed = lambda prompts: Embedded(values[:1])  # type: ignore[method-assign]
     cut = run(make(engine=engine, truncation=Truncation(3)), unit)
     assert np.allclose(np.linalg.norm(cut, axis=1), 1, atol=1e-6)
+
+
+def test_an_engine_that_returns_another_type(
+    make: Make, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values are kept as float32, whatever the engine computes in."""
+    monkeypatch.setattr(engine, "embed", lambda prompts: Embedded(np.full((2, 3), 0.1)))  # type: ignore[arg-type]
+    vectors = run(make(), ["a", "b"])
+    assert vectors.dtype == np.float32 and (vectors == np.float32(0.1)).all()

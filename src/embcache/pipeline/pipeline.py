@@ -19,10 +19,11 @@ from embcache.errors import CacheError, ConfigError, EngineError
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
 from embcache.pipeline.chunks import Chunk, Chunker
+from embcache.pipeline.job import Job
 from embcache.pipeline.request import Request, missing_error, non_finite_error
 from embcache.pipeline.result import Result, Truncation, Vectors
 from embcache.pipeline.stats import Bar, EncodeStats, Watcher
-from embcache.store import Overlay, Rows, Snapshot, Space, Store
+from embcache.store import Overlay, Snapshot, Space, Store
 from embcache.store.index import Positions, unique_keys
 
 logger = logging.getLogger(__name__)
@@ -105,9 +106,9 @@ class Pipeline:
             keys = request.keys(self.identity.to_bytes())
             first, source = unique_keys(keys)
         result = Result(len(keys), self._truncation)
-        call = _Call(request, keys, store, opened.result(), result)
-        call.make_room()  # before anything is encoded: a cut may be refused there
-        encoded = self._serve(call, first)
+        job = Job(request, keys, store, opened.result(), result)
+        job.make_room()  # before anything is encoded: a cut may be refused there
+        encoded = self._serve(job, first)
         result.repeat(source)
         hits = len(first) - encoded
         seconds = time.perf_counter() - request.began
@@ -145,12 +146,12 @@ class Pipeline:
         """
         if self.space is None or not self._write:
             raise CacheError("There is no cache to fill: give a cache_path that can be written.")
-        call = _Call(request, keys, self.space, self.space.snapshot, None)
+        job = Job(request, keys, self.space, self.space.snapshot, None)
         first, _ = unique_keys(keys)
-        missing = call.missing(first)
+        missing = job.missing(first)
         encoded = 0
         if len(missing) and not stop():
-            encoded = self._fill(call, missing, watcher, stop)
+            encoded = self._fill(job, missing, watcher, stop)
         seconds = time.perf_counter() - request.began
         hits = len(first) - len(missing)
         return EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit)
@@ -168,64 +169,64 @@ class Pipeline:
         """The space; where nothing may be written, an overlay that lives as long as the call."""
         return self.space if self.space is not None and self._write else Overlay(self.space)
 
-    def _serve(self, call: _Call, first: Positions) -> int:
+    def _serve(self, job: Job, first: Positions) -> int:
         """Fill what is missing and read all, until all is read.
 
         Args:
-            call: The call.
+            job: The call.
             first: `(u,) int64`, rows of distinct keys.
 
         Returns:
             How many items were encoded.
         """
-        request, encoded, rows = call.request, 0, first
-        missing = call.missing(rows)
+        request, encoded, rows = job.request, 0, first
+        missing = job.missing(rows)
         hits = len(first) - len(missing)
         with Bar(len(first), hits, request.unit, request.verb, shown=request.show_progress) as bar:
             for _ in range(_ATTEMPTS):
                 if len(missing):
                     if self._on_miss == "raise":
                         raise missing_error(request, missing, self.space)
-                    encoded += self._fill(call, missing, bar)
-                rows = call.read(rows)
+                    encoded += self._fill(job, missing, bar)
+                rows = job.read(rows)
                 if not len(rows):
                     return encoded
-                rows = self._read_again(call, rows)
-                missing = call.missing(rows)
+                rows = self._read_again(job, rows)
+                missing = job.missing(rows)
         raise CacheError(
-            f"{call.store.name}: rows written a moment ago fail their checksum. The disk or its "
+            f"{job.store.name}: rows written a moment ago fail their checksum. The disk or its "
             "memory is failing; use another cache_path."
         )
 
-    def _read_again(self, call: _Call, failed: Positions) -> Positions:
+    def _read_again(self, job: Job, failed: Positions) -> Positions:
         """Read rows that failed once more: another process may have mended them since.
 
         Args:
-            call: The call.
+            job: The call.
             failed: `(m,) int64`, rows that the store has not, or not intact.
 
         Returns:
             The rows that fail again; they are dropped from the store, and so missing from then on.
         """
-        call.refresh()
-        gone = call.missing(failed)
-        corrupt = call.read(np.setdiff1d(failed, gone))
+        job.refresh()
+        gone = job.missing(failed)
+        corrupt = job.read(np.setdiff1d(failed, gone))
         if len(corrupt):
             logger.warning(
                 "%d rows of %s fail their checksum (damaged on disk) and are not used. %s",
                 len(corrupt),
-                call.store.name if self.space is None else self.space.location,
+                job.store.name if self.space is None else self.space.location,
                 "They are dropped and encoded again."
                 if self._write
                 else "They are left there, because nothing is written in this run.",
             )
-            call.store.drop(call.keys[corrupt])
-            call.refresh()
+            job.store.drop(job.keys[corrupt])
+            job.refresh()
         return np.sort(np.concatenate((gone, corrupt)))
 
     def _fill(
         self,
-        call: _Call,
+        job: Job,
         missing: Positions,
         watcher: Watcher,
         stop: Callable[[], bool] = lambda: False,
@@ -241,27 +242,27 @@ class Pipeline:
             self._engine_lock.acquire()
         try:
             if waited:  # what this thread misses, the other one may have encoded
-                call.refresh()
-                missing = call.missing(missing)
-            return self._encode(call, missing, watcher, stop) if len(missing) else 0
+                job.refresh()
+                missing = job.missing(missing)
+            return self._encode(job, missing, watcher, stop) if len(missing) else 0
         finally:
             self._engine_lock.release()
 
     def _encode(
-        self, call: _Call, missing: Positions, watcher: Watcher, stop: Callable[[], bool]
+        self, job: Job, missing: Positions, watcher: Watcher, stop: Callable[[], bool]
     ) -> int:
-        self._start_engine(call.snapshot, watcher)
+        self._start_engine(job.snapshot, watcher)
         encoded = 0
         pending: Future[int] | None = None
         with ThreadPoolExecutor(1, "embcache-writer") as writer:
             try:
-                for chunk in self.chunker.cut(call.request, missing):
+                for chunk in self.chunker.cut(job.request, missing):
                     if stop():
                         break
-                    embedded = self._embed(call.request, chunk)
+                    embedded = self._embed(job.request, chunk)
                     if pending is not None:
                         watcher.committed(pending.result())
-                    pending = writer.submit(call.keep, chunk.rows, embedded)
+                    pending = writer.submit(job.keep, chunk.rows, embedded)
                     encoded += len(chunk.rows)
                     n_tokens = embedded.n_tokens
                     watcher.encoded(len(chunk.rows), 0 if n_tokens is None else int(n_tokens.sum()))
@@ -299,7 +300,8 @@ class Pipeline:
     def _embed(self, request: Request, chunk: Chunk) -> Embedded:
         """Values of a chunk: one for each of its items, all finite, or else an EngineError."""
         embedded = self._engine.embed(chunk.prompts)
-        count, shape = len(chunk.rows), np.shape(embedded.vectors)
+        vectors = np.ascontiguousarray(embedded.vectors, np.float32)
+        count, shape = len(chunk.rows), vectors.shape
         tokens = embedded.n_tokens
         if len(shape) != 2 or shape[0] != count or (tokens is not None and len(tokens) != count):
             counted = "" if tokens is None else f" and {len(tokens)} token counts"
@@ -308,104 +310,10 @@ class Pipeline:
                 f"for {count} {request.unit}s; one vector each, ({count}, dim), is needed. Nothing "
                 "of this chunk was written; chunks before it are kept."
             )
-        finite = np.isfinite(embedded.vectors).all(axis=1)
+        finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             raise non_finite_error(request, chunk.rows[~finite], count, self._engine.dtype)
-        return embedded
-
-
-class _Call:
-    """One request on its way: its keys, the store, what that held last, and the result.
-
-    Args:
-        request: The items.
-        keys: `(n, 2) uint64`, row i is the key of item i.
-        store: Where values are looked up and kept.
-        snapshot: What the store holds at the beginning.
-        result: Filled with the values; None where only the store is filled.
-    """
-
-    def __init__(
-        self, request: Request, keys: Keys, store: Store, snapshot: Snapshot, result: Result | None
-    ) -> None:
-        self.request = request
-        self.keys = keys
-        self.store = store
-        self.snapshot = snapshot
-        self.result = result
-        self._looked_up: tuple[Snapshot, Positions, Positions] | None = None
-
-    def refresh(self) -> None:
-        """Look for what was committed to the store meanwhile."""
-        self.snapshot = self.store.refresh()
-
-    def make_room(self) -> None:
-        """Allocate the result if its width is known by now."""
-        if self.result is not None and self.snapshot.dim is not None:
-            self.result.allocate(self.snapshot.dim)
-
-    def missing(self, rows: Positions) -> Positions:
-        """Those of some rows whose keys the store has not."""
-        return rows[self._find(rows) < 0]
-
-    def read(self, rows: Positions) -> Positions:
-        """Copy rows into the result.
-
-        A compaction by another process may remove the files of the version that was looked up in.
-        The error is then the same as for damage, but there is a newer version of the table: the
-        rows are looked up and read again in that.
-
-        Returns:
-            The rows that the store has not, or not intact, sorted.
-        """
-        for _ in range(_ATTEMPTS):
-            snapshot = self.snapshot
-            try:
-                return self._read(rows)
-            except CacheError:
-                self.refresh()
-                if self.snapshot is snapshot:
-                    raise
-                logger.info("%s was compacted meanwhile; reading again", self.store.name)
-        return self._read(rows)
-
-    def keep(self, rows: Positions, embedded: Embedded) -> int:
-        """Commit a chunk.
-
-        Where another process has committed an item meanwhile, its row counts, here and in every
-        later run.
-
-        Returns:
-            How many items the chunk has.
-        """
-        columns = self.request.columns(rows.tolist())
-        self.snapshot = self.store.add(
-            Rows(self.keys[rows], embedded.vectors, columns, embedded.n_tokens)
-        )
-        self.make_room()  # after the commit: what is computed is kept, whatever is refused here
-        return len(rows)
-
-    def _read(self, rows: Positions) -> Positions:
-        assert self.result is not None
-        self.make_room()
-        positions = self._find(rows)
-        found = positions >= 0
-        hits = rows[found]
-        failed = [rows[~found]]
-        for at, values, damaged in self.snapshot.read(positions[found], self.keys[hits]):
-            if damaged.any():
-                failed.append(hits[at[damaged]])
-                at, values = at[~damaged], values[~damaged]
-            self.result.put(hits[at], values)
-        return np.sort(np.concatenate(failed))
-
-    def _find(self, rows: Positions) -> Positions:
-        """Positions of some rows in the snapshot, -1 for a miss; the last answer is kept."""
-        known = self._looked_up
-        if known is None or known[0] is not self.snapshot or known[1] is not rows:
-            known = (self.snapshot, rows, self.snapshot.find(self.keys[rows]))
-            self._looked_up = known
-        return known[2]
+        return Embedded(vectors, tokens)
 
 
 def check_on_miss(value: object) -> None:
