@@ -5,7 +5,6 @@ At its peak, 33 bytes a row while it is built, and little more than 24 while it 
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ Positions = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 """`(n,) uint64`: the first or the last eight bytes of keys, or row ids."""
 
-_MAPPED_FROM = 2**17  # words: 1 MiB
+_PIECE = 2**17  # words: 1 MiB
 _MERGED_UP_TO = 2**18  # rows: merging takes 6 MiB for a moment
 _LEAST_PARTS = 8
 
@@ -117,7 +116,7 @@ class UnsortedKeys:
     """
 
     def __init__(self, count: int) -> None:
-        self._heads, self._tails, self._row_ids = (_words(count) for _ in range(3))
+        self._heads, self._tails, self._row_ids = (np.empty(count, np.uint64) for _ in range(3))
         self._filled = 0
 
     def add(self, keys: Keys, row_ids: Words) -> None:
@@ -240,8 +239,8 @@ def _order(heads: Words, tails: Words, rank: Words | Positions) -> Positions:
     """
     order = np.argsort(heads)
     tied = np.zeros(len(heads), bool)
-    for start in range(0, len(heads), _MAPPED_FROM):  # in pieces: no sorted copy of them all
-        part = heads[order[start : start + _MAPPED_FROM + 1]]
+    for start in range(0, len(heads), _PIECE):  # in pieces: no sorted copy of them all
+        part = heads[order[start : start + _PIECE + 1]]
         same = part[1:] == part[:-1]
         tied[start + 1 : start + len(part)] |= same
         tied[start : start + len(part) - 1] |= same
@@ -251,25 +250,10 @@ def _order(heads: Words, tails: Words, rank: Words | Positions) -> Positions:
     return order
 
 
-def _words(count: int) -> Words:
-    """An array; a large one in pages of its own.
-
-    Arrays of many MB that are replaced as a space grows, from the threads that write it, leave
-    holes in malloc's arenas which stay with the process: cold runs over 1,000,000 texts took 60 MB
-    more with them.
-    """
-    if count < _MAPPED_FROM:
-        return np.empty(count, np.uint64)
-    pages = mmap.mmap(-1, 8 * count, access=mmap.ACCESS_COPY)  # anonymous and private
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)  # as NumPy does for its own: faster lookups
-    return np.frombuffer(pages, np.uint64, count)
-
-
 def _woven(
     older: Words, newer: Words | Positions, is_older: npt.NDArray[np.bool_], spots: Positions
 ) -> Words:
-    woven = _words(len(is_older))
+    woven = np.empty(len(is_older), np.uint64)
     woven[is_older] = older
     woven[spots] = newer
     return woven
