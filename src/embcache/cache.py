@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from embcache.errors import MissingTextsError
 from embcache.identity.identity import Identity, short_name
 from embcache.identity.keys import Keys
 from embcache.store import VECTORS, Database, Location, Space
@@ -28,9 +27,9 @@ from embcache.tools.merge import MergeReport, merge_caches
 from embcache.tools.search import (
     CachedText,
     Match,
+    find_or_embed,
     find_text,
     nearest,
-    prompts_of,
     search_words,
 )
 
@@ -382,12 +381,8 @@ class CachedSpace:
         engine: dict[str, Any],
     ) -> tuple[npt.NDArray[np.float32], Keys | None]:
         """The vector of a text, and its key if it is cached."""
-        try:
-            found = self.get(text, prompt or "")
-        except MissingTextsError:
-            if on_miss == "raise" or (prompt is None and prompts_of(self._space, [text])):
-                raise
-        else:
+        found = find_or_embed(self._space, text, prompt, may_embed=on_miss == "encode")
+        if found is not None:
             return found.value, found.key
         from embcache.encoders.space_encoder import embed_as  # and mteb, which takes seconds
 

@@ -40,7 +40,7 @@ from embcache.store import Database, Location, Space
 from embcache.tools.compare import compare_spaces
 from embcache.tools.describe import SpaceDescription, ValueCount, describe
 from embcache.tools.find import find_space, hint_of
-from embcache.tools.search import find_text, nearest, prompts_of, search_words
+from embcache.tools.search import find_or_embed, find_text, nearest, search_words
 
 _BAR = 40
 _NARROW = 100  # columns that a whole row of `ls` takes
@@ -260,13 +260,12 @@ def _embedded(
     """
     may_embed = engine.pop("on_miss") == "encode"
     try:
-        found = find_text(space, [text], [prompt or ""])
+        found = find_or_embed(space, text, prompt, may_embed=may_embed)
     except MissingTextsError as error:
-        if not may_embed or (prompt is None and prompts_of(space, [text])):
-            embed = "" if may_embed else " Without --on-miss raise it is embedded first."
-            message = f"{error}{embed} To search for words in the texts, add --fts."
-            raise MissingTextsError(message, error.missing) from error
-    else:
+        embed = "" if may_embed else " Without --on-miss raise it is embedded first."
+        message = f"{error}{embed} To search for words in the texts, add --fts."
+        raise MissingTextsError(message, error.missing) from error
+    if found is not None:
         return found.value, found.key
     from embcache.encoders.space_encoder import embed_as  # and mteb, which takes seconds
 

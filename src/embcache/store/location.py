@@ -213,9 +213,15 @@ def lance_errors(doing: str, where: Location, fix: str) -> Iterator[None]:
     except EmbcacheError:
         raise
     except BaseException as error:
-        # pyo3's PanicException derives from BaseException and cannot be imported by name.
-        panicked = type(error).__name__ == "PanicException"
-        if not isinstance(error, Exception) and not panicked:
+        if not is_of_lance(error):
             raise
-        said = "Lance panicked" if panicked else type(error).__name__
+        said = type(error).__name__ if isinstance(error, Exception) else "Lance panicked"
         raise CacheError(f"{doing} {where} failed: {said}: {error}. {fix}") from error
+
+
+def is_of_lance(error: BaseException) -> bool:
+    """Whether Lance may have raised it: any Exception, and panics of its native code.
+
+    pyo3's PanicException derives from BaseException and cannot be imported by name.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

@@ -14,7 +14,7 @@ from embcache.errors import CacheError, ConfigError
 from embcache.identity.keys import Keys
 from embcache.store.base import Part
 from embcache.store.index import Positions
-from embcache.store.location import READ_FIX, Location, lance_errors
+from embcache.store.location import READ_FIX, Location, is_of_lance, lance_errors
 from embcache.store.schema import SpaceMetadata, read_metadata, schema_layout, value_dim
 from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
 
@@ -131,8 +131,8 @@ class Reader:
         try:
             for batch in self._batches(names, [fragment], with_row_id=True):
                 yield verify(batch, self.layout)
-        except BaseException as error:  # PanicException of Lance's native code is no Exception
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        except BaseException as error:
+            if not is_of_lance(error):
                 raise
             files = ", ".join(
                 f"data/{file.path.rpartition('/')[2]}" for file in fragment.metadata.files

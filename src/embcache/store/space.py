@@ -128,8 +128,7 @@ class Space:
             CacheError: It is of another identity, or cannot be read.
         """
         with self._lock:
-            if not self._is_current():
-                self._snapshot = self._next_snapshot()
+            self._snapshot = self._latest()
             return self._snapshot
 
     def add(self, rows: Rows) -> SpaceSnapshot:
@@ -191,21 +190,19 @@ class Space:
         """LanceDB's own handle, always at the latest version."""
         return _connect(self.location.parent).open_table(self.name)
 
-    def _is_current(self) -> bool:
-        reader = self._snapshot.reader
-        if reader is None:
-            return not self.location.has_table()
+    def _latest(self) -> SpaceSnapshot:
+        """The latest version's snapshot: the last one, if there is no newer version."""
+        last = self._snapshot
         if not self.location.has_table():
-            return False
-        with lance_errors("Opening", self.location, READ_FIX):
-            return bool(reader.dataset.latest_version == reader.dataset.version)
-
-    def _next_snapshot(self) -> SpaceSnapshot:
-        if not self.location.has_table():
-            return SpaceSnapshot()
+            return last if last.reader is None else SpaceSnapshot()
+        if last.reader is not None:
+            dataset = last.reader.dataset
+            with lance_errors("Opening", self.location, READ_FIX):
+                if dataset.latest_version == dataset.version:
+                    return last
         reader = self.open()
         with lance_errors("Reading the keys of", self.location, READ_FIX):
-            return SpaceSnapshot(reader, extended_index(self._snapshot, reader))
+            return SpaceSnapshot(reader, extended_index(last, reader))
 
     def _add(
         self, keys: Keys, dim: int, make: Callable[[pa.Schema, Positions], pa.Table]

@@ -88,6 +88,35 @@ def find_text(space: Space, texts: Sequence[str], prompts: Sequence[str] = ()) -
     return CachedText(tuple(texts), prompts, n_tokens, value[0], key)
 
 
+def find_or_embed(
+    space: Space, text: str, prompt: str | None, *, may_embed: bool
+) -> CachedText | None:
+    """A cached text, or the decision that it is to be embedded.
+
+    Args:
+        space: A space of vectors.
+        text: The text.
+        prompt: What is put in front of it; None for nothing, unless it is cached with some prompt
+            and not without: which one is meant is then for the caller to say.
+        may_embed: Whether a text that is not cached may be embedded.
+
+    Returns:
+        The text's row; None where it is to be embedded.
+
+    Raises:
+        MissingTextsError: It is not cached and may not be embedded, or it is cached with other
+            prompts and none was given.
+        ConfigError: The space holds scores.
+        CacheError: The row is damaged, or the table cannot be read.
+    """
+    try:
+        return find_text(space, [text], [prompt or ""])
+    except MissingTextsError:
+        if not may_embed or (prompt is None and prompts_of(space, [text])):
+            raise
+        return None
+
+
 def prompts_of(space: Space, texts: Sequence[str]) -> list[tuple[str | None, ...]] | None:
     """The prompts under which a text, or a pair of texts, is cached; some, where they are many.
 
