@@ -11,6 +11,7 @@ from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 
 from embcache.engine.base import Embedded, Prepared, RefusedTextError
+from embcache.pipeline.canary_texts import LONG
 
 
 def fake_vector(text: str, dim: int = 8) -> np.ndarray:
@@ -19,10 +20,17 @@ def fake_vector(text: str, dim: int = 8) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(dim).astype(np.float32)
 
 
+def are_canaries(texts: Sequence[str]) -> bool:
+    """Whether these are a space's canaries, which fakes count apart."""
+    return any(LONG in text for text in texts)
+
+
 class FakeEngine:
     """Vectors by hash of prompt + text.
 
     Attributes:
+        canaries: How often canaries were embedded, which is counted nowhere else.
+        changed: Added to every vector, as by another model of the same name.
         starts: How often it was started.
         chunks: The texts of each `embed`, in order.
     """
@@ -43,6 +51,8 @@ class FakeEngine:
         self.starts = 0
         self.started = False
         self.chunks: list[list[str]] = []
+        self.canaries = 0
+        self.changed = 0.0
         self.refuse: str | None = None
         self.poison: dict[str, float] = {}
         self.fail_on_chunk: BaseException | None = None
@@ -71,10 +81,13 @@ class FakeEngine:
 
     def embed(self, prompts: Sequence[Any]) -> Embedded:
         self.start()
-        if self.fail_on_chunk is not None and len(self.chunks) >= self.fail_after:
+        if are_canaries(prompts):
+            self.canaries += 1
+        elif self.fail_on_chunk is not None and len(self.chunks) >= self.fail_after:
             raise self.fail_on_chunk
-        self.chunks.append(list(prompts))
-        vectors = np.stack([fake_vector(text, self.dim) for text in prompts])
+        else:
+            self.chunks.append(list(prompts))
+        vectors = np.stack([fake_vector(text, self.dim) for text in prompts]) + self.changed
         for row, text in enumerate(prompts):
             if text in self.poison:
                 vectors[row, 0] = self.poison[text]
@@ -100,6 +113,8 @@ class FakeModel(AbsEncoder):
     """An mteb encoder that counts what it is asked; its prompts depend on the prompt type.
 
     Attributes:
+        canaries: How often it was asked for canaries, which is counted nowhere else.
+        changed: Added to every vector, as by another model of the same name.
         calls: The texts of each `encode`, in order.
     """
 
@@ -110,6 +125,8 @@ class FakeModel(AbsEncoder):
         self.mteb_model_meta = ModelMeta.create_empty(overwrites=overwrites)
         self.dim = dim
         self.calls: list[list[str]] = []
+        self.canaries = 0
+        self.changed = 0.0
         self.kwargs: list[dict[str, Any]] = []
 
     @property
@@ -128,9 +145,13 @@ class FakeModel(AbsEncoder):
         **kwargs: Any,
     ) -> Any:
         texts = [text for batch in inputs for text in batch["text"]]
-        self.calls.append(texts)
-        self.kwargs.append({"hf_split": hf_split, "hf_subset": hf_subset, **kwargs})
-        return np.stack([fake_vector(f"{prompt_type}|{text}", self.dim) for text in texts])
+        if are_canaries(texts):
+            self.canaries += 1
+        else:
+            self.calls.append(texts)
+            self.kwargs.append({"hf_split": hf_split, "hf_subset": hf_subset, **kwargs})
+        vectors = [fake_vector(f"{prompt_type}|{text}", self.dim) for text in texts]
+        return np.stack(vectors) + np.float32(self.changed)
 
 
 class Engines(list[Any]):

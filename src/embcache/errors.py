@@ -41,6 +41,10 @@ class MissingTextsError(EmbcacheError):
         self.missing = missing
 
 
+class ChangedModelError(EmbcacheError):
+    """The model returns other vectors for a space's canaries than those that are cached."""
+
+
 class EngineError(EmbcacheError):
     """The engine could not be started, or failed while it encoded."""
 

@@ -192,7 +192,7 @@ def test_a_warm_encoder_never_asks_its_engine(subject: Subject) -> None:
     if subject.model is None:
         encoder = subject.make(make_engine=lambda *_: Forbidden())
     else:
-        encoder = subject.make()
+        encoder = subject.make(canaries=False)
         subject.model.encode = _forbidden
     assert subject.run(encoder, ["a"]).shape[0] == 1
 

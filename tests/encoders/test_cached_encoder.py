@@ -25,6 +25,7 @@ from embcache import (
     NonFiniteError,
     VllmEncoderWrapper,
 )
+from embcache.pipeline.canary_texts import TEXTS
 from tests.conftest import encode, loader
 from tests.fakes import FakeModel, fake_vector
 
@@ -100,9 +101,10 @@ def test_the_model_sees_every_column_and_the_collate_function(make: Make) -> Non
 
     inputs = loader(["a", "b"], title=["A", "B"], id=["1", "2"])
     encode(make(Reading()), inputs)
-    assert [(b["text"], b["title"], b["id"]) for b in seen] == [
-        (["a", "b"], ["A", "B"], ["1", "2"])
-    ]
+    canaries, batch = seen  # those come first, in the same columns
+    assert (batch["text"], batch["title"], batch["id"]) == (["a", "b"], ["A", "B"], ["1", "2"])
+    assert canaries.keys() == batch.keys()
+    assert canaries["text"] == list(TEXTS) and set(canaries["title"]) == {""}
 
 
 def test_inputs_that_are_no_dataset(make: Make) -> None:

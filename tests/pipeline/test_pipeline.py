@@ -12,6 +12,7 @@ import pytest
 
 from embcache import (
     CacheError,
+    ChangedModelError,
     EngineError,
     InputError,
     MissingTextsError,
@@ -292,8 +293,10 @@ def test_another_process_was_first(
 
 def test_another_dimension_than_the_cache(make: Make) -> None:
     run(make(), ["a"])
-    with pytest.raises(CacheError, match=r"vectors of 8 components, and those to be added have 9"):
+    with pytest.raises(ChangedModelError, match=r"8 components in the cache, 9 now"):
         run(make(engine=FakeEngine(dim=9)), ["a", "b"])
+    with pytest.raises(CacheError, match=r"vectors of 8 components, and those to be added have 9"):
+        run(make(engine=FakeEngine(dim=9), canaries="never"), ["a", "b"])
 
 
 def test_progress_bar_and_summary(

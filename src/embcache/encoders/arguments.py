@@ -185,6 +185,12 @@ class CacheArguments(Arguments):
     store_text: bool = field(
         default=True, metadata=_doc("Whether a new space keeps texts beside its values.")
     )
+    canaries: bool = field(
+        default=True,
+        metadata=_doc(
+            "Whether to compare a few texts of embcache's own before anything is written."
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from embcache.encoders.inputs import Items, read_items
+from embcache.encoders.inputs import Items, canary_dataset, read_items
 from embcache.encoders.registry import truncated_meta, warn_if_untrained
 from embcache.encoders.vllm_base import VllmWrapperBase
 from embcache.engine.mteb_model import Item, ModelCall, ModelEngine
@@ -26,8 +26,9 @@ from embcache.identity.live_model import (
     sentence_transformer,
 )
 from embcache.identity.prompt_rules import AppliedPrompt, Call, find_rule
+from embcache.pipeline.canary_texts import TEXTS
 from embcache.pipeline.pipeline import OnMiss, Pipeline, check_on_miss
-from embcache.pipeline.request import Rows, TextRequest
+from embcache.pipeline.request import Request, Rows, TextRequest
 from embcache.pipeline.result import Truncation
 from embcache.pipeline.stats import EncodeStats
 from embcache.store import Column, Database
@@ -72,6 +73,9 @@ class CachedEncoder:
             model and raises MissingTextsError instead.
         read_only: Whether to use the cache and write nothing to it.
         store_text: Whether a new space keeps text and prompt beside each vector.
+        canaries: Whether to encode a few texts of embcache's own in each run, and to raise
+            ChangedModelError where the space has other vectors for them: the model is then not
+            the one that filled it. They are compared before the first hit.
         truncate_dim: Return only the first so many components of each vector (Matryoshka), see
             `VllmEncoderWrapper`; None for all.
 
@@ -96,6 +100,7 @@ class CachedEncoder:
         on_miss: OnMiss = "encode",
         read_only: bool = False,
         store_text: bool = True,
+        canaries: bool = True,
         truncate_dim: int | None = None,
     ) -> None:
         from mteb.models import ModelMeta
@@ -108,6 +113,7 @@ class CachedEncoder:
         self._write = not read_only and on_miss == "encode"
         self._on_miss: OnMiss = on_miss
         self._store_text = store_text
+        self._canaries = canaries
         meta = getattr(self._model, "mteb_model_meta", None) or ModelMeta.create_empty()
         self.mteb_model_meta = meta
         self._live = LiveModel(self._model)
@@ -161,6 +167,7 @@ class CachedEncoder:
             CacheError: The cache cannot be read or written.
             EngineError: The model did not return one vector for each text.
             NonFiniteError: The model returned NaN or infinity.
+            ChangedModelError: The model is not the one that filled the space.
         """
         began = time.perf_counter()
         call = Call(task_metadata, prompt_type, hf_subset, hf_split)
@@ -259,6 +266,7 @@ class CachedEncoder:
             write=self._write,
             truncation=self._truncation,
             engine_lock=self._model_lock,
+            canaries="before hits" if self._canaries else "never",
         )
 
     def _own_precision(self, kwargs: dict[str, Any]) -> str | None:
@@ -314,6 +322,22 @@ class _ModelRequest(TextRequest):
     def columns(self, rows: Rows) -> Mapping[str, Column]:
         """Columns of `store.schema.VECTORS`; the prompt is null where it is not known."""
         return {**super().columns(rows), "prompt": self.applied.text}
+
+    def canaries(self, *, with_prompt: bool) -> _ModelRequest:
+        """The canary texts in this call's circumstances, with all columns that it has."""
+        dataset = canary_dataset(self.call.dataset, TEXTS)
+        return replace(
+            self,
+            texts=TEXTS,
+            task=None,
+            show_progress=False,
+            parts=None if self.parts is None else {n: dataset[n][:] for n in self.parts},
+            call=replace(self.call, dataset=dataset),
+        )
+
+    def canaries_again(self, columns: Sequence[Mapping[str, Any]]) -> Sequence[Request]:
+        """This one alone: only the model puts prompts in front of texts."""
+        return [self]
 
     @property
     def prompts(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,36 @@ def read_texts(inputs: Any) -> list[str]:
     _check_iterable(inputs)
     texts = _read_column(inputs)
     return _read_batches(inputs) if texts is None else texts
+
+
+def canary_dataset(like: Dataset, texts: Sequence[str]) -> Dataset:
+    """Texts in the columns that another dataset has.
+
+    Args:
+        like: With a column `text`. Its other columns of strings are filled with what mteb's
+            loaders put there, or with the text's number; those of other types with its first row's
+            values.
+        texts: The texts.
+
+    Returns:
+        `len(texts)` rows.
+    """
+    from datasets import Dataset
+
+    columns: dict[str, Any] = {}
+    for name in like.column_names:
+        sample = like[0][name] if len(like) else None
+        if name in ("text", "body", "query"):
+            columns[name] = list(texts)
+        elif name in ("title", "instruction"):
+            columns[name] = [""] * len(texts)
+        elif name == "conversation":
+            columns[name] = [[{"role": "user", "content": text}] for text in texts]
+        elif isinstance(sample, str):
+            columns[name] = [f"canary {row}" for row in range(len(texts))]
+        else:
+            columns[name] = [sample] * len(texts)
+    return Dataset.from_dict(columns)
 
 
 def _collate(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

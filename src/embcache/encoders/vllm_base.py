@@ -194,6 +194,7 @@ class VllmWrapperBase:
             write=self._write,
             check_engine=self._check_engine,
             truncation=self._truncation,
+            canaries="at start" if self._cache.canaries else "never",
         )
 
     def _settle_dtype(self, cached: list[str], show_progress: bool) -> str:

@@ -41,6 +41,9 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
             engine and raises MissingTextsError instead.
         read_only: Whether to use the cache and write nothing to it.
         store_text: Whether a new space keeps both texts and prefixes beside each score.
+        canaries: Whether to encode a few pairs of embcache's own whenever the engine has started,
+            and to raise ChangedModelError where the space has other scores for them: the engine is
+            then not the one that filled it. They are compared before anything is written.
         make_engine: Makes another engine than vLLM's, as for `VllmEncoderWrapper`.
         **kwargs: Any further argument of `vllm.EngineArgs`, as for `VllmEncoderWrapper`.
 

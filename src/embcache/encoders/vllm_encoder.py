@@ -81,6 +81,9 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
             engine and raises MissingTextsError instead.
         read_only: Whether to use the cache and write nothing to it.
         store_text: Whether a new space keeps text and prompt beside each vector.
+        canaries: Whether to encode a few texts of embcache's own whenever the engine has started,
+            and to raise ChangedModelError where the space has other vectors for them: the engine is
+            then not the one that filled it. They are compared before anything is written.
         truncate_dim: Return only the first so many components of each vector (Matryoshka),
             normalised again where the model normalises; None for all. The cache holds the full
             vectors, so this costs no encoding and no second space.

@@ -18,17 +18,19 @@ from embcache.engine.base import Embedded, Engine
 from embcache.errors import CacheError, ConfigError, EngineError
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
+from embcache.pipeline.canaries import Canaries
 from embcache.pipeline.chunks import Chunk, Chunker
 from embcache.pipeline.job import Job
 from embcache.pipeline.request import Request, missing_error, non_finite_error
 from embcache.pipeline.result import Result, Truncation, Vectors
 from embcache.pipeline.stats import Bar, EncodeStats, Watcher
-from embcache.store import Overlay, Snapshot, Space, Store
+from embcache.store import Overlay, Space, Store
 from embcache.store.index import Positions, unique_keys
 
 logger = logging.getLogger(__name__)
 
 OnMiss = Literal["encode", "raise"]
+CompareCanaries = Literal["at start", "before hits", "never"]
 
 _ATTEMPTS = 3  # at rows that other processes move or damage meanwhile
 
@@ -52,6 +54,9 @@ class Pipeline:
         truncation: Cuts vectors on their way to the caller; None to return them whole.
         engine_lock: Held while the engine works. Pipelines that share an engine must share its
             lock; None makes one.
+        canaries: When the space's canaries are compared with the engine: "at start", after each
+            start of the engine and before it is used; "before hits", besides, before the first
+            hit is handed out; or "never".
 
     Attributes:
         identity: As given.
@@ -70,6 +75,7 @@ class Pipeline:
         check_engine: Callable[[], None] = lambda: None,
         truncation: Truncation | None = None,
         engine_lock: threading.RLock | None = None,
+        canaries: CompareCanaries = "at start",
     ) -> None:
         self._engine = engine
         self._on_miss = on_miss
@@ -78,6 +84,10 @@ class Pipeline:
         self._truncation = truncation
         self._engine_lock = engine_lock or threading.RLock()
         self._warned = False
+        self._canaries: Canaries | None = None
+        if space is not None and canaries != "never":
+            self._canaries = Canaries(engine, space, identity.to_bytes(), write=self._write)
+        self._check_hits = canaries == "before hits"
         self.identity = identity
         self.space = space
         self.chunker = Chunker(engine)
@@ -188,6 +198,9 @@ class Pipeline:
                     if self._on_miss == "raise":
                         raise missing_error(request, missing, self.space)
                     encoded += self._fill(job, missing, bar)
+                elif self._check_hits and self._canaries is not None and len(rows):
+                    with self._engine_lock:
+                        self._canaries.check(request)
                 rows = job.read(rows)
                 if not len(rows):
                     return encoded
@@ -251,7 +264,7 @@ class Pipeline:
     def _encode(
         self, job: Job, missing: Positions, watcher: Watcher, stop: Callable[[], bool]
     ) -> int:
-        self._start_engine(job.snapshot, watcher)
+        self._start_engine(job, watcher)
         encoded = 0
         pending: Future[int] | None = None
         with ThreadPoolExecutor(1, "embcache-writer") as writer:
@@ -262,7 +275,7 @@ class Pipeline:
                     embedded = self._embed(job.request, chunk)
                     if pending is not None:
                         watcher.committed(pending.result())
-                    pending = writer.submit(job.keep, chunk.rows, embedded)
+                    pending = writer.submit(self._keep, job, chunk.rows, embedded)
                     encoded += len(chunk.rows)
                     n_tokens = embedded.n_tokens
                     watcher.encoded(len(chunk.rows), 0 if n_tokens is None else int(n_tokens.sum()))
@@ -272,13 +285,24 @@ class Pipeline:
                     watcher.committed(pending.result())
         return encoded
 
-    def _start_engine(self, snapshot: Snapshot, watcher: Watcher) -> None:
+    def _keep(self, job: Job, rows: Positions, embedded: Embedded) -> int:
+        kept = job.keep(rows, embedded)
+        if self._canaries is not None:
+            self._canaries.commit()
+        return kept
+
+    def _start_engine(self, job: Job, watcher: Watcher) -> None:
+        """Start the engine, and see that it is the one that filled the space."""
         if not self._engine.started:
             watcher.starting()
             self._engine.start()
             watcher.started()
+            if self._canaries is not None:
+                self._canaries.forget()
         self._check_engine()
-        self._warn_of_another_version(snapshot.engine_version)
+        self._warn_of_another_version(job.snapshot.engine_version)
+        if self._canaries is not None:
+            self._canaries.check(job.request)
 
     def _warn_of_another_version(self, begun_with: str | None) -> None:
         """Warn once where the space was begun with another version of the engine.

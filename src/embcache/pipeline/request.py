@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from embcache.errors import InputError, MissingTextsError, NonFiniteError, shown
 from embcache.identity.identity import DTYPES
 from embcache.identity.keys import Keys, pair_keys, text_keys
+from embcache.pipeline.canary_texts import PAIRS, TEXTS
 from embcache.store import Column, Space
 from embcache.store.index import Positions
 
@@ -92,6 +93,27 @@ class Request(ABC):
     def prompts(self) -> str:
         """What is put in front of the texts, for messages."""
 
+    @abstractmethod
+    def canaries(self, *, with_prompt: bool) -> Request:
+        """The same request over the canary texts.
+
+        Args:
+            with_prompt: Whether with this request's prompt; otherwise, where the engine can be
+                asked without, with none.
+        """
+
+    def canaries_again(self, columns: Sequence[Mapping[str, Any]]) -> Sequence[Request]:
+        """The requests by which canaries of earlier calls can be encoded once more.
+
+        Args:
+            columns: Of each canary that a space keeps its texts and prompts, where it has them.
+
+        Returns:
+            This one alone, which is a request of `canaries`, where the engine cannot be asked
+            for other prompts than the call's; otherwise one for each prompt that is kept.
+        """
+        return [self]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextRequest(Request):
@@ -135,6 +157,18 @@ class TextRequest(Request):
     def prompts(self) -> str:
         """The prompt, for messages."""
         return f"prompt {self.prompt!r}"
+
+    def canaries(self, *, with_prompt: bool) -> TextRequest:
+        """`canary_texts.TEXTS`, see `Request.canaries`."""
+        prompt = self.prompt if with_prompt else ""
+        return replace(self, texts=TEXTS, prompt=prompt, task=None, show_progress=False)
+
+    def canaries_again(self, columns: Sequence[Mapping[str, Any]]) -> Sequence[Request]:
+        """One request for each prompt, see `Request.canaries_again`."""
+        if columns and "prompt" not in columns[0]:
+            return [self]
+        prompts = dict.fromkeys(row["prompt"] or "" for row in columns)
+        return [replace(self, prompt=prompt) for prompt in prompts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +229,27 @@ class PairRequest(Request):
     def prompts(self) -> str:
         """Both prefixes, for messages."""
         return "prefixes {!r} and {!r}".format(*self.prefixes)
+
+    def canaries(self, *, with_prompt: bool) -> PairRequest:
+        """`canary_texts.PAIRS`, see `Request.canaries`."""
+        queries, documents = zip(*PAIRS, strict=True)
+        return replace(
+            self,
+            queries=queries,
+            documents=documents,
+            prefixes=self.prefixes if with_prompt else ("", ""),
+            task=None,
+            show_progress=False,
+        )
+
+    def canaries_again(self, columns: Sequence[Mapping[str, Any]]) -> Sequence[Request]:
+        """One request for each pair of prefixes, see `Request.canaries_again`."""
+        if columns and "query_prefix" not in columns[0]:
+            return [self]
+        prefixes = dict.fromkeys(
+            (row["query_prefix"] or "", row["document_prefix"] or "") for row in columns
+        )
+        return [replace(self, prefixes=both) for both in prefixes]
 
 
 def missing_error(request: Request, missing: Positions, space: Space | None) -> MissingTextsError:

@@ -116,7 +116,8 @@ class Location:
 
     def caches(self) -> list[str]:
         """Names of the folders here that hold tables."""
-        return sorted({table.parent.name for table in self._path.glob(f"*/*{_TABLE}")})
+        folders = {table.parent for table in self._path.glob(f"*/*{_TABLE}")}
+        return sorted(folder.name for folder in folders if folder.suffix != _TABLE)  # canaries
 
     def holds(self, *names: str) -> bool:
         """Whether files of all these names are here."""

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 _DELETE_KEYS = 500  # in one delete statement
 _DELETE_ROWS = 10_000
+
+CANARIES = "_canaries"
+"""Table of a space's canaries, in the space's own folder: what removes, moves or copies the space
+takes it along, and nothing that walks over a cache's tables or a space's rows meets it."""
 
 
 class Space:
@@ -88,6 +93,22 @@ class Space:
     def identity(self) -> Identity:
         """What all its rows have in common."""
         return self.metadata.identity
+
+    @cached_property
+    def canaries(self) -> Space:
+        """A space of the same kind in this one's folder, with the canaries' rows."""
+        return Space(
+            self.location.table(CANARIES),
+            self.metadata,
+            layout=self.layout,
+            store_text=self.stores_text,
+        )
+
+    @property
+    def stores_text(self) -> bool:
+        """Whether rows carry their texts."""
+        names = self._snapshot.columns
+        return self.layout.texts[0] in names if names else self._store_text
 
     @property
     def snapshot(self) -> SpaceSnapshot:
