@@ -48,6 +48,11 @@ _SPEED_KWARGS = frozenset(
     {"batch_size", "chunk_size", "convert_to_numpy", "convert_to_tensor", "device", "num_proc"}
     | {"pool", "show_progress_bar"}
 )
+# Where encoders whose rule is known have their prompts, which stand in each key as applied.
+_PROMPT_NAMES = frozenset(
+    {"model_prompts", "prompts_dict", "prompts", "default_prompt_name", "use_instructions"}
+    | {"instruction_template", "apply_instruction_to_passages"}
+)
 # Columns beside `text` that mteb's loaders make of a text and that an encoder may read.
 _TEXT_PARTS = ("title", "body", "query", "instruction", "conversation")
 
@@ -57,9 +62,10 @@ class CachedEncoder:
 
     The encoder may be of Sentence Transformers, an endpoint, or a class of your own: each text is
     sent to it once. A text is a hit where all of these are the same: the model's name, revision and
-    experiment settings (its ModelMeta), its weights as they are in memory, the encode kwargs,
-    `identity`, and the prompt as the model applies it. If that is not known, task, subset, split
-    and prompt type stand in for it.
+    experiment settings (its ModelMeta), its weights and everything else that can be reached from it
+    in memory (buffers, adapters, tokenizer, hooks, attributes), the encode kwargs, `identity`, and
+    the prompt as the model applies it. If that is not known, task, subset, split and prompt type
+    stand in for it. What cannot be looked into, an endpoint, say, is compared by canaries.
 
     Args:
         model: An mteb encoder, or a SentenceTransformer.
@@ -116,8 +122,8 @@ class CachedEncoder:
         self._canaries = canaries
         meta = getattr(self._model, "mteb_model_meta", None) or ModelMeta.create_empty()
         self.mteb_model_meta = meta
-        self._live = LiveModel(self._model)
         self._rule = find_rule(self._model, applied_prompt)
+        self._live = LiveModel(self._model, _PROMPT_NAMES if self._rule.known else frozenset())
         self._base = base_identity(self._model, meta, self._live, self._rule, identity)
         self._name = _display_name(self._model, meta)
         self._database = None if cache_path is None else Database(cache_path, writable=self._write)
@@ -125,6 +131,8 @@ class CachedEncoder:
         self._lock = threading.RLock()  # two threads make one pipeline, and count in turn
         self._model_lock = threading.RLock()  # all pipelines call one model
         self._warned = False
+        self._named = bool(identity)
+        self._seen: dict[str, Any] | None = None
         self.stats = EncodeStats()
         self.total = EncodeStats()
         if truncate_dim is not None:
@@ -235,13 +243,45 @@ class CachedEncoder:
         }
         if changing.get("precision") == "float32":
             del changing["precision"]
-        live = {
-            "weights": self._live.weights(),
-            "settings": canonical(self._live.settings(), "settings"),
-            "encode_kwargs": changing,
-        }
-        arguments = {**self._base.arguments, **{k: v for k, v in live.items() if v}}
+        arguments = {**self._base.arguments, **self._look()}
+        if changing:
+            arguments["encode_kwargs"] = changing
         return self._base.with_arguments(arguments).with_dtype(self._live.dtype())
+
+    def _look(self) -> dict[str, Any]:
+        """What the model is like, for its identity; as it was, while another thread calls it."""
+        if self._model_lock.acquire(blocking=self._seen is None):
+            try:
+                live = {
+                    "weights": self._live.weights(),
+                    "settings": canonical(self._live.settings(), "settings"),
+                    "state": self._live.state(),
+                }
+                if self._seen is None and self._live.closed:
+                    self._ask_about(self._live.closed)
+                self._seen = {name: value for name, value in live.items() if value}
+            finally:
+                self._model_lock.release()
+        assert self._seen is not None
+        return self._seen
+
+    def _ask_about(self, closed: Mapping[str, str]) -> None:
+        """Say what could not be looked into; without canaries, the user has to say what it is."""
+        listed = ", ".join(f"{path} ({kind})" for path, kind in [*closed.items()][:5])
+        if not self._canaries and not self._named:
+            raise ConfigError(
+                f"{self._name} holds what embcache cannot look into, {listed}, and canaries=False: "
+                "a change there would not be noticed. Say what decides its vectors, and change "
+                'that when it changes: identity={"server": "v1"}; or leave canaries on.'
+            )
+        logger.info(
+            "%s holds what embcache cannot look into: %s. %s",
+            self._name,
+            listed,
+            "Canaries tell whether its vectors change."
+            if self._canaries
+            else "What identity= says stands for it.",
+        )
 
     def _pipeline(self, kwargs: Mapping[str, Any]) -> Pipeline:
         with self._lock:
@@ -252,7 +292,7 @@ class CachedEncoder:
             return self._pipelines[key]
 
     def _make_pipeline(self, identity: Identity) -> Pipeline:
-        engine = ModelEngine(self._model, identity.dtype)
+        engine = ModelEngine(self._model, identity.dtype, self._live.settle)
         space = None
         if self._database is not None:
             space = self._database.space(

@@ -54,13 +54,15 @@ class ModelEngine:
     Args:
         model: The encoder, loaded by the user: it needs no start, and is not closed here.
         dtype: What it computes in, `float32`, say, or "unknown".
+        encoded: Called after each call of the model, before anybody else can call it.
     """
 
     batch_size = _BATCH_SIZE
     started = True
 
-    def __init__(self, model: Any, dtype: str) -> None:
+    def __init__(self, model: Any, dtype: str, encoded: Callable[[], None] = lambda: None) -> None:
         self._model = model
+        self._encoded = encoded
         self.dtype = dtype
 
     @property
@@ -108,7 +110,10 @@ class ModelEngine:
             batch_size=call.arguments.get("batch_size", _BATCH_SIZE),
             collate_fn=call.collate_fn,
         )
-        result = self._model.encode(loader, **call.arguments)
+        try:
+            result = self._model.encode(loader, **call.arguments)
+        finally:
+            self._encoded()
         return Embedded(_vectors(result, len(prompts), type(self._model).__name__))
 
     def close(self) -> None:

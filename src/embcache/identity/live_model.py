@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xxhash
 
 from embcache.errors import ConfigError
 from embcache.identity.identity import Identity, canonical
 from embcache.identity.machine_memo import Memo
+from embcache.identity.object_state import StateReader, tensor_digest, tensor_version
 from embcache.identity.weights import hash_directory
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 UNKNOWN_DTYPE = "unknown"
 
-_SAMPLES = 16
 # Settings of mteb's own wrappers that change vectors and are not in their ModelMeta.
 _WRAPPER_SETTINGS = ("max_length", "use_chat_template")
 _VLLM_SETTINGS = ("max_model_len", "quantization")
@@ -41,12 +40,20 @@ class LiveModel:
 
     Args:
         encoder: An mteb encoder; PyTorch modules are looked for in its attributes.
+        ignored: Names of attributes that decide no vector, or stand in each key.
+
+    Attributes:
+        closed: What the last `state` could not look into: types by path.
     """
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, ignored: frozenset[str] = frozenset()) -> None:
         self._encoder = encoder
-        self._state: object = None
+        self._weights_version: object = None
         self._weights: str | None = None
+        self._reader = StateReader(ignored)
+        self._first: dict[str, str] | None = None
+        self._last: dict[str, str] = {}
+        self.closed: dict[str, str] = {}
 
     def dtype(self) -> str:
         """What the model computes in.
@@ -69,10 +76,39 @@ class LiveModel:
         Returns:
             32 hex digits; None where no weights are to be seen.
         """
-        state = self._weights_state()
-        if state != self._state:
-            self._state, self._weights = state, self._hash_weights()
+        version = self._weights_state()
+        if version != self._weights_version:
+            self._weights_version, self._weights = version, self._hash_weights()
         return self._weights
+
+    def state(self) -> dict[str, str]:
+        """Digests of everything else that can be reached from the encoder.
+
+        What the encoder itself changed while it encoded (a counter, say, or something made at the
+        first call) stays as it was when it was first seen; `settle` tells which that is.
+
+        Returns:
+            16 hex digits by the beginning of the path, `model.0`, say.
+        """
+        found = self._reader.read(self._encoder)
+        self.closed = found.closed
+        if self._first is None:
+            self._first = dict(found.leaves)
+        else:
+            for path in found.leaves.keys() | self._last.keys():
+                now = found.leaves.get(path)
+                if now == self._last.get(path):
+                    continue
+                if now is None:
+                    self._first.pop(path, None)
+                else:
+                    self._first[path] = now
+        self._last = found.leaves
+        return _grouped(self._first)
+
+    def settle(self) -> None:
+        """Take what has changed since the last `state` for the encoder's own doing."""
+        self._last = self._reader.read(self._encoder).leaves
 
     def settings(self) -> dict[str, Any]:
         """Settings that change vectors, by name, as far as the kind of model is known.
@@ -111,22 +147,11 @@ class LiveModel:
 
     def _weights_state(self) -> object:
         """Something that is quick to find out and differs after any training step."""
-        return [
-            (
-                weight.data_ptr(),
-                tuple(weight.shape),
-                0 if weight.is_inference() else weight._version,
-                _sample(weight),
-            )
-            for weight in self._parameters()
-            if weight.device.type != "meta"
-        ]
+        return [tensor_version(one) for one in self._parameters() if one.device.type != "meta"]
 
     def _hash_weights(self) -> str | None:
         digests = sorted(  # whatever the order in which modules list their weights
-            f"{tuple(weight.shape)} {weight.dtype} {xxhash.xxh3_128_hexdigest(_bytes(weight))}"
-            for weight in self._parameters()
-            if weight.device.type != "meta"
+            tensor_digest(one) for one in self._parameters() if one.device.type != "meta"
         )
         return xxhash.xxh3_128_hexdigest("\n".join(digests).encode()) if digests else None
 
@@ -172,16 +197,19 @@ def _config(module: Any) -> Mapping[str, Any]:
     return {} if get is None else dict(json.loads(json.dumps(get(), default=str)))
 
 
-def _sample(weight: torch.Tensor) -> bytes:
-    flat = weight.detach().reshape(-1)
-    return _bytes(flat[:: max(1, len(flat) // _SAMPLES)][:_SAMPLES])
+_GROUP_PARTS = 2
 
 
-def _bytes(weight: torch.Tensor) -> bytes:
-    import torch
-
-    raw = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return np.asarray(raw).tobytes() if raw.numel() else b""
+def _grouped(leaves: Mapping[str, str]) -> dict[str, str]:
+    """One digest for all leaves whose paths begin alike: short, and it says where to look."""
+    groups: dict[str, list[str]] = {}
+    for path in sorted(leaves):
+        name = ".".join(path.split(".")[:_GROUP_PARTS])
+        groups.setdefault(name, []).append(f"{path}={leaves[path]}")
+    return {
+        name: xxhash.xxh3_64_hexdigest("\n".join(lines).encode("utf-8", "surrogatepass"))
+        for name, lines in groups.items()
+    }
 
 
 NO_NAME = (None, "", "no_model_name/available")

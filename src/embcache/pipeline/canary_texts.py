@@ -49,6 +49,8 @@ TEXTS = (
 PAIRS = (
     ("what is the capital of france", "Paris is the capital and largest city of France."),
     ("what is the capital of france", "Bananas are rich in potassium; 100 g hold 358 mg."),
+    ("what is the capital of france", "Lyon was the capital of Gaul in Roman times."),
+    ("how long do bananas keep", "Bananas are rich in potassium; 100 g hold 358 mg."),
     ("Zürich CAFÉ opening hours?", TEXTS[1]),
     ("which engine followed the last train", LONG),
 )
