@@ -176,7 +176,9 @@ def test_results_are_the_callers_own(subject: Subject) -> None:
     assert (subject.run(encoder, ["a"]) == kept).all()
 
 
-def test_a_warm_encoder_never_asks_its_engine(subject: Subject) -> None:
+def test_a_warm_encoder_never_asks_its_engine(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subject.run(subject.make(), ["a"])
 
     class Forbidden:
@@ -193,7 +195,7 @@ def test_a_warm_encoder_never_asks_its_engine(subject: Subject) -> None:
         encoder = subject.make(make_engine=lambda *_: Forbidden())
     else:
         encoder = subject.make(canaries=False)
-        subject.model.encode = _forbidden
+        monkeypatch.setattr(type(subject.model), "encode", _forbidden)
     assert subject.run(encoder, ["a"]).shape[0] == 1
 
 

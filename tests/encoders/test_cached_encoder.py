@@ -16,10 +16,12 @@ from mteb.mocks.mock_tasks import MockClassificationTask
 from mteb.models import CompressionWrapper, ModelMeta, SentenceTransformerEncoderWrapper
 from mteb.types import OutputDType, PromptType
 from PIL import Image
+from tokenizers.normalizers import Replace
 from torch.utils.data import DataLoader
 
 from embcache import (
     CachedEncoder,
+    ChangedModelError,
     ConfigError,
     EngineError,
     NonFiniteError,
@@ -493,3 +495,154 @@ def test_similarity_is_the_models(make: Make, minilm: SentenceTransformerEncoder
     assert np.allclose(np.asarray(encoder.similarity(vectors, vectors)), expected, atol=1e-3)
     pairs = np.asarray(encoder.similarity_pairwise(vectors, vectors[::-1].copy()))
     assert np.allclose(pairs, -distance, atol=1e-3)
+
+
+def hook(model: Any) -> None:
+    model[1].register_forward_hook(
+        lambda module, given, result: {
+            **result,
+            "sentence_embedding": -given[0]["token_embeddings"][:, 0],
+        }
+    )
+
+
+def truncation_side(model: Any) -> None:
+    model.tokenizer.truncation_side = "left"
+
+
+def attribute(model: Any) -> None:
+    model[2].extra = {"scale": 2}
+
+
+def method(model: Any) -> None:
+    model[2].forward = lambda features: features
+
+
+def normalizer(model: Any) -> None:
+    model.tokenizer.backend_tokenizer.normalizer = Replace("hello", "goodbye")
+
+
+def position_buffer(model: Any) -> None:
+    embeddings = next(m for m in model.modules() if hasattr(m, "position_ids"))
+    embeddings.position_ids = embeddings.position_ids.flip(-1)
+
+
+def norm_setting(model: Any) -> None:
+    next(m for m in model.modules() if isinstance(m, torch.nn.LayerNorm)).eps = 0.1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [hook, truncation_side, attribute, method, normalizer, position_buffer, norm_setting],
+)
+def test_a_changed_sentence_transformer_misses(
+    make: Make, minilm: SentenceTransformerEncoderWrapper, change: Callable[[Any], None]
+) -> None:
+    """In the same process and in the next: one wrapper, and a fresh one."""
+    long = " ".join(f"word{i}" for i in range(400))
+    texts = ["hello world", long]
+    encoder = make(minilm)
+    assert hits(encoder, texts) == 0
+    assert hits(encoder, texts) == 2
+    assert hits(make(minilm), texts) == 2
+    change(minilm.model)
+    for changed in (encoder, make(minilm)):
+        vectors = np.asarray(encode(changed, texts))
+        assert np.allclose(vectors, minilm.model.encode(texts), atol=1e-5)
+    assert encoder.stats.encoded == 2
+
+
+class Whitening(torch.nn.Module):
+    """Buffers that are fitted, and no parameter."""
+
+    def __init__(self, dim: int = 384) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        features["sentence_embedding"] = features["sentence_embedding"] - self.mean
+        return features
+
+
+def test_a_refitted_whitening_misses(make: Make, minilm: SentenceTransformerEncoderWrapper) -> None:
+    whitening = Whitening()
+    minilm.model.append(whitening)
+    assert hits(make(minilm), ["a"]) == 0
+    assert hits(make(minilm), ["a"]) == 1
+    whitening.mean += 0.1
+    assert hits(make(minilm), ["a"]) == 0
+
+
+class Scaled(FakeModel):
+    """An encoder of one's own, with settings where nobody would look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = {"heads": [np.ones(8, np.float32)]}
+
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        return super().encode(*args, **kwargs) * self.parts["heads"][0]
+
+
+def test_settings_of_an_encoder_of_ones_own(make: Make) -> None:
+    model = Scaled()
+    encoder = make(model)
+    assert hits(encoder, ["a"]) == 0
+    assert hits(encoder, ["a"]) == 1  # although it has counted its calls meanwhile
+    model.parts["heads"][0][3] = 2
+    assert hits(encoder, ["a"]) == 0
+    assert hits(make(Scaled()), ["a"]) == 1
+
+
+def test_an_endpoint_whose_model_was_exchanged(make: Make) -> None:
+    """What nothing in this process shows: canaries are compared before the first hit."""
+    assert hits(make(), ["a", "b"]) == 0
+    model = Endpoint()
+    assert hits(make(model), ["a", "b"]) == 0
+    assert hits(make(model), ["a", "b"]) == 2
+    SERVED["shift"] = 1.0
+    try:
+        with pytest.raises(ChangedModelError, match=r"not the one that filled .*canaries=False"):
+            encode(make(Endpoint()), ["a"])
+        with pytest.raises(ChangedModelError, match="not the one that filled"):
+            encode(make(Endpoint(), on_miss="raise"), ["a"])
+        assert hits(make(Endpoint(), canaries=False), ["a"]) == 1
+    finally:
+        SERVED["shift"] = 0.0
+
+
+SERVED = {"shift": 0.0}
+
+
+class Endpoint(FakeModel):
+    """Its model is elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(name="org/endpoint")
+
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        return super().encode(*args, **kwargs) + np.float32(SERVED["shift"])
+
+
+def test_canaries_cost_one_call_a_run(make: Make) -> None:
+    hits(make(), ["a"])
+    model = FakeModel()
+    encoder = make(model)
+    for _ in range(3):
+        assert hits(encoder, ["a"]) == 1
+    assert (model.canaries, model.calls) == (1, [])
+
+
+def test_what_cannot_be_looked_into_is_asked_of_the_user(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = FakeModel()
+    model.session = iter([1])  # type: ignore[attr-defined]  # an object without attributes
+    with caplog.at_level("INFO"):
+        hits(make(model), ["a"])
+    assert "cannot look into: session (builtins.list_iterator). Canaries tell" in caplog.text
+    with pytest.raises(
+        ConfigError, match=r"session \(builtins.list_iterator\), and canaries=False"
+    ):
+        encode(make(model, canaries=False), ["a"])
+    assert hits(make(model, canaries=False, identity={"server": "v1"}), ["a"]) == 0

@@ -89,8 +89,8 @@ def test_a_changed_engine_writes_nothing(make: Make, open_space: Any) -> None:
     run(make(), "a")
     with pytest.raises(
         ChangedModelError,
-        match=r"(?s)not the one that filled .*m--float32.*: canary '.*' \(prompt ''\) has cosine 0\.\d+ "
-        r"with the cached vector.*fake 1.0.*5 of 5.*another cache_path.*canaries=False",
+        match=r"(?s)not the one that filled .*m--float32.*: canary '.*' \(prompt ''\) has cosine "
+        r"0\.\d+ with the cached vector.*fake 1.0.*5 of 5.*another cache_path.*canaries=False",
     ):
         run(make(changed()), "a", "b")
     assert len(open_space().refresh()) == 1

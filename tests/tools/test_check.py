@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from mteb.mocks.mock_tasks import MockRerankingTask
 from embcache import CachedEncoder, ConfigError, LanceCache
 from embcache.identity.identity import Identity
 from embcache.identity.keys import pair_keys, text_keys
+from embcache.pipeline.pipeline import Pipeline
+from embcache.pipeline.request import TextRequest
 from embcache.store import SCORES, Database, Location, Rows, Space
-from embcache.tools.check import check_space
+from embcache.tools.check import CanaryReport, check_space
 from embcache.tools.compact import compact_space
+from tests.fakes import FakeEngine
 from tests.spaces import IDENTITY, add_blindly, append_raw, folder, make_rows, read_all
 from tests.store.test_damage import data_files, flip_bit
 
@@ -323,3 +327,55 @@ def test_keys_of_the_documented_formula_fit(open_space: Open) -> None:
     space.add(Rows(keys, np.ones((2, 3), np.float32), columns))
     report = check_space(space)
     assert report.ok and report.unverified == 0
+
+
+def with_canaries(space: Space) -> Space:
+    space.add(make_rows(["a", "b"]))
+    engine = FakeEngine()
+    request = TextRequest(texts=["c"], prompt="query: ", show_progress=False)
+    Pipeline(engine, space.identity, space).encode(request)
+    return space
+
+
+def test_canaries_are_shown_and_are_no_rows(open_space: Open) -> None:
+    space = with_canaries(open_space())
+    report = check_space(space)
+    assert report.ok and report.rows == 3
+    assert report.canaries == CanaryReport(5, ("query: ",), space.metadata.engine_version)
+    assert "canaries: 5 (vllm 1.0; prompts 'query: ')" in str(report)
+
+
+@pytest.mark.parametrize("kind", ["a bit", "data", "_versions"])
+def test_damaged_canaries_are_deleted_and_come_again(open_space: Open, kind: str) -> None:
+    space = with_canaries(open_space())
+    files = sorted((Path(space.canaries.location.uri) / kind.replace("a bit", "data")).iterdir())
+    if kind == "a bit":
+        first = space.canaries.refresh()
+        values, _ = first.read_all(np.arange(1), first.keys()[:1])
+        flip_bit(files[0], files[0].read_bytes().index(values[0].tobytes()) + 3)
+    else:
+        for path in files:
+            path.write_bytes(path.read_bytes()[:50])
+    fresh = open_space()
+    report = check_space(fresh)
+    assert not report.ok and report.rows == 3 and "canaries" in str(report)
+    fixed = check_space(fresh, fix=True)
+    assert fixed.ok and fixed.rows == 3 and "adds them again" in str(fixed)
+    again = with_canaries(open_space())
+    assert check_space(again).canaries.count == 0  # nothing was written
+    Pipeline(FakeEngine(), again.identity, again).encode(TextRequest(texts=["new"]))
+    assert check_space(again).canaries.count == 5
+
+
+def test_canaries_survive_a_compaction_and_go_with_their_space(open_space: Open) -> None:
+    space = with_canaries(open_space())
+    for number in range(5):
+        space.add(make_rows([f"more {number}"]))
+    compact_space(space, older_than=timedelta(0))
+    assert check_space(open_space()).canaries.count == 5
+    assert space.location.parent.caches() == []
+    assert [one.name for one in Database(space.location.parent, writable=False).spaces()] == [
+        space.name
+    ]
+    space.location.remove()
+    assert not space.canaries.location.has_table()

@@ -329,7 +329,11 @@ class CachedEncoder:
                 arguments["task_metadata"].name,
                 self._name,
             )
-        return self._model.encode(inputs, **arguments)
+        with self._model_lock:
+            try:
+                return self._model.encode(inputs, **arguments)
+            finally:
+                self._live.settle()
 
 
 @dataclass(frozen=True, kw_only=True)

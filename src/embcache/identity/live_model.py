@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,44 @@ _WRAPPER_SETTINGS = ("max_length", "use_chat_template")
 _VLLM_SETTINGS = ("max_model_len", "quantization")
 
 
+@dataclass
+class _History:
+    """What an encoder was like, for as long as it lives, whoever looks at it.
+
+    Attributes:
+        first: Values by path as they were when they were first seen, or when somebody else than
+            the encoder changed them; None before the first look.
+        last: The same after the encoder's last call, or the last look.
+    """
+
+    first: dict[str, str] | None = None
+    last: dict[str, str] = field(default_factory=dict)
+
+    def look(self, now: dict[str, str]) -> dict[str, str]:
+        """Take in what has changed since the last look; returns `first`."""
+        if self.first is None:
+            self.first = dict(now)
+        for path in now.keys() | self.last.keys():
+            if now.get(path) == self.last.get(path):
+                continue
+            if path in now:
+                self.first[path] = now[path]
+            else:
+                self.first.pop(path, None)
+        self.last = now
+        return self.first
+
+
+_histories: weakref.WeakKeyDictionary[Any, _History] = weakref.WeakKeyDictionary()
+
+
+def _history_of(encoder: Any) -> _History:
+    try:
+        return _histories.setdefault(encoder, _History())
+    except TypeError:  # cannot be hashed, or referred to weakly
+        return _History()
+
+
 class LiveModel:
     """A loaded encoder, looked at from outside.
 
@@ -51,8 +91,7 @@ class LiveModel:
         self._weights_version: object = None
         self._weights: str | None = None
         self._reader = StateReader(ignored)
-        self._first: dict[str, str] | None = None
-        self._last: dict[str, str] = {}
+        self._history = _history_of(encoder)
         self.closed: dict[str, str] = {}
 
     def dtype(self) -> str:
@@ -92,23 +131,11 @@ class LiveModel:
         """
         found = self._reader.read(self._encoder)
         self.closed = found.closed
-        if self._first is None:
-            self._first = dict(found.leaves)
-        else:
-            for path in found.leaves.keys() | self._last.keys():
-                now = found.leaves.get(path)
-                if now == self._last.get(path):
-                    continue
-                if now is None:
-                    self._first.pop(path, None)
-                else:
-                    self._first[path] = now
-        self._last = found.leaves
-        return _grouped(self._first)
+        return _grouped(self._history.look(found.leaves))
 
     def settle(self) -> None:
         """Take what has changed since the last `state` for the encoder's own doing."""
-        self._last = self._reader.read(self._encoder).leaves
+        self._history.last = self._reader.read(self._encoder).leaves
 
     def settings(self) -> dict[str, Any]:
         """Settings that change vectors, by name, as far as the kind of model is known.

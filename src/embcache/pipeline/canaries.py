@@ -9,7 +9,7 @@ merges them with the rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,8 +157,8 @@ class Canaries:
         except Exception as error:  # of the engine, or of whatever model it calls
             raise EngineError(
                 f"The canaries of {self._space.location} cannot be encoded, so that nothing says "
-                f"whether the model is the one that filled it: {str(error).rstrip('.')}. canaries=False uses the "
-                "cache unchecked."
+                f"whether the model is the one that filled it: {str(error).rstrip('.')}. "
+                "canaries=False uses the cache unchecked."
             ) from error
         tolerance = TOLERANCES.get(self._engine.dtype, UNKNOWN_TOLERANCE)
         spreads = {row: spread(known.values[_raw(keys[row])], found[row]) for row in rows}
@@ -276,20 +276,3 @@ def _times_as_long(was: Values, now: Values) -> float:
 
 def _raw(key: Keys) -> bytes:
     return to_bytes(key.reshape(1, 2))
-
-
-def stored(space: Space) -> Iterator[dict[str, Any]]:
-    """The canaries of a space, intact or not, for reports.
-
-    Args:
-        space: The space; without canaries, nothing is yielded.
-
-    Yields:
-        Of each canary its columns, and `value`, `(dim,) float32`.
-
-    Raises:
-        CacheError: Their table cannot be read.
-    """
-    snapshot = space.canaries.refresh()
-    for batch in snapshot.scan(snapshot.columns):
-        yield from batch.to_pylist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,46 @@ from embcache.store.schema import (
     value_dim,
 )
 from embcache.tools.verified_rows import survey
+
+
+@dataclass(frozen=True)
+class CanaryReport:
+    """The canaries of a space, see `embcache.pipeline.canaries`.
+
+    Attributes:
+        count: How many there are.
+        prompts: The prompts that they were encoded with, as far as the space keeps prompts; of
+            scores, both prefixes.
+        engine_version: Engine package and version that the first of them come from.
+        damaged: How many of them fail their checksum, or have a key that does not fit.
+        problem: Why their table cannot be read; None if it can.
+        mended: Whether what is wrong was deleted; the next write adds them again.
+    """
+
+    count: int = 0
+    prompts: tuple[str, ...] = ()
+    engine_version: str | None = None
+    damaged: int = 0
+    problem: str | None = None
+    mended: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong with them, or nothing any more."""
+        return self.mended or not (self.damaged or self.problem)
+
+    def __str__(self) -> str:
+        if not self.count and self.problem is None:
+            return ""
+        prompts = ", ".join(map(repr, self.prompts)) or "not kept"
+        lines = [f"canaries: {self.count} ({self.engine_version}; prompts {prompts})"]
+        if self.problem is not None:
+            lines = [f"canaries cannot be read: {self.problem}"]
+        if self.damaged:
+            lines.append(f"{self.damaged} canaries are damaged")
+        if self.mended:
+            lines.append("damaged canaries are deleted; the next write adds them again")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -34,6 +74,7 @@ class CheckReport:
         unreadable: Data files that Lance cannot read, each with its error.
         problems: What is wrong with the table as such: metadata, columns, name.
         deleted: Rows that were deleted; 0 without `fix`.
+        canaries: Of the texts by which a changed model is noticed; they are no rows.
     """
 
     location: Location
@@ -45,12 +86,14 @@ class CheckReport:
     unreadable: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     deleted: int = 0
+    canaries: CanaryReport = field(default_factory=CanaryReport)
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong, or nothing any more. Duplicates are not wrong."""
         bad = self.damaged + self.misfits
-        return not self.problems and not self.unreadable and (not bad or self.deleted >= bad)
+        whole = not self.problems and not self.unreadable and self.canaries.ok
+        return whole and (not bad or self.deleted >= bad)
 
     def __str__(self) -> str:
         lines = [f"{self.location.name}: {self.rows:,} rows, {'ok' if self.ok else 'NOT ok'}"]
@@ -62,6 +105,7 @@ class CheckReport:
         }
         lines += [f"  {count:,} {what}" for what, count in counts.items() if count]
         lines += [f"  {problem}" for problem in self.problems]
+        lines += [f"  {line}" for line in str(self.canaries).splitlines()]
         lines += [f"  cannot be read: {file}" for file in self.unreadable]
         if self.unreadable:
             lines.append(
@@ -109,12 +153,52 @@ def check_space(space: Space, *, fix: bool = False) -> CheckReport:
         duplicates=len(later),
         unreadable=found.unreadable,
         problems=problems,
+        canaries=check_canaries(space, fix=fix),
     )
     wrong = np.concatenate((found.damaged, found.misfits, later))
     if not fix or problems or not len(wrong):
         return report
     space.delete_rows(np.sort(wrong))
     return replace(report, deleted=len(wrong))
+
+
+def check_canaries(space: Space, *, fix: bool = False) -> CanaryReport:
+    """Check the canaries of a space.
+
+    Args:
+        space: The space, whose table can be opened.
+        fix: Whether to delete them where any of them is damaged.
+
+    Returns:
+        What was found.
+
+    Raises:
+        CacheError: Deleting failed.
+    """
+    canaries = space.canaries
+    if not canaries.location.has_table():
+        return CanaryReport()
+    try:
+        reader = canaries.open()
+        found = survey(reader)
+        rows = [row for batch in reader.scan(_prompts(reader)) for row in batch.to_pylist()]
+        report = CanaryReport(
+            found.rows,
+            tuple(dict.fromkeys(row[name] or "" for row in rows for name in _prompts(reader))),
+            reader.metadata.engine_version,
+            damaged=len(found.damaged) + len(found.misfits),
+            problem="; ".join(found.unreadable) or None,
+        )
+    except CacheError as error:
+        report = CanaryReport(problem=str(error))
+    if fix and not report.ok:
+        canaries.location.remove()
+        return replace(report, mended=True)
+    return report
+
+
+def _prompts(reader: Reader) -> list[str]:
+    return [name for name in reader.layout.prompts if name in reader.columns]
 
 
 def _table_problems(reader: Reader) -> Iterator[str]:
