@@ -24,9 +24,9 @@ from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper
 from embcache.encoders import vllm_encoder
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine, VllmScoringEngine
 from tests.fakes import Engines, FakeEngine, FakeScoringEngine, Shared
-from tests.spaces import open_space, scores  # fixtures of every test that needs a table
+from tests.spaces import open_space, scores, shared_folder  # fixtures of tests that need a table
 
-__all__ = ["open_space", "scores"]
+__all__ = ["open_space", "scores", "shared_folder"]
 
 ROOT = Path(__file__).parent.parent
 

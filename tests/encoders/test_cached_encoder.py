@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from embcache import (
     CachedEncoder,
+    CacheError,
     ConfigError,
     EngineError,
     NonFiniteError,
@@ -27,6 +28,7 @@ from embcache import (
 )
 from tests.conftest import encode, loader
 from tests.fakes import FakeModel, fake_vector
+from tests.spaces import no_hard_links
 
 Make = Callable[..., CachedEncoder]
 
@@ -491,3 +493,15 @@ def test_similarity_is_the_models(make: Make, minilm: SentenceTransformerEncoder
     assert np.allclose(np.asarray(encoder.similarity(vectors, vectors)), expected, atol=1e-3)
     pairs = np.asarray(encoder.similarity_pairwise(vectors, vectors[::-1].copy()))
     assert np.allclose(pairs, -distance, atol=1e-3)
+
+
+def test_a_cache_without_hard_links_is_found_out_before_the_model_runs(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(make(), ["a"])
+    no_hard_links(monkeypatch)
+    model = FakeModel()
+    assert hits(make(model), ["a"]) == 1
+    with pytest.raises(CacheError, match="a hard link is refused"):
+        encode(make(model), ["a", "b"])
+    assert model.encoded == []

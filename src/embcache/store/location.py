@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embcache.errors import CacheError, ConfigError, EmbcacheError
+from embcache.store.trial import try_commit
 
 READ_FIX = (
     "If its files are damaged: `check_space` says which, and `merge_caches` into a new cache "
@@ -162,6 +163,17 @@ class Location:
                 f"cache_path={self.uri!r} cannot be written: {error.strerror or error}. Give a "
                 "directory that can, or read_only=True to only read what is there."
             ) from error
+
+    def try_committing(self) -> None:
+        """Do with files what a commit to this table does, whether there is one by now or not.
+
+        A cache's folder can be written where a table in it cannot: another user's, say. It takes
+        a millisecond and leaves nothing behind.
+
+        Raises:
+            CacheError: A commit would fail.
+        """
+        try_commit(self._path)
 
     @contextmanager
     def made_elsewhere(self) -> Iterator[Location]:
