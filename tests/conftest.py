@@ -24,9 +24,9 @@ from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper
 from embcache.encoders import vllm_encoder
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine, VllmScoringEngine
 from tests.fakes import Engines, FakeEngine, FakeScoringEngine, Shared
-from tests.spaces import open_space, scores  # fixtures of every test that needs a table
+from tests.spaces import open_space, scores, shared_folder  # fixtures of tests that need a table
 
-__all__ = ["open_space", "scores"]
+__all__ = ["open_space", "scores", "shared_folder"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -230,3 +230,21 @@ def run_python(code: str, *, blocked: tuple[str, ...] = (), **env: str) -> str:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+@pytest.fixture
+def vllm_for_gpus(tmp_path: Path) -> dict[str, str]:
+    """Environment of a process in which the installed vllm takes itself for the CUDA build.
+
+    vLLM tells its builds apart by the version of the package. The rest is real: no plugin finds a
+    device where there is no GPU, as on a login node.
+    """
+    folder = tmp_path / "cuda-build"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import importlib.metadata as metadata\n"
+        "real = metadata.version\n"
+        "metadata.version = lambda name: '0.32.0' if name == 'vllm' else real(name)\n"
+    )
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}

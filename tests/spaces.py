@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from embcache.identity.identity import Identity
 from embcache.identity.keys import pair_keys, text_keys
 from embcache.store import SCORES, Database, Rows, Space
 
+_ANOTHER_USER = 12345
 IDENTITY = Identity("organization/name", "0" * 40, "float32")
 
 
@@ -77,3 +82,43 @@ def scores(tmp_path: Path) -> Space:
     }
     space.add(Rows(keys, np.array([[0.5], [0.25]], np.float32), columns))
     return space
+
+
+@contextmanager
+def refused(*folders: Path) -> Iterator[None]:
+    """Folders that this process may read and not write: another user's, where it is root.
+
+    They must lie in a `shared_folder`. For root no mode counts, so its effective user is another
+    one meanwhile; the modules of this Python may be out of its reach then.
+    """
+    import lancedb  # noqa: F401
+
+    for place in folders:
+        place.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(_ANOTHER_USER)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        for place in folders:
+            place.chmod(0o755)
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that every user may write to and enter; pytest's own are for one user only."""
+    with tempfile.TemporaryDirectory() as made:
+        os.chmod(made, 0o777)
+        yield Path(made)
+
+
+def no_hard_links(monkeypatch: pytest.MonkeyPatch, number: int = errno.EOPNOTSUPP) -> None:
+    """What gcsfuse and exFAT say."""
+
+    def link(*args: object, **kwargs: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)

@@ -113,7 +113,10 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for: mteb takes three seconds, and not every command needs it."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    from embcache.identity.home import home_needed
+
+    with home_needed():
+        return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from embcache import (
     CachedEncoder,
+    CacheError,
     ChangedModelError,
     ConfigError,
     EngineError,
@@ -30,6 +31,7 @@ from embcache import (
 from embcache.pipeline.canary_texts import TEXTS
 from tests.conftest import encode, loader
 from tests.fakes import FakeModel, fake_vector
+from tests.spaces import no_hard_links
 
 Make = Callable[..., CachedEncoder]
 
@@ -646,3 +648,15 @@ def test_what_cannot_be_looked_into_is_asked_of_the_user(
     ):
         encode(make(model, canaries=False), ["a"])
     assert hits(make(model, canaries=False, identity={"server": "v1"}), ["a"]) == 0
+
+
+def test_a_cache_without_hard_links_is_found_out_before_the_model_runs(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(make(), ["a"])
+    no_hard_links(monkeypatch)
+    model = FakeModel()
+    assert hits(make(model), ["a"]) == 1
+    with pytest.raises(CacheError, match="a hard link is refused"):
+        encode(make(model), ["a", "b"])
+    assert model.encoded == []

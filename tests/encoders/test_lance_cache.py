@@ -37,6 +37,7 @@ from embcache import Cache, CacheError, ConfigError, InputError, LanceCache, Non
 from embcache.store import Space
 from tests.conftest import ROOT, loader
 from tests.fakes import fake_vector
+from tests.spaces import no_hard_links
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mteb")  # NumpyCache's, of new folders
 
@@ -858,3 +859,16 @@ TestCacheAgainstDicts.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+def test_a_table_that_cannot_be_written_is_found_out_before_the_model_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(CachedEmbeddingWrapper(CountingModel(), tmp_path, cache_backend=LanceCache), ["a"])
+    no_hard_links(monkeypatch)
+    model = CountingModel()
+    wrapped = CachedEmbeddingWrapper(model, tmp_path, cache_backend=LanceCache)
+    encode(wrapped, ["a"])
+    with pytest.raises(CacheError, match="a hard link is refused"):
+        encode(wrapped, ["a", "b"])
+    assert model.calls == []

@@ -31,6 +31,7 @@ from embcache.encoders.arguments import CacheArguments
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION
 from tests.conftest import encode, run_python
 from tests.fakes import FakeEngine, fake_vector
+from tests.spaces import no_hard_links
 
 Make = Callable[..., VllmEncoderWrapper]
 E5 = {"query": "query: ", "document": "passage: "}
@@ -502,6 +503,19 @@ class TestAutoDtype:
         assert encode(encoder, ["a"]).shape == (1, 8)
         assert encoder.identity.dtype == "float32"
         assert len(encode(make_encoder(dtype="auto"), ["a"])) == 1 and fake_engines[2].starts == 0
+
+    def test_a_cache_without_hard_links_is_found_out_before_the_engine_starts(
+        self,
+        make_encoder: Make,
+        fake_engines: list[FakeEngine],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        no_hard_links(monkeypatch)
+        with pytest.raises(CacheError, match="a hard link is refused"):
+            encode(make_encoder(dtype="auto"), ["a"])
+        assert fake_engines[0].starts == 0
+        assert list((tmp_path / "cache").iterdir()) == []
 
     def test_on_miss_raise_counts_where_nothing_is_cached(self, make_encoder: Make) -> None:
         with pytest.raises(MissingTextsError, match="2 of 2 texts"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from embcache import ConfigError, EngineError, EngineNotInstalledError
-from embcache.identity import dtype
+from embcache.identity import device, dtype
 from embcache.identity.dtype import AutoDtype
 from embcache.identity.identity import Identity
 from embcache.identity.machine_memo import Memo
@@ -110,3 +110,53 @@ def test_the_real_vllm_answers_without_being_imported_here(tmp_path: Path, model
     real = AutoDtype(IDENTITY, source, {"trust_remote_code": True}, Memo(tmp_path / "m.sqlite"))
     assert real.settle(["float32"]) == "float16"  # float32 weights, pooling model
     assert ("vllm" in sys.modules) == before
+
+
+def test_without_a_device_the_cache_decides(
+    tmp_path: Path, probes: list[Any], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    found: list[str] = ["no device"]
+
+    def run(*args: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        probes.append(kwargs)
+        return subprocess.CompletedProcess([], 0, f"embcache-dtype={found[0]}\n", "")
+
+    monkeypatch.setattr(dtype.subprocess, "run", run)
+    caplog.set_level(logging.INFO)
+    assert auto(tmp_path).settle(["float32"]) == "float32"
+    assert "vllm 1.0 finds no GPU here" in caplog.text
+    assert auto(tmp_path).settle(["bfloat16"]) == "bfloat16"
+    with pytest.raises(ConfigError, match=r"finds no GPU here .* bfloat16, float32\. Choose one"):
+        auto(tmp_path).settle(["float32", "bfloat16"])
+    assert auto(tmp_path).settle([]) is None  # the engine says what is missing
+    assert len(probes) == 1  # remembered, a warm run must not wait for vllm's import
+
+    monkeypatch.setattr(device.platform, "node", lambda: "gpu-node")  # with the same home
+    found[0] = "float16"
+    assert auto(tmp_path).settle(["float32"]) == "float16"
+
+
+def test_a_job_without_a_gpu_on_the_same_node(
+    tmp_path: Path, probes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but torch's count tells it from the job before, whose answer is remembered."""
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    auto(tmp_path).settle(["float32"])
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    auto(tmp_path).settle(["float32"])
+    assert len(probes) == 2
+
+
+@pytest.mark.engine
+def test_the_real_vllm_without_a_device(
+    tmp_path: Path, model_path: str, vllm_for_gpus: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked nevertheless, it says float16."""
+    for name, value in vllm_for_gpus.items():
+        monkeypatch.setenv(name, value)
+    source = ModelSource(model_path, "local", "hash", True)
+    real = AutoDtype(IDENTITY, source, {}, Memo(tmp_path / "m.sqlite"))
+    assert real.settle(["float32"]) == "float32"

@@ -24,10 +24,11 @@ from embcache.identity.keys import text_keys
 from embcache.pipeline.pipeline import Pipeline
 from embcache.pipeline.request import TextRequest
 from embcache.pipeline.result import Truncation
+from embcache.pipeline.stats import Watcher
 from embcache.store import Database, Rows, Space, SpaceSnapshot
 from embcache.tools.compact import compact_space
 from tests.fakes import FakeEngine, fake_vector
-from tests.spaces import folder, make_rows
+from tests.spaces import folder, make_rows, no_hard_links, refused
 from tests.store.test_damage import data_files, flip_bit
 
 IDENTITY = Identity("organization/name", "r", "float32")
@@ -393,3 +394,47 @@ def test_an_engine_that_returns_another_type(
     monkeypatch.setattr(engine, "embed", lambda prompts: Embedded(np.full((2, 3), 0.1)))  # type: ignore[arg-type]
     vectors = run(make(), ["a", "b"])
     assert vectors.dtype == np.float32 and (vectors == np.float32(0.1)).all()
+
+
+def test_a_space_that_cannot_be_written_is_found_out_before_the_engine_starts(
+    shared_folder: Path,
+) -> None:
+    """The cache's folder can be written, and the space in it is another user's."""
+    theirs = Database(shared_folder, writable=True).space(IDENTITY, "name", "fake")
+    run(Pipeline(FakeEngine(), IDENTITY, theirs), TEXTS)
+    engine = FakeEngine()
+    with refused(*(path for path in folder(theirs).rglob("*") if path.is_dir())):
+        space = Database(shared_folder, writable=True).space(IDENTITY, "name", "fake")
+        pipeline = Pipeline(engine, IDENTITY, space)
+        assert (run(pipeline, TEXTS) == expected(TEXTS)).all()  # hits need no commit
+        for _ in range(2):
+            with pytest.raises(CacheError, match="data: writing a file is refused"):
+                run(pipeline, [*TEXTS, "new"])
+        request = TextRequest(texts=["new"], prompt="", show_progress=False)
+        with pytest.raises(CacheError, match="data: writing a file is refused"):
+            pipeline.fill(request, request.keys(IDENTITY.to_bytes()), watcher=Watcher())
+        assert engine.starts == 0
+        reading = Pipeline(engine, IDENTITY, space, write=False)
+        assert (run(reading, ["new"]) == expected(["new"])).all()
+    assert (run(pipeline, ["new"]) == expected(["new"])).all()  # its owner allowed it
+
+
+def test_damaged_rows_of_a_space_that_cannot_be_written(
+    make: Make, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(make(), TEXTS)
+    damage(space, TEXTS[3])
+    no_hard_links(monkeypatch)
+    engine = FakeEngine()
+    with pytest.raises(CacheError, match="a hard link is refused"):
+        run(make(engine=engine), TEXTS)
+    assert engine.starts == 0
+
+
+def test_a_space_that_cannot_be_made(
+    make: Make, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_hard_links(monkeypatch)
+    with pytest.raises(CacheError, match="a hard link is refused"):
+        run(make(), TEXTS)
+    assert engine.starts == 0

@@ -20,7 +20,7 @@ from embcache.store import SCORES, Database, Rows, Space
 from embcache.tools.check import check_space
 from embcache.tools.export import export_space
 from embcache.tools.import_ import import_file, import_numpy_cache
-from tests.spaces import IDENTITY, folder, make_rows, read_all
+from tests.spaces import IDENTITY, folder, make_rows, no_hard_links, read_all
 from tests.tools.test_export import filled
 from tests.tools.test_merge import space_in
 
@@ -165,3 +165,16 @@ def test_no_numpy_cache_and_no_text(tmp_path: Path) -> None:
     numpy_cache(tmp_path / "numpy", ["a"])
     with pytest.raises(InputError, match="lone surrogate"):
         import_numpy_cache(tmp_path / "numpy", tmp_path / "b", IDENTITY, ["\ud800"])
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_cache_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    space = filled(tmp_path / "a")
+    export_space(space, tmp_path / "x.parquet")
+    if there:
+        import_file(tmp_path / "x.parquet", tmp_path / "b")
+    no_hard_links(monkeypatch)
+    with pytest.raises(CacheError, match="a hard link is refused"):
+        import_file(tmp_path / "x.parquet", tmp_path / "b")

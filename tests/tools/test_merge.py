@@ -23,7 +23,7 @@ from embcache.store import SCORES, Database, Rows, Space
 from embcache.tools.check import check_space
 from embcache.tools.merge import merge_caches
 from tests.conftest import ROOT
-from tests.spaces import IDENTITY, add_blindly, folder, make_rows, read_all
+from tests.spaces import IDENTITY, add_blindly, folder, make_rows, read_all, refused
 from tests.store.test_damage import data_files, flip_bit
 
 OTHER = Identity("another", "1", "float32")
@@ -312,3 +312,25 @@ def test_memory_does_not_grow_with_the_cache(tmp_path: Path) -> None:
             peaks.append(int(process.communicate(timeout=120)[0]))
     assert len(space_in(tmp_path / "b5").refresh()) == 300_000
     assert peaks[1] - peaks[0] < 170_000, peaks  # kB
+
+
+def test_a_target_that_cannot_be_written_is_found_out_before_anything_is_merged(
+    shared_folder: Path,
+) -> None:
+    """Of two spaces the first can be written, the second is another user's."""
+    for identity in (IDENTITY, OTHER):
+        space_in(shared_folder / "a", identity).add(rows_of({"new": 1}, identity))
+    target = shared_folder / "b"
+    target.mkdir()
+    mine, theirs = (space_in(target, identity) for identity in (OTHER, IDENTITY))
+    assert mine.name < theirs.name
+    for space in (mine, theirs):
+        space.add(rows_of({"old": 2}, space.identity))
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o777)
+    with (
+        refused(*(folder(theirs) / name for name in ("data", "_transactions", "_versions"))),
+        pytest.raises(CacheError, match=f"{theirs.name}.*writing a file is refused"),
+    ):
+        merge_caches(shared_folder / "a", target)
+    assert len(mine.refresh()) == len(theirs.refresh()) == 1

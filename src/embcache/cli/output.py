@@ -19,6 +19,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from embcache.errors import EmbcacheError, quoted
+from embcache.identity.home import home_needed
 from embcache.store import Location
 from embcache.tools.describe import ValueCount
 
@@ -108,7 +109,8 @@ class EmbcacheCommand(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run it."""
         try:
-            return super().invoke(ctx)
+            with home_needed():
+                return super().invoke(ctx)
         except EmbcacheError as error:
             print_error(error)
             print_hints(str(error), ctx)

@@ -16,6 +16,7 @@ from embcache.encoders.registry import truncated_meta, warn_if_untrained
 from embcache.encoders.vllm_base import VllmWrapperBase
 from embcache.engine.mteb_model import Item, ModelCall, ModelEngine
 from embcache.errors import ConfigError
+from embcache.identity.home import home_needed
 from embcache.identity.identity import Identity, canonical
 from embcache.identity.keys import Keys, text_keys
 from embcache.identity.live_model import (
@@ -109,7 +110,8 @@ class CachedEncoder:
         canaries: bool = True,
         truncate_dim: int | None = None,
     ) -> None:
-        from mteb.models import ModelMeta
+        with home_needed():
+            from mteb.models import ModelMeta
 
         check_on_miss(on_miss)
         if isinstance(model, CachedEncoder):

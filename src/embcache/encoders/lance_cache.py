@@ -66,6 +66,7 @@ class LanceCache:
         self._snapshot = SpaceSnapshot()
         self._block: tuple[int, Verified] | None = None  # read ahead, and where it begins
         self._last = -1
+        self._tried = False
         self._opened()
 
     def add(self, items: Sequence[Mapping[str, Any]], vectors: Any) -> None:
@@ -110,7 +111,8 @@ class LanceCache:
 
         Raises:
             InputError: The item has neither text nor image, audio or video.
-            CacheError: The table cannot be read.
+            CacheError: The table cannot be read; or the item is missing, and the table cannot be
+                written.
         """
         key = _key(item)
         self._opened()
@@ -119,6 +121,7 @@ class LanceCache:
         for _ in range(2):
             position = self._find(key)
             if position < 0:
+                self._try_writing()
                 return None
             vector = self._read(position, key)
             if vector is not None:
@@ -186,6 +189,12 @@ class LanceCache:
             )
             self.load()
         return self._space
+
+    def _try_writing(self) -> None:
+        """Try a commit out at the first miss: after it, mteb's wrapper encodes, and then saves."""
+        if not self._tried:
+            self._opened().location.try_committing()
+            self._tried = True
 
     def _find(self, key: bytes) -> int:
         """Position of the row that was first committed with a key; negative if there is none."""

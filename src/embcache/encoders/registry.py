@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from embcache.errors import ConfigError
+from embcache.identity.home import home_needed, user_path
 from embcache.identity.weights import ModelSource
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def find_model_meta(
     """
     if not isinstance(model, str):
         return model
-    from mteb.models import ModelMeta
+    with home_needed():
+        from mteb.models import ModelMeta
     from mteb.models.model_implementations import MODEL_REGISTRY
     from mteb.models.model_meta import ScoringFunction
 
@@ -63,7 +65,7 @@ def model_config(source: ModelSource, name: str = "config.json") -> dict[str, An
     Returns:
         What the file holds; empty where it is neither in the directory nor in the hub cache.
     """
-    path: str | Path | None = Path(source.name).expanduser() / name
+    path: str | Path | None = user_path(source.name, "model") / name
     if not source.is_local:
         from huggingface_hub import try_to_load_from_cache
 

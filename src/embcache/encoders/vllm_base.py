@@ -203,6 +203,8 @@ class VllmWrapperBase:
         dtype = self._auto.settle(cached)
         if dtype is None:
             # Everything is a miss, so the engine is needed anyway, and knows.
+            if self._write and self._database is not None:
+                self._database.try_creating()
             with tqdm(
                 desc="starting engine",
                 bar_format="{desc}",

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from embcache.engine.base import CHARACTERS_A_TOKEN, Embedded, Prepared, RefusedTextError
 from embcache.engine.vllm_process import (
     cannot_compile,
+    check_device,
     cpu_memory_share,
     llvmlite_hidden,
     prepare_environment,
@@ -82,7 +83,7 @@ class VllmEngine:
 
         Raises:
             EngineNotInstalledError: vllm is not installed.
-            EngineError: vllm cannot be imported, or refuses to start the model.
+            EngineError: vllm cannot be imported, finds no device, or refuses to start the model.
         """
         if self._llm is not None:
             return
@@ -103,7 +104,10 @@ class VllmEngine:
             warnings.simplefilter("ignore", FutureWarning)  # torch's, about vllm's own code
             logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # none on CPU
             try:
+                check_device(self.version)
                 from vllm import LLM, EngineArgs
+            except EngineError:
+                raise
             except Exception as error:
                 raise EngineError(
                     f"{self.version} is installed and cannot be imported: {type(error).__name__}: "

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from embcache.errors import EngineError
+from embcache.identity.device import is_there, why_none
+
 _CPU_SHARE_OF_FREE_MEMORY = 0.5
 
 
@@ -60,6 +63,28 @@ def prepare_environment() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # else pages before the first text
     # vLLM keeps one core back on CPU: half of a laptop with two.
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+
+
+def check_device(version: str) -> None:
+    """Refuse to start where there is nothing to run on, before vLLM loads anything.
+
+    vLLM itself goes on without a device, until torch says "Device string must not be empty".
+
+    Args:
+        version: Package and version of vllm, for the message.
+
+    Raises:
+        EngineError: The build is for GPUs, and this process sees none.
+    """
+    from vllm.platforms import current_platform
+
+    if is_there(current_platform.device_type):
+        return
+    raise EngineError(
+        f"There are texts to encode, and no GPU: {version} is a build for GPUs, and this process "
+        f"sees none ({why_none()}). Run it where a GPU is, or install the build for CPU with the "
+        "README's lines; a run in which every text is cached needs no GPU."
+    )
 
 
 def cannot_compile() -> str | None:

@@ -2,7 +2,9 @@
 
 vLLM decides it from the weights' dtype, the model's type and the device (float32 weights become
 float16, for one). The rules are vLLM's and change with it, so they are asked of vLLM in a separate
-process and remembered for this machine, rather than copied here.
+process and remembered for this machine, rather than copied here. Where there is no vLLM, or no
+device that it could run on, what the cache holds decides: vLLM's own answer without a device is one
+for no machine at all.
 """
 
 from __future__ import annotations
@@ -12,15 +14,15 @@ import importlib.util
 import json
 import logging
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, NoReturn
 
 from embcache.errors import ConfigError, EngineError, EngineNotInstalledError
 from embcache.identity import dtype_probe as _dtype_probe
+from embcache.identity.device import device_state, why_none
 from embcache.identity.identity import Identity
 from embcache.identity.machine_memo import Memo
 from embcache.identity.weights import ModelSource
@@ -56,7 +58,6 @@ class AutoDtype:
         self._source = source
         self._arguments = arguments
         self._memo = memo
-        self._key = "\0".join(("dtype", identity.to_json(), _device(), vllm_version() or ""))
 
     def settle(self, cached: Sequence[str]) -> str | None:
         """The dtype that "auto" stands for.
@@ -65,32 +66,36 @@ class AutoDtype:
             cached: Dtypes of the spaces that the cache holds for this identity.
 
         Returns:
-            The dtype, `float16`, say. None if it is not remembered and nothing is cached: the
-            engine has to be started anyway, and knows.
+            The dtype, `float16`, say. None if nothing is cached and the answer is not remembered,
+            or is that there is no device: the engine has to be started anyway, and knows, or says
+            what is missing.
 
         Raises:
-            ConfigError: vllm is not installed and the cache holds several dtypes.
+            ConfigError: The cache holds several dtypes, and vllm is not installed or finds no
+                device.
             EngineNotInstalledError: vllm is not installed and the cache holds none.
             EngineError: vLLM is installed and cannot say, and the cache holds several dtypes.
         """
-        if vllm_version() is None:
-            return self._without_vllm(cached)
-        remembered = self._memo.get(self._key)
-        if remembered is not None:
-            return remembered
-        if not cached:
-            return None
-        try:
-            dtype = self._probe()
-        except EngineError as error:
-            # vllm is installed but unusable here (no GPU, say): as good as not installed, as
-            # long as the cache leaves no choice.
-            if len(set(cached)) != 1:
-                raise
-            logger.warning("%s Going on with the cached dtype, %s.", error, cached[0])
-            return cached[0]
-        self.remember(dtype)
-        return dtype
+        version = vllm_version()
+        if version is None:
+            return self._cached(cached, "vllm is not installed") or self._not_installed()
+        answer = self._memo.get(self._key)
+        if answer is None:
+            if not cached:
+                return None
+            try:
+                answer = self._probe()
+            except EngineError as error:
+                # vllm is installed but unusable here: as good as not installed, as long as the
+                # cache leaves no choice.
+                if len(set(cached)) != 1:
+                    raise
+                logger.warning("%s Going on with the cached dtype, %s.", error, cached[0])
+                return cached[0]
+            self.remember(answer)
+        if answer != _dtype_probe.NO_DEVICE:
+            return answer
+        return self._cached(cached, f"{version} finds no GPU here ({why_none()})")
 
     def remember(self, dtype: str) -> None:
         """Remember what "auto" turned out to be, for the next process on this machine.
@@ -100,16 +105,24 @@ class AutoDtype:
         """
         self._memo.put(self._key, dtype)
 
-    def _without_vllm(self, cached: Sequence[str]) -> str:
+    @cached_property
+    def _key(self) -> str:
+        return "\0".join(("dtype", self._identity.to_json(), device_state(), vllm_version() or ""))
+
+    def _cached(self, cached: Sequence[str], reason: str) -> str | None:
+        """The one dtype that the cache holds, None for none, where vLLM cannot be asked."""
         found = sorted(set(cached))
-        if len(found) == 1:
-            return found[0]
-        if found:
+        if len(found) > 1:
             raise ConfigError(
-                f"dtype='auto' is ambiguous: vllm is not installed, and the cache holds "
-                f"{self._identity.model} in {', '.join(found)}. Choose one, dtype={found[0]!r}, "
-                "say."
+                f"dtype='auto' is ambiguous: {reason}, and the cache holds {self._identity.model} "
+                f"in {', '.join(found)}. Choose one, dtype={found[0]!r}, say."
             )
+        if not found:
+            return None
+        logger.info("%s: dtype='auto' is what the cache holds, %s", reason, found[0])
+        return found[0]
+
+    def _not_installed(self) -> NoReturn:
         raise EngineNotInstalledError(
             f"The cache holds nothing for model {self._source.name!r}, revision "
             f"{self._identity.revision}, with these arguments, and vllm is not installed to encode "
@@ -159,15 +172,3 @@ def vllm_version() -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "vllm of unknown version"
-
-
-def _device() -> str:
-    """This host and its NVIDIA GPUs, if any: what vLLM's choice depends on besides its version."""
-    gpus = sorted(
-        line.strip()
-        for file in Path("/proc/driver/nvidia/gpus").glob("*/information")
-        for line in file.read_text().splitlines()
-        if line.startswith("Model:")
-    )
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return "|".join((platform.node(), platform.machine(), *gpus, visible))

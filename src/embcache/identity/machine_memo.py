@@ -22,10 +22,13 @@ def default_path() -> Path:
     Returns:
         `memo.sqlite` in `$EMBCACHE_HOME`; without that variable, in `embcache` under
         `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises:
+        RuntimeError: That needs the user's home, which is not known.
     """
     home = os.environ.get("EMBCACHE_HOME")
     if home:
-        return Path(home) / "memo.sqlite"
+        return Path(home).expanduser() / "memo.sqlite"
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "embcache" / "memo.sqlite"
 
@@ -41,8 +44,11 @@ class Memo:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = path or default_path()
         self._working = True
+        try:
+            self._path = path or default_path()
+        except RuntimeError as error:
+            self._give_up("a folder for memo.sqlite", error)
 
     def get(self, key: str) -> str | None:
         """Look a key up.
@@ -76,11 +82,14 @@ class Memo:
                 )
                 return connection.execute(statement, values).fetchall()
         except (sqlite3.Error, OSError) as error:
-            self._working = False
-            logger.warning(
-                "Cannot use %s (%s): model files are hashed again at every start. "
-                "Set EMBCACHE_HOME to a folder that can be written.",
-                self._path,
-                error,
-            )
+            self._give_up(self._path, error)
             return []
+
+    def _give_up(self, what: object, error: Exception) -> None:
+        self._working = False
+        logger.warning(
+            "Cannot use %s (%s): model files are hashed again at every start. "
+            "Set EMBCACHE_HOME to a folder that can be written.",
+            what,
+            error,
+        )

@@ -19,6 +19,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in __all__
 
 from embcache.errors import ModelNotFoundError
+from embcache.identity.home import user_path
 from embcache.identity.machine_memo import Memo
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class ModelSource:
     def load_from(self) -> tuple[str, str | None]:
         """Model and revision for the engine: a directory and None if the hub is not needed."""
         if self.is_local:
-            return str(Path(self.name).expanduser()), None
+            return str(user_path(self.name, "model")), None
         return (self.snapshot, None) if self.snapshot else (self.name, self.revision)
 
 
@@ -73,7 +74,7 @@ def resolve_model(model: str, revision: str | None = None, memo: Memo | None = N
         ModelNotFoundError: There is no such directory, repository or revision; or the hub is out
             of reach and the model is not in the local hub cache.
     """
-    path = Path(model).expanduser()
+    path = user_path(model, "model")
     if path.is_dir():
         if not any(path.glob("*.json")) and not any(path.glob("*.gguf")):
             raise ModelNotFoundError(
@@ -221,7 +222,7 @@ def pin_adapter(lora_request: Any, memo: Memo) -> tuple[str, str]:
             adapter of that name on the hub or in the local hub cache.
     """
     given = os.fspath(getattr(lora_request, "lora_path", lora_request))
-    path = Path(given).expanduser()
+    path = user_path(given, "lora_request")
     if not path.is_dir():
         path = _download(given)
     if not (path / "adapter_config.json").is_file():

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embcache.errors import ConfigError
+from embcache.identity.home import user_path
 from embcache.maps.color import (
     REST_COLOR,
     Coloring,
@@ -47,7 +48,7 @@ def check_target(
         ConfigError: The file's ending is unknown, the file exists and `overwrite` is False, the
             library that draws it is not installed, or `color` is given for a `.parquet`.
     """
-    file = Path(target).expanduser()
+    file = user_path(target, "target")
     if file.suffix not in _LIBRARIES:
         raise ConfigError(
             f"{file} ends in none of {', '.join(_LIBRARIES)}: give one of these, it is the format."

@@ -83,7 +83,7 @@ class Pipeline:
         self._check_engine = check_engine
         self._truncation = truncation
         self._engine_lock = engine_lock or threading.RLock()
-        self._warned = False
+        self._warned = self._tried = False
         self._canaries: Canaries | None = None
         if space is not None and canaries != "never":
             self._canaries = Canaries(engine, space, identity.to_bytes(), write=self._write)
@@ -233,6 +233,7 @@ class Pipeline:
                 if self._write
                 else "They are left there, because nothing is written in this run.",
             )
+            self._try_writing()  # says better than Lance why rows cannot be dropped
             job.store.drop(job.keys[corrupt])
             job.refresh()
         return np.sort(np.concatenate((gone, corrupt)))
@@ -291,8 +292,18 @@ class Pipeline:
             self._canaries.commit()
         return kept
 
+    def _try_writing(self) -> None:
+        """Try a commit out once, before anything is computed for it.
+
+        Not at the opening: a run in which everything is cached needs no commit.
+        """
+        if self._write and self.space is not None and not self._tried:
+            self.space.location.try_committing()
+            self._tried = True
+
     def _start_engine(self, job: Job, watcher: Watcher) -> None:
         """Start the engine, and see that it is the one that filled the space."""
+        self._try_writing()
         if not self._engine.started:
             watcher.starting()
             self._engine.start()

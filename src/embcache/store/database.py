@@ -62,6 +62,14 @@ class Database:
                 f"{self.location} does not exist. Name the cache, a directory, with cache=."
             )
 
+    def try_creating(self) -> None:
+        """Try out whether a space can be made and committed to; nothing is left behind.
+
+        Raises:
+            CacheError: It cannot.
+        """
+        self.location.table("trial").try_committing()
+
     def spaces(self) -> Iterator[Space]:
         """Every space, by name. Lance tables that are not embcache's are passed over.
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embcache.errors import CacheError, ConfigError, EmbcacheError
+from embcache.identity.home import user_path
+from embcache.store.trial import try_commit
 
 READ_FIX = (
     "If its files are damaged: `check_space` says which, and `merge_caches` into a new cache "
@@ -69,10 +71,7 @@ class Location:
                 f"{argument}={given!r} is a URL. Give a directory of this machine; copy the cache "
                 "to move it."
             )
-        try:
-            absolute = Path(given).expanduser().absolute()  # whatever the caller changes to later
-        except RuntimeError as error:  # ~name of nobody
-            raise ConfigError(f"{argument}={given!r}: {error} Write it out.") from error
+        absolute = user_path(given, argument).absolute()  # whatever the caller changes to later
         return cls(str(absolute), dict(storage_options or {}))
 
     def __str__(self) -> str:
@@ -93,8 +92,12 @@ class Location:
         return Location(str(self._path / f"{name}{_TABLE}"), self.storage_options)
 
     def within(self, path: str) -> Location:
-        """What a path means that is relative to this place."""
-        return Location(str(self._path / Path(path).expanduser()), self.storage_options)
+        """What a path means that is relative to this place.
+
+        Raises:
+            ConfigError: It begins with the home of a user who is not known.
+        """
+        return Location(str(self._path / user_path(path, "space")), self.storage_options)
 
     @property
     def is_table(self) -> bool:
@@ -163,6 +166,17 @@ class Location:
                 f"cache_path={self.uri!r} cannot be written: {error.strerror or error}. Give a "
                 "directory that can, or read_only=True to only read what is there."
             ) from error
+
+    def try_committing(self) -> None:
+        """Do with files what a commit to this table does, whether there is one by now or not.
+
+        A cache's folder can be written where a table in it cannot: another user's, say. It takes
+        a millisecond and leaves nothing behind.
+
+        Raises:
+            CacheError: A commit would fail.
+        """
+        try_commit(self._path)
 
     @contextmanager
     def made_elsewhere(self) -> Iterator[Location]:

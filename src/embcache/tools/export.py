@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embcache.errors import ConfigError
+from embcache.identity.home import user_path
 from embcache.store import Layout, RowFilter, Space
 from embcache.store.files import check_new, new_files
 from embcache.store.schema import schema_layout, value_dim
@@ -78,7 +79,7 @@ def export_space(
             column; a value is too large for float16; there is no space.
         CacheError: The space cannot be read, or the file not be written.
     """
-    reader, file = space.open(), Path(target).expanduser()
+    reader, file = space.open(), user_path(target, "target")
     names = [file] if file.suffix != ".npy" else [file, file.with_suffix(".texts.jsonl")]
     _check_arguments(names, dtype, overwrite)
     chosen = RowFilter(prompt, contains)

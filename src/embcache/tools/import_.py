@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embcache.errors import CacheError, CacheFormatError, ConfigError
+from embcache.identity.home import user_path
 from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
 from embcache.store import VECTORS, Database, Location, Rows
@@ -85,7 +86,7 @@ def import_file(
         CacheFormatError: Its schema metadata is not a space's.
         CacheError: It cannot be read, or the cache not be written.
     """
-    file = Path(source).expanduser()
+    file = user_path(source, "source")
     if not file.is_file():
         raise CacheError(f"{file} is no file (working directory: {Path.cwd()}).")
     with _read_errors(file):
@@ -140,7 +141,7 @@ def import_numpy_cache(
         CacheError: The cache cannot be written.
         InputError: A text has no UTF-8 form.
     """
-    where = Path(folder).expanduser()
+    where = user_path(folder, "folder")
     index, vectors = _numpy_cache(where)
     metadata = SpaceMetadata(
         identity, model or identity.model, "unknown (mteb NumpyCache)", embcache_version()

@@ -125,7 +125,7 @@ def target_space(database: Database, schema: pa.Schema, source: object) -> Space
 
     Raises:
         ConfigError: They are of `LanceCache`.
-        CacheError: The space is there, and holds something else.
+        CacheError: The space is there, and holds something else; or it cannot be written.
     """
     metadata, layout = read_metadata(schema, str(source)), schema_layout(schema)
     if handling_of(metadata.identity).in_key == "none":
@@ -144,6 +144,7 @@ def target_space(database: Database, schema: pa.Schema, source: object) -> Space
             f"{space.location} {space.layout.value}s of {dim}, under one identity. One of them is "
             "not what its metadata says: find out which, and move it away."
         )
+    space.location.try_committing()  # all are found out before the first row is read
     return space
 
 

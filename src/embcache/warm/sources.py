@@ -15,6 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from embcache.errors import ConfigError, InputError, shown
+from embcache.identity.home import user_path
 
 BATCH_ROWS = 8192
 _LOOKED_AT = 1000
@@ -148,7 +149,7 @@ def find_files(patterns: Iterable[str], kind: str) -> list[Path]:
     """
     found: list[Path] = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = user_path(pattern, kind)
         if path.is_dir():
             files = sorted(f for f in path.rglob("*") if f.name.endswith(FORMATS[kind]))
         elif has_magic(pattern):
@@ -269,7 +270,7 @@ def beir_file(folder: str, part: str) -> Path:
         ConfigError: The folder has no such file.
     """
     for suffix in ("", ".gz", ".bz2", ".zst"):
-        path = Path(folder).expanduser() / f"{part}.jsonl{suffix}"
+        path = user_path(folder, "beir") / f"{part}.jsonl{suffix}"
         if path.is_file():
             return path
     raise ConfigError(f"BEIR folder {folder}: there is no {part}.jsonl in it.")

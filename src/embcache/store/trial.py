@@ -1,0 +1,119 @@
+"""Whether a commit would go through: what Lance does with files for one, tried out in their place.
+
+A commit puts files into three folders of the table: each is written under another name and then
+renamed, but the manifest gets its name by a hard link, which fails where another process was
+first. Looking at modes and owners instead would know nothing of access lists, quotas, mounts that
+are read-only, and file systems without hard links; committing no row would leave a version behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from embcache.errors import CacheError
+
+_MANIFESTS = "_versions"
+_FOLDERS = ("data", "_transactions", _MANIFESTS)
+_TRIAL = ".embcache-trial-"  # without Lance's endings: what a kill leaves is taken for no data
+_CONTENT = bytes(4096)  # a block: an empty file may fit where nothing else does
+_NO_PERMISSION = (errno.EACCES, errno.EPERM)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def try_commit(table: Path) -> None:
+    """Do with files what a commit does, and leave nothing behind.
+
+    Args:
+        table: A table's folder. What of it does not exist is made elsewhere beside it, as a
+            creation would make it.
+
+    Raises:
+        CacheError: The file system refuses something.
+    """
+    for name in _FOLDERS:
+        folder = table / name
+        if os.path.lexists(folder):
+            _try_files(folder, folder, linked=name == _MANIFESTS)
+            continue
+        above = next(place for place in folder.parents if place.exists())
+        with (
+            _refusal("making a folder", above),
+            tempfile.TemporaryDirectory(prefix=".creating-", dir=above) as made,
+        ):
+            _try_files(Path(made), above, linked=name == _MANIFESTS)
+
+
+def _try_files(folder: Path, shown: Path, *, linked: bool) -> None:
+    """Put a file into a folder as a commit does, and remove it; errors call the folder `shown`."""
+    written = folder / f"{_TRIAL}{uuid4().hex}"
+    named = written.with_name(f"{written.name}-named")
+    try:
+        with _refusal("writing a file", shown), open(written, "xb") as file:
+            file.write(_CONTENT)
+        if linked:
+            with _refusal("a hard link", shown):
+                os.link(written, named)
+            with _refusal("removing a file", shown):
+                written.unlink()
+        else:
+            with _refusal("renaming a file", shown):
+                written.rename(named)
+        with _refusal("removing a file", shown):
+            named.unlink()
+    finally:
+        for left in (written, named):
+            with suppress(OSError):  # gone already, or the error on its way is the better one
+                left.unlink()
+
+
+@contextmanager
+def _refusal(doing: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"Nothing can be committed to {folder}: {doing} is refused there "
+            f"({error.strerror or error}). {_fix(error.errno, doing, folder)} With read_only=True "
+            "an encoder uses what is cached and writes nothing."
+        ) from error
+
+
+def _fix(number: int | None, doing: str, folder: Path) -> str:
+    if number in _NO_SPACE:
+        return "Free some space, or have the quota raised."
+    if number == errno.EROFS:
+        return "It is mounted read-only: give another cache_path, or mount it for writing."
+    if doing == "a hard link":
+        return (
+            "Lance commits with one, and some file systems have none (gcsfuse, exFAT): put the "
+            "cache on a local disk, and copy it here when nothing writes to it."
+        )
+    if number in _NO_PERMISSION:
+        return (
+            f"{_owner(folder)} Have its owner allow it (chmod or chown, with everything in it), "
+            "or give another cache_path."
+        )
+    return "Mend that, or give another cache_path."
+
+
+def _owner(folder: Path) -> str:
+    """Whose the folder is and who asks: the usual reason, in words."""
+    try:
+        owner = folder.stat().st_uid
+    except OSError:
+        return "Not even its owner can be seen."
+    return f"It belongs to {_user(owner)}, and this process is {_user(os.geteuid())}."
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:  # containers and clusters
+        return f"uid {uid}"
