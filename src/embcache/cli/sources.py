@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +152,7 @@ class Sources:
 
     def _with_prompt(self, batch: TextBatch) -> TextBatch:
         prompt_type = self.prompt_type or batch.prompt_type
-        return TextBatch(batch.texts, batch.source, self.prompt, prompt_type)
+        return replace(batch, prompt=self.prompt, prompt_type=prompt_type)
 
 
 def mteb_tasks(
