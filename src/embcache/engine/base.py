@@ -37,9 +37,9 @@ class Prepared:
         lengths: `(n,) int64`, what to sort by: token counts after truncation, or an estimate
             that grows with them.
         in_order: Whether the items are to be computed in the caller's order, not by length.
-        refused: Which of the inputs the engine will not take, from 0, and why: `{3: "has no
-            tokens. Drop the row"}`, so that "row n, its text, " and the reason make a sentence.
-            All of them at once: one bad text must cost neither its neighbours nor a try for each.
+        refused: Which of the inputs the engine will not take, from 0, and why, in words that go on
+            after the text: `{3: "has no tokens. Drop the row"}`. All of them at once: one bad text
+            must cost neither its neighbours nor a try for each.
     """
 
     prompts: list[Any]

@@ -20,7 +20,7 @@ from embcache.engine.vllm_process import (
     prepare_environment,
     process_state_kept,
 )
-from embcache.engine.vllm_tokens import TRUNCATE, tokenize, tokenizes_plainly
+from embcache.engine.vllm_tokens import NO_TOKENS, TRUNCATE, tokenize, tokenizes_plainly
 from embcache.errors import EngineError, EngineNotInstalledError
 from embcache.identity.dtype import vllm_version
 
@@ -306,24 +306,29 @@ class VllmScoringEngine(VllmEngine):
         token_ids, bad = tokenize(renderer, texts)
         tokens = dict(zip(texts, map(len, token_ids), strict=True))
         lengths = np.fromiter((tokens[q] + tokens[d] for q, d in pairs), np.int64, len(pairs))
-        doubtful = {texts[row] for row in bad}
+        faults = {texts[row]: reason for row, reason in bad.items()}
         refused = {
             row: reason
             for row, pair in enumerate(pairs)
-            if not doubtful.isdisjoint(pair) and (reason := self._refusal(pair))
+            if not faults.keys().isdisjoint(pair) and (reason := self._refusal(pair, faults))
         }
         return Prepared(pairs, lengths, in_order=True, refused=refused)
 
-    def _refusal(self, pair: Any) -> str | None:
-        """Why vLLM refuses a pair; None if it scores it."""
+    def _refusal(self, pair: tuple[str, str], faults: Mapping[str, str]) -> str | None:
+        """Why vLLM refuses a pair, of which one text at least has a fault; None if it does not."""
         from vllm import exceptions
 
-        refusals = (ValueError, TypeError, getattr(exceptions, "VLLMClientError", ValueError))
+        found = [faults[text] for text in pair if text in faults]
+        if other := [fault for fault in found if fault != NO_TOKENS]:
+            return other[0]  # what the tokenizer refuses alone, it refuses in a pair
+        refusal = getattr(exceptions, "VLLMClientError", ValueError)  # the latter in older ones
         try:
             self._run([pair], **self._options())
-        except refusals as error:
+        except refusal as error:
             said = str(error).rstrip(".")
             return f"is refused by vLLM ({type(error).__name__}: {said}). Drop the row or fill it"
+        except Exception:  # of the engine, not of the pair: `embed` meets it too, and says so
+            return None
         return None
 
     def _run(self, prompts: list[Any], **options: Any) -> list[Any]:

@@ -242,15 +242,16 @@ def refused_error(
         The error, to be raised by the caller.
     """
     rows = list(refused)
-    examples = "; ".join(
-        f"row {row}, {request.show(row)}, {refused[row]}" for row in rows[:_SHOWN_ROWS]
-    )
+    shown_by_reason: dict[str, list[str]] = {}
+    for row in rows[:_SHOWN_ROWS]:
+        shown_by_reason.setdefault(refused[row], []).append(f"row {row}, {request.show(row)}")
+    examples = "; ".join(f"{', '.join(ns)}: {reason}" for reason, ns in shown_by_reason.items())
     more = len(rows) - _SHOWN_ROWS
     others = "Nothing is written in this run, so it ended here."
     if space is not None:
         others = f"All others are encoded and in {space.location}: the next run finds them there."
     return RefusedTextsError(
-        f"{len(rows)} of {len(request)} {request.unit}s cannot be encoded: {examples}"
+        f"{len(rows)} of {len(request)} {request.unit}s cannot be encoded. {examples}"
         f"{f'; and {more} more (error.rows has them all)' if more > 0 else ''}. {others}",
         rows,
     )
