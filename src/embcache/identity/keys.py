@@ -17,7 +17,7 @@ every key, hence the format version in `store.schema`.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,7 +148,8 @@ def _part(raw: bytes) -> bytes:
     return _len8(len(raw)) + raw
 
 
-def _encode(text: object, where: str) -> bytes:
-    if (fault := text_fault(text)) is None:
-        return str(text).encode()
-    raise InputError(f"{where} {fault}")
+def _encode(text: Any, where: str) -> bytes:
+    try:
+        return str.encode(text)
+    except (UnicodeEncodeError, TypeError) as error:
+        raise InputError(f"{where} {text_fault(text)}") from error
