@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 
-from embcache.engine.base import Embedded, Prepared, RefusedTextError
+from embcache.engine.base import Embedded, Prepared
 from embcache.pipeline.canary_texts import LONG
 
 
@@ -32,6 +33,7 @@ class FakeEngine:
         canaries: How often canaries were embedded, which is counted nowhere else.
         changed: Added to every vector, as by another model of the same name.
         starts: How often it was started.
+        refuse: Texts (prompt included) that it refuses.
         chunks: The texts of each `embed`, in order.
     """
 
@@ -53,7 +55,7 @@ class FakeEngine:
         self.chunks: list[list[str]] = []
         self.canaries = 0
         self.changed = 0.0
-        self.refuse: str | None = None
+        self.refuse: set[str] = set()
         self.poison: dict[str, float] = {}
         self.fail_on_chunk: BaseException | None = None
         self.fail_after = 0
@@ -74,10 +76,9 @@ class FakeEngine:
 
     def prepare(self, texts: Sequence[str]) -> Prepared:
         self.start()
-        if self.refuse in texts:
-            raise RefusedTextError(list(texts).index(str(self.refuse)), "is refused by the fake")
+        refused = {i: "is refused by the fake" for i, t in enumerate(texts) if t in self.refuse}
         lengths = np.array([len(text.split()) for text in texts], np.int64)
-        return Prepared(list(texts), lengths)
+        return Prepared(list(texts), lengths, refused=refused)
 
     def embed(self, prompts: Sequence[Any]) -> Embedded:
         self.start()
@@ -106,7 +107,7 @@ class FakeScoringEngine(FakeEngine):
 
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
         prepared = super().prepare([f"{query}\0{document}" for query, document in inputs])
-        return Prepared(prepared.prompts, prepared.lengths, in_order=True)
+        return replace(prepared, in_order=True)
 
 
 class FakeModel(AbsEncoder):

@@ -69,6 +69,22 @@ def save_llama(path: Path) -> str:
     return _save(LlamaForCausalLM(LlamaConfig(**SHAPE, **ids)), path)
 
 
+def without_special_tokens(path: str) -> str:
+    """Give a saved model a tokenizer that adds none: of "" or a zero-width space it makes nothing.
+
+    As the tokenizers of many decoders do. (BertTokenizer adds them whatever tokenizer.json says.)
+    """
+    folder = Path(path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512}
+    config |= {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    for name in ("vocab.txt", "special_tokens_map.json"):
+        (folder / name).unlink()
+    return path
+
+
 def save_lora(path: Path, base: str, seed: int = 1, rank: int = 8) -> str:
     """A LoRA adapter for `save_llama`'s model, as PEFT would save it."""
     hidden, layers = SHAPE["hidden_size"], SHAPE["num_hidden_layers"]

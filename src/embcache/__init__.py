@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         MissingTextsError,
         ModelNotFoundError,
         NonFiniteError,
+        RefusedTextsError,
     )
     from embcache.identity.identity import Identity
     from embcache.maps.project import SpaceMap
@@ -66,6 +67,7 @@ _MODULES = {
     "MissingTextsError": "embcache.errors",
     "ModelNotFoundError": "embcache.errors",
     "NonFiniteError": "embcache.errors",
+    "RefusedTextsError": "embcache.errors",
     "SpaceComparison": "embcache.tools.compare",
     "SpaceDescription": "embcache.tools.describe",
     "SpaceMap": "embcache.maps.project",
@@ -100,6 +102,7 @@ __all__ = [
     "MissingTextsError",
     "ModelNotFoundError",
     "NonFiniteError",
+    "RefusedTextsError",
     "SpaceComparison",
     "SpaceDescription",
     "SpaceMap",

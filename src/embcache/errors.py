@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 
 
 class EmbcacheError(Exception):
@@ -15,6 +16,18 @@ class ConfigError(EmbcacheError, ValueError):
 
 class InputError(EmbcacheError, ValueError):
     """A text, or a batch of them, cannot be encoded as it is."""
+
+
+class RefusedTextsError(InputError):
+    """The engine refuses texts, one that has no tokens, say; the others are encoded.
+
+    Attributes:
+        rows: Numbers of the refused texts (or pairs) in the call's inputs, from 0, ascending.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class ModelNotFoundError(EmbcacheError, OSError):

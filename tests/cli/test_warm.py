@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ def test_a_dry_run_starts_nothing(
     run("--jsonl", lines, "--limit", 100)
     out = run("--jsonl", lines, "--dry-run").stdout
     assert out.split("\n")[:4] == ["texts    300", "unique   300", "cached   100", "missing  200"]
-    assert "tokens   about" in out and "disk     about" in out
+    assert re.search(r"tokens   about \d+ \(a guess, .* bytes a token, as in the rows", out)
+    assert "disk     about" in out
     assert [engine.starts for engine in fake_engines] == [1, 0]
     found = json.loads(run("--jsonl", lines, "--dry-run", "--json").stdout)
     assert (found["missing"], found["bad_rows"]) == (200, 0)
@@ -155,6 +157,34 @@ def test_bad_rows_are_shown_and_counted(run: Run, tmp_path: Path) -> None:
     assert "1 texts: 0 were cached, 1 encoded; 21 rows left out" in result.stdout
     with pytest.raises(EmbcacheError, match="line 2: broken JSON"):
         run("--jsonl", path, "--strict")
+
+
+def test_refused_texts_are_rows_that_are_left_out(
+    run: Run, tmp_path: Path, fake_engines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One list and one count with the rows that have no text; the rest is encoded."""
+    refusing = FakeEngine()
+    refusing.refuse = {"", "bad"}
+    monkeypatch.setattr(fake_engines, "_make", lambda *_: refusing)
+    path = tmp_path / "x.jsonl"
+    texts = [{"text": "a"}, {"text": None}, {"text": ""}, {"text": "b"}, {"text": "bad"}]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in texts))
+    for summary in ("0 were cached, 2 encoded; 3", "2 were cached, 0 encoded; 3"):
+        result = run("--jsonl", path)
+        for line, reason in ((2, "column 'text' is null"), (3, "'' is refused"), (5, "'bad' is")):
+            place = rf"{re.escape(str(path))}(, line {line})?"
+            assert re.search(f"left out: {place}: {reason}", result.stderr)
+        assert f"2 texts: {summary} rows left out" in result.stdout
+    found = json.loads(run("--jsonl", path, "--json").stdout)
+    assert (found["texts"], found["refused"], found["bad_rows"]) == (2, 2, 3)
+    (tmp_path / "y.csv").write_text("text\na\nbad\n")
+    with pytest.raises(
+        EmbcacheError, match=r"y\.csv(, line 3)?: 'bad' is refused by the fake\. Without --strict"
+    ):
+        run("--csv", tmp_path / "y.csv", "--strict")
+    (tmp_path / "z.csv").write_text("text\nbad\n")
+    with pytest.raises(EmbcacheError, match="1 were left out"):
+        run("--csv", tmp_path / "z.csv")
 
 
 def test_standard_input(run: Run) -> None:

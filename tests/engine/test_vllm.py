@@ -4,6 +4,7 @@ import importlib.machinery
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import types
@@ -15,11 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-from embcache import EngineError, EngineNotInstalledError
+from embcache import EngineError, EngineNotInstalledError, RefusedTextsError, VllmEncoderWrapper
 from embcache.engine import vllm as engine_module
-from embcache.engine.base import RefusedTextError
+from embcache.engine import vllm_tokens
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine
 from embcache.engine.vllm_process import prepare_environment
+from embcache.warm import BadRow, TextBatch, Warmer
+from tests.conftest import encode
+from tests.models import save_llama, without_special_tokens
 
 pytestmark = pytest.mark.engine
 
@@ -110,28 +114,72 @@ def test_lengths_are_token_counts_after_truncation(real_engine: VllmEngine) -> N
     assert embedded.vectors.dtype == np.float32 and embedded.vectors.shape == (3, 384)
 
 
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for Mistral's and multimodal renderers."""
+    for module in (engine_module, vllm_tokens):
+        monkeypatch.setattr(module, "tokenizes_plainly", lambda renderer: False)
+
+
 def test_without_batch_tokenization(
     real_engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the renderer is not the plain one, texts go to vLLM as they are."""
-    monkeypatch.setattr(engine_module, "_tokenizes_plainly", lambda renderer: False)
+    one_by_one(monkeypatch)
     prepared = real_engine.prepare(["b", "longer text"])
-    assert prepared.prompts == ["b", "longer text"]
+    assert prepared.prompts == ["b", "longer text"] and prepared.lengths.tolist() == [3, 4]
     embedded = real_engine.embed(prepared.prompts)
     assert embedded.n_tokens.tolist() == [3, 4]
     monkeypatch.undo()
     assert (embedded.vectors == embed(real_engine, ["b", "longer text"])).all()
 
 
-def test_the_tokenizers_refusal_names_the_text(
-    real_engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("batched", [True, False])
+def test_all_that_the_tokenizer_refuses_is_told_at_once(
+    real_engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, batched: bool
 ) -> None:
-    with pytest.raises(RefusedTextError, match="text 1 is refused by the tokenizer") as raised:
-        real_engine.prepare(["fine", "lone \ud800", "fine"])
-    assert raised.value.index == 1
-    monkeypatch.setattr(engine_module, "_tokenize", lambda renderer, texts: [[1], []])
-    with pytest.raises(RefusedTextError, match="text 1 has no tokens"):
-        real_engine.prepare(["a", ""])
+    if not batched:
+        one_by_one(monkeypatch)
+    prepared = real_engine.prepare(["fine", "lone \ud800", "fine too", "\udcff"])
+    assert [*prepared.refused] == [1, 3]
+    for reason in prepared.refused.values():
+        assert re.fullmatch(
+            r"is refused by the tokenizer \(\w+: .*\)\. Clean or drop the row", reason
+        )
+    kept = [prepared.prompts[row] for row in (0, 2)]
+    assert (real_engine.embed(kept).vectors == plain(real_engine, ["fine", "fine too"])).all()
+
+
+def test_texts_without_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a real vLLM and a tokenizer that adds no special tokens: the rest is encoded, and kept."""
+    model = without_special_tokens(save_llama(tmp_path / "model"))
+    cache = tmp_path / "cache"
+    own: Any = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 2**26}
+
+    def make(**kwargs: Any) -> VllmEncoderWrapper:
+        return VllmEncoderWrapper(model, cache_path=cache, **own, **kwargs)
+
+    texts = ["a", "", "b c", " ", "\u200b", "\x00\x07", "word " * 3000, "\u4e2d\u6587", ""]
+    good = [0, 2, 6, 7]
+    encoder = make()
+    for batched in (True, False):
+        if not batched:
+            one_by_one(monkeypatch)
+        with pytest.raises(RefusedTextsError, match=r"row 1, '', .* has no tokens under") as error:
+            encode(encoder, texts)
+        assert error.value.rows == [1, 3, 4, 5, 8]
+        assert [*encoder._engine.prepare(texts).refused] == error.value.rows
+    vectors = encode(make(on_miss="raise"), [texts[row] for row in good])
+    engine: Any = encoder._engine
+    assert (vectors == plain(engine, [texts[row] for row in good])).all()
+    report: list[BadRow] = []
+    stats = Warmer(encoder, report=report.append).run(
+        [TextBatch(["new", *texts], "x.csv", numbers=range(50_000, 50_010), unit="line")]
+    )
+    encoder.cleanup()
+    assert (stats.encoded, stats.hits, stats.refused) == (1, 4, 5)
+    assert report[0].place == "x.csv, line 50002" and report[0].reason.startswith("'' has no token")
+    with pytest.raises(RefusedTextsError, match="Nothing is written in this run"):
+        encode(make(read_only=True), ["new", ""])
 
 
 def test_what_it_says_of_itself(real_engine: VllmEngine) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from embcache import EngineError, VllmCrossEncoderWrapper, VllmEncoderWrapper
+from embcache import EngineError, RefusedTextsError, VllmCrossEncoderWrapper, VllmEncoderWrapper
 from embcache.engine.vllm import VllmScoringEngine
 from tests.conftest import encode, predict
-from tests.models import save_bert, save_cross_encoder
+from tests.models import save_bert, save_cross_encoder, without_special_tokens
 
 pytestmark = pytest.mark.engine
 
@@ -69,6 +69,36 @@ def test_one_pair_and_an_empty_document(
         scores = predict(real_cross_encoder(), queries, documents)
         expected = plain_scores(real_scoring_engine, queries, documents)
         assert np.abs(scores - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("save", "refused"),
+    [
+        (save_cross_encoder, [1]),  # joined: one text without tokens is enough
+        (save_bert, [1, 2, 3]),  # each by itself, then their cosine
+    ],
+)
+def test_pairs_without_tokens(tmp_path: Path, save: Any, refused: list[int]) -> None:
+    """A tokenizer that adds no special tokens: vLLM is asked which pairs it takes."""
+    model = without_special_tokens(save(tmp_path / "model"))
+    kwargs: Any = {"dtype": "float32", "enforce_eager": True, "cache_path": tmp_path / "cache"}
+    encoder = VllmCrossEncoderWrapper(model, **kwargs)
+    queries, documents = ["a", "", "\u200b", "a", "b"], ["x", " ", "y", "", "z " * 3000]
+    with pytest.raises(
+        RefusedTextsError, match=r"row 1, \('', ' '\).*: is refused by vLLM \(.*cannot be empty"
+    ) as error:
+        predict(encoder, queries, documents)
+    assert error.value.rows == refused
+    good = [row for row in range(5) if row not in refused]
+    pairs = [queries[row] for row in good], [documents[row] for row in good]
+    engine: Any = encoder._engine
+    prepared = engine.prepare([("a", "x y"), ("lone \ud800", "b"), ("", "lone \ud800")])
+    assert [*prepared.refused] == [1, 2] and prepared.lengths[0] == 3
+    assert "is refused by the tokenizer" in prepared.refused[2]
+    scores = plain_scores(engine, *pairs)
+    encoder.cleanup()
+    cached = VllmCrossEncoderWrapper(model, on_miss="raise", **kwargs)
+    assert np.abs(predict(cached, *pairs) - scores).max() < 1e-6
 
 
 def test_an_encoder_scores_by_cosine_as_in_vllm(tmp_path: Path) -> None:

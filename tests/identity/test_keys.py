@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embcache import InputError
-from embcache.identity.keys import from_bytes, pair_keys, text_keys, to_bytes
+from embcache.identity.keys import from_bytes, pair_keys, text_fault, text_keys, to_bytes
 
 text = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 
@@ -67,6 +68,22 @@ def test_lone_surrogate_names_the_row(bad: str) -> None:
 def test_what_is_no_text_names_the_row_and_type(bad: object) -> None:
     with pytest.raises(InputError, match=f"row 1 is no text but {type(bad).__name__}"):
         text_keys(b"i", "", ["a", bad])  # type: ignore[list-item]
+
+
+class Named(str, Enum):  # noqa: UP042 - its str() is no longer its text
+    one = "a text"
+
+
+def test_what_has_a_key_has_no_fault() -> None:
+    """A subclass of str is its text, whatever str() makes of it."""
+    for text in ("", "\U0001f600", "\x00", Named.one, np.str_("a text")):
+        assert text_fault(text) is None
+    plain, named = (pair_keys(b"i", ("", ""), [text], ["d"]) for text in ("a text", Named.one))
+    assert (plain == named).all() and (text_keys(b"i", "", [Named.one]) != plain).any()
+    assert str(text_fault(b"a")).startswith("is no text but bytes: b'a'.")
+    assert str(text_fault("ab\udc80")).startswith(
+        "holds a lone surrogate, '\\udc80' at character 2"
+    )
 
 
 def test_pairs_are_hashed_as_documented() -> None:

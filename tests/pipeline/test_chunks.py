@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
-from embcache import InputError
 from embcache.pipeline import chunks
 from embcache.pipeline.chunks import Chunker
-from embcache.pipeline.request import TextRequest
-from tests.fakes import FakeEngine
+from embcache.pipeline.request import PairRequest, Request, TextRequest
+from tests.fakes import FakeEngine, FakeScoringEngine
 
 TEXTS = [f"{'word ' * (i % 17)}{i % 60}" for i in range(100)]
+
+
+def no_refusal(refused: Mapping[int, str]) -> None:
+    raise AssertionError(refused)
 
 
 def cut(chunker: Chunker, texts: list[str], rows: list[int] | None = None) -> list[list[int]]:
@@ -19,7 +23,7 @@ def cut(chunker: Chunker, texts: list[str], rows: list[int] | None = None) -> li
     request = TextRequest(texts=texts, prompt="p: ", show_progress=False)
     missing = np.arange(len(texts)) if rows is None else np.array(rows)
     found = []
-    for chunk in chunker.cut(request, missing):
+    for chunk in chunker.cut(request, missing, no_refusal):
         assert chunk.prompts == ["p: " + texts[row] for row in chunk.rows]
         found.append(chunk.rows.tolist())
     return found
@@ -48,7 +52,7 @@ def test_the_time_of_a_chunk_is_until_the_next(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(chunks, "CHUNK_SECONDS", (0.0, 0.02))
     chunker = Chunker(FakeEngine(batch_size=1))
     before = chunker.tokens
-    pieces = chunker.cut(TextRequest(texts=TEXTS), np.arange(100))
+    pieces = chunker.cut(TextRequest(texts=TEXTS), np.arange(100), no_refusal)
     next(pieces)
     time.sleep(0.03)
     next(pieces)
@@ -86,8 +90,25 @@ def test_windows_bound_what_is_tokenized_at_once(monkeypatch: pytest.MonkeyPatch
     assert max(seen) == 10
 
 
-def test_the_refused_text_is_named_by_its_row() -> None:
-    engine = FakeEngine()
-    engine.refuse = "p: bad"
-    with pytest.raises(InputError, match=r"row 3, 'bad', is refused by the fake\."):
-        cut(Chunker(engine), ["a", "b", "c", "bad"], [1, 3])
+@pytest.mark.parametrize("in_order", [False, True])
+def test_refused_items_are_named_by_their_rows_and_are_in_no_chunk(
+    monkeypatch: pytest.MonkeyPatch, in_order: bool
+) -> None:
+    monkeypatch.setattr(chunks, "WINDOW_TEXTS", 4)
+    engine: FakeEngine = FakeScoringEngine() if in_order else FakeEngine()
+    texts = ["a", "bad 1", "b", "bad 2", "bad 3", *("bad 4",) * 3, "c"]
+    request: Request = TextRequest(texts=texts)
+    engine.refuse = {text for text in texts if text.startswith("bad")}
+    if in_order:
+        request = PairRequest(queries=texts, documents=["d"] * len(texts))
+        engine.refuse = {f"{text}\0d" for text in engine.refuse}
+    told: list[dict[int, str]] = []
+    found = [
+        chunk.rows.tolist()
+        for chunk in Chunker(engine).cut(
+            request, np.arange(9)[1:], lambda refused: told.append(dict(refused))
+        )
+    ]
+    assert found == [[2], [8]]
+    assert [[*window] for window in told] == [[1, 3, 4], [5, 6, 7]]
+    assert {reason for window in told for reason in window.values()} == {"is refused by the fake"}

@@ -17,17 +17,18 @@ from embcache import (
     InputError,
     MissingTextsError,
     NonFiniteError,
+    RefusedTextsError,
 )
 from embcache.engine.base import Embedded, Prepared
 from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
 from embcache.pipeline.pipeline import Pipeline
-from embcache.pipeline.request import TextRequest
+from embcache.pipeline.request import PairRequest, TextRequest
 from embcache.pipeline.result import Truncation
 from embcache.pipeline.stats import Watcher
 from embcache.store import Database, Rows, Space, SpaceSnapshot
 from embcache.tools.compact import compact_space
-from tests.fakes import FakeEngine, fake_vector
+from tests.fakes import FakeEngine, FakeScoringEngine, fake_vector
 from tests.spaces import folder, make_rows, no_hard_links, refused
 from tests.store.test_damage import data_files, flip_bit
 
@@ -145,11 +146,87 @@ def test_nan_is_never_written(make: Make, engine: FakeEngine, space: Space, valu
     assert (run(make(engine=FakeEngine()), texts[:8]) == expected(texts[:8])).all()
 
 
-def test_the_refused_text_is_named_by_the_callers_row(make: Make, engine: FakeEngine) -> None:
-    run(make(), ["cached 1", "cached 2"])
-    engine.refuse = "p: bad"
-    with pytest.raises(InputError, match=r"row 3, 'bad', is refused by the fake\."):
-        run(make(), ["cached 1", "a", "cached 2", "bad"], "p: ")
+def test_one_refused_text_holds_up_no_other(
+    make: Make, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All others are encoded and committed, those of later windows too; then its rows are named."""
+    monkeypatch.setattr("embcache.pipeline.chunks.WINDOW_TEXTS", 10)
+    run(make(), ["cached 1", "cached 2"], "p: ")
+    engine.refuse = {"p: bad", "p: "}
+    texts = ["cached 1", "a", "bad", "", *TEXTS, "bad", "cached 2"]
+    with pytest.raises(
+        RefusedTextsError,
+        match=r"3 of 106 texts cannot be encoded\. row 2, 'bad', row 3, '', row 104, 'bad': "
+        r"is refused by the fake\. All others are encoded "
+        r"and in /.*/name--float32--\w+\.lance: the next run finds them there\.",
+    ) as error:
+        run(make(), texts, "p: ")
+    assert error.value.rows == [2, 3, 104]
+    good = [text for text in texts if text not in ("", "bad")]
+    fresh = FakeEngine()
+    assert (run(make(engine=fresh), good, "p: ") == expected(good, "p: ")).all()
+    assert fresh.starts == 0
+
+
+def test_many_refused_texts_are_counted_and_the_first_named(make: Make, engine: FakeEngine) -> None:
+    engine.refuse = {f"bad {i}" for i in range(40)}
+    texts = [*sorted(engine.refuse), "good"]
+    with pytest.raises(
+        RefusedTextsError,
+        match=r"40 of 41 texts .* row 4, .*: is refused .*; and 35 more \(error\.rows has them",
+    ) as error:
+        run(make(), texts)
+    assert error.value.rows == list(range(40)) and engine.encoded == ["good"]
+
+
+def test_all_texts_refused(make: Make, engine: FakeEngine, space: Space) -> None:
+    engine.refuse = {""}
+    with pytest.raises(
+        InputError, match=r"2 of 2 texts cannot be encoded\. row 0, '', row 1, '': is"
+    ):
+        run(make(), ["", ""])
+    assert engine.chunks == [] and len(space.refresh()) == 0
+
+
+@pytest.mark.parametrize("kwargs", [{"write": False}, {"space": None}])
+def test_where_nothing_is_kept_a_refused_text_ends_it_at_once(
+    make: Make, engine: FakeEngine, kwargs: dict[str, Any]
+) -> None:
+    """Rather than after hours whose work would be lost."""
+    engine.refuse = {"bad"}
+    with pytest.raises(
+        RefusedTextsError, match=r"row 100, 'bad': .*\. Nothing is written in this run, so it ended"
+    ):
+        run(make(**kwargs), [*TEXTS, "bad"])
+    assert engine.chunks == []
+
+
+def test_a_refused_pair_is_named(make: Make) -> None:
+    engine = FakeScoringEngine()
+    engine.refuse = {"q\0"}
+    request = PairRequest(queries=["q"] * 3, documents=["a", "", "b"], show_progress=False)
+    with pytest.raises(
+        RefusedTextsError, match=r"1 of 3 pairs cannot be encoded\. row 1, \('q', ''\): is refused"
+    ):
+        make(engine=engine).encode(request)
+    assert engine.encoded == ["q\0a", "q\0b"]
+
+
+def test_filling_leaves_refused_texts_out(
+    make: Make, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embcache.pipeline.chunks.WINDOW_TEXTS", 10)
+    engine.refuse = {"bad", ""}
+    request = TextRequest(texts=["bad", *TEXTS, "", "bad"], show_progress=False)
+    told: dict[int, str] = {}
+    for encoded in (len(set(TEXTS)), 0):
+        told.clear()
+        pipeline_ = make()
+        keys = request.keys(IDENTITY.to_bytes())
+        done = pipeline_.fill(request, keys, watcher=Watcher(), refuse=told.update)
+        assert (done.encoded, done.refused) == (encoded, 2)
+        assert done.hits + done.encoded + done.refused == done.unique
+        assert told == dict.fromkeys([0, 101, 102], "is refused by the fake")
 
 
 @pytest.mark.parametrize("error", [EngineError("out of memory"), KeyboardInterrupt("stop")])
@@ -412,7 +489,9 @@ def test_a_space_that_cannot_be_written_is_found_out_before_the_engine_starts(
                 run(pipeline, [*TEXTS, "new"])
         request = TextRequest(texts=["new"], prompt="", show_progress=False)
         with pytest.raises(CacheError, match="data: writing a file is refused"):
-            pipeline.fill(request, request.keys(IDENTITY.to_bytes()), watcher=Watcher())
+            pipeline.fill(
+                request, request.keys(IDENTITY.to_bytes()), watcher=Watcher(), refuse={}.update
+            )
         assert engine.starts == 0
         reading = Pipeline(engine, IDENTITY, space, write=False)
         assert (run(reading, ["new"]) == expected(["new"])).all()

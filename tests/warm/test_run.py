@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embcache import CacheError, VllmEncoderWrapper
-from embcache.warm import Shard, TextBatch, Warmer, WarmStats, malloc, plan, select
+from embcache import CacheError, InputError, VllmEncoderWrapper
+from embcache.warm import BadRow, Shard, TextBatch, Warmer, WarmStats, malloc, select
 from tests.conftest import encode
 from tests.fakes import FakeEngine, fake_vector
 
@@ -172,26 +172,81 @@ def test_an_error_in_the_source_keeps_what_was_encoded(make_encoder: Make) -> No
     assert len(encode(make_encoder(on_miss="raise"), TEXTS)) == 500
 
 
+def lines(texts: list[str], start: int, **kwargs: Any) -> TextBatch:
+    numbers = range(start, start + len(texts))
+    return TextBatch(texts, "x.jsonl", numbers=numbers, unit="line", **kwargs)
+
+
+def test_refused_texts_are_left_out_with_their_places(
+    make_encoder: Make, fake_engines: list[FakeEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of windows joined from small batches and cut from large ones, with a prompt, and twice."""
+    monkeypatch.setattr("embcache.warm.run.WINDOW_TEXTS", 50)
+    batches = [
+        lines([*TEXTS[:30], "", *TEXTS[30:170]], 1, prompt="p: "),
+        lines(["a", "", "b"], 900),
+    ]
+    batches.insert(1, TextBatch(["no place known", "bad"], "elsewhere"))
+    for encoded in (173, 0):
+        reported: list[BadRow] = []
+        encoder = make_encoder()
+        fake_engines[-1].refuse = {"p: ", "", "bad"}
+        stats = Warmer(encoder, report=reported.append).run(batches)
+        assert (stats.encoded, stats.refused, stats.committed) == (encoded, 3, encoded)
+        assert stats.hits + stats.encoded == stats.texts == 173 and not stats.stopped
+        assert [str(row) for row in reported] == [
+            "x.jsonl, line 31: '' is refused by the fake",
+            "elsewhere: 'bad' is refused by the fake",
+            "x.jsonl, line 901: '' is refused by the fake",
+        ]
+
+
+def test_a_report_that_raises_ends_the_run_and_keeps_what_was_encoded(
+    make_encoder: Make, fake_engines: list[FakeEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embcache.warm.run.WINDOW_TEXTS", 100)
+
+    def stop(row: BadRow) -> None:
+        raise InputError(str(row))
+
+    encoder = make_encoder()
+    fake_engines[-1].refuse = {TEXTS[210]}
+    with pytest.raises(InputError, match=r"x\.jsonl, line 211: 'text 210 .* is refused"):
+        Warmer(encoder, report=stop).run([lines(TEXTS, 1)])
+    assert len(encode(make_encoder(on_miss="raise"), TEXTS[:200])) == 200
+
+
+def test_texts_without_a_key_are_left_out(
+    make_encoder: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lone surrogates, and what is no text at all: of a task's own code, say."""
+    texts: list[Any] = ["a", "lone \ud800", "b", None, 5, "c"]
+    for encoded in (3, 0):
+        caplog.clear()
+        encoder = make_encoder()
+        stats = Warmer(encoder).run([lines(texts, 7), TextBatch(texts[3:5], "none")])
+        assert (stats.encoded, stats.refused, stats.texts) == (encoded, 5, 3)
+        assert "left out: x.jsonl, line 8: holds a lone surrogate, '\\ud800'" in caplog.text
+        assert "left out: x.jsonl, line 11: is no text but int: 5" in caplog.text
+        assert "left out: none: is no text but NoneType" in caplog.text
+    assert len(encode(make_encoder(on_miss="raise"), ["a", "b", "c"])) == 3
+    with pytest.raises(InputError, match="the prompt holds a lone surrogate"):
+        Warmer(make_encoder()).run([lines(["a"], 1, prompt="\udc00")])
+
+
+def test_a_stop_among_refused_texts(make_encoder: Make, fake_engines: list[FakeEngine]) -> None:
+    encoder = make_encoder()
+    fake_engines[-1].refuse = set(TEXTS[::3])
+    warmer = Warmer(
+        encoder, lambda stats: warmer.stop.set() if stats.encoded else None, lambda row: None
+    )
+    encoder.open_pipeline().chunker.tokens = 200
+    stats = warmer.run([lines([*TEXTS, *TEXTS], 1)])
+    assert stats.stopped and stats.refused == 2 * len(TEXTS[::3])
+    assert stats.texts == stats.encoded == stats.committed < 300 and stats.hits == 0
+
+
 def test_an_encoder_that_cannot_write(make_encoder: Make) -> None:
     for kwargs in ({"cache_path": None}, {"read_only": True}, {"on_miss": "raise"}):
         with pytest.raises(CacheError, match="There is no cache to fill"):
             Warmer(make_encoder(**kwargs)).run(stream(TEXTS))
-
-
-def test_a_plan_counts_and_starts_nothing(
-    make_encoder: Make, fake_engines: list[FakeEngine]
-) -> None:
-    Warmer(make_encoder()).run(stream(TEXTS[:200]))
-    encoder = make_encoder()
-    found = plan(Warmer(encoder), encoder, stream([*TEXTS, *TEXTS], 130))
-    assert (found.texts, found.unique, found.cached, found.missing) == (1000, 500, 200, 300)
-    words = sum(len(text.split()) for text in TEXTS[200:])
-    assert 0.5 * words < found.tokens < 2 * words
-    assert found.disk_bytes is not None and 300 * 32 < found.disk_bytes < 300 * 1000
-    assert fake_engines[-1].starts == 0
-
-
-def test_a_plan_before_the_first_vector(make_encoder: Make) -> None:
-    encoder = make_encoder()
-    found = plan(Warmer(encoder), encoder, stream(TEXTS))
-    assert (found.missing, found.disk_bytes) == (500, None) and found.tokens > 0

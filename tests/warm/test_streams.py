@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,34 @@ batches = st.lists(
     ),
     max_size=8,
 )
+
+
+@st.composite
+def numbered(draw: st.DrawFn) -> list[TextBatch]:
+    """Batches of two files, some of which say where their texts are: the text is the number."""
+    made = []
+    for batch in draw(batches):
+        numbers = sorted(draw(st.sets(st.integers(1, 99), max_size=5)))
+        known = numbers if draw(st.booleans()) else ()
+        made.append(replace(batch, texts=[str(n) for n in numbers], numbers=known, unit="line"))
+    return made
+
+
+@given(numbered(), st.integers(1, 4), st.integers(0, 20), st.integers(1, 10))
+def test_a_text_keeps_its_number(stream: list[TextBatch], of: int, limit: int, size: int) -> None:
+    for shard in range(1, of + 1):
+        for batch in join_small(select(stream, Shard(shard, of), limit), size):
+            for i, text in enumerate(batch.texts):
+                known = f"{batch.source}, line {text}"
+                assert batch.place(i) == (known if len(batch.numbers) else batch.source)
+
+
+def test_the_place_of_a_text() -> None:
+    batch = TextBatch(["a", "b"], "x.jsonl", numbers=[7, 50_001], unit="line")
+    assert batch.place(1) == "x.jsonl, line 50001"
+    assert batch.cut(slice(1, None)).place(0) == "x.jsonl, line 50001"
+    assert TextBatch(["a"], "-", numbers=[3]).place(0) == "standard input, row 3"
+    assert TextBatch(["a"], "NFCorpus").place(0) == "NFCorpus"
 
 
 def texts(stream: Iterator[TextBatch]) -> list[tuple[str, str | None, str]]:

@@ -8,14 +8,22 @@ from typing import Any
 
 import mteb
 import pytest
+from datasets import Dataset
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.mocks.mock_run import ALL_MOCK_TASK_TEST_GRID
 from mteb.mocks.mock_tasks import MockRetrievalTask
 from mteb.results import TaskResult
 
-from embcache import ConfigError, InputError, MissingTextsError, VllmEncoderWrapper
-from embcache.warm import Warmer
+from embcache import (
+    ConfigError,
+    InputError,
+    MissingTextsError,
+    RefusedTextsError,
+    VllmEncoderWrapper,
+)
+from embcache.warm import BadRow, Warmer
 from embcache.warm.tasks import estimate_texts, read_task
+from tests.fakes import FakeEngine
 
 Make = Callable[..., VllmEncoderWrapper]
 TEXT_TASKS = [task for task in ALL_MOCK_TASK_TEST_GRID if task.metadata.modalities == ["text"]]
@@ -46,6 +54,39 @@ def test_only_a_part(part: str, missing: str, make_encoder: Make) -> None:
     encoder = make_encoder(prompt_dict=PROMPTS, on_miss="raise")
     with pytest.raises(MissingTextsError, match=f"prompt '{missing}: '"):
         mteb.evaluate(encoder, MockRetrievalTask(), cache=None, show_progress_bar=False)
+
+
+class WithAnEmptyDocument(MockRetrievalTask):
+    """mteb joins no title and a blank text to "", which vLLM refuses without special tokens."""
+
+    def load_data(self, *args: Any, **kwargs: Any) -> None:
+        super().load_data(*args, **kwargs)
+        split = self.dataset["default"]["test"]
+        corpus = split["corpus"].to_list()
+        split["corpus"] = Dataset.from_list(
+            [*corpus, {**corpus[0], "id": "e", "title": "", "text": " "}]
+        )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_task_with_an_empty_document(
+    make_encoder: Make, fake_engines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluating names its row, with all others cached; warming leaves it out and reads on."""
+    refusing = FakeEngine()
+    refusing.refuse = {""}
+    monkeypatch.setattr(fake_engines, "_make", lambda *_: refusing)
+    task = WithAnEmptyDocument()
+    task.load_data()
+    documents = len(task.dataset["default"]["test"]["corpus"])
+    with pytest.raises(RefusedTextsError, match=rf"1 of {documents} texts .* row \d+, '': is"):
+        mteb.evaluate(make_encoder(), task, cache=None, show_progress_bar=False)
+    reported: list[BadRow] = []
+    warmer = Warmer(make_encoder(), report=reported.append)
+    stats = warmer.run(read_task(WithAnEmptyDocument(), make_encoder(), BOTH, warmer.stop))
+    assert stats.refused == len(reported) > 0 and "MockRetrieval" in reported[0].place
+    assert len(refusing.encoded) == len(set(refusing.encoded)) and "" not in refusing.encoded
+    assert stats.hits >= documents - 1
 
 
 def test_an_unknown_part(make_encoder: Make) -> None:

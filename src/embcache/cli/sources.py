@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pkgutil
 import sys
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +49,8 @@ class Sources:
         subsets: Of the tasks; empty for all.
         prompt: Of files and data sets; None for the encoder's, by prompt type.
         prompt_type: Of files and data sets.
-        strict: Whether a row without a text ends it all.
-        bad_rows: How many rows had no text.
+        strict: Whether a row that would be left out ends it all.
+        bad_rows: How many rows were left out: they had no text, or one that cannot be encoded.
     """
 
     tasks: list[str]
@@ -67,16 +68,19 @@ class Sources:
     prompt_type: str | None
     strict: bool
     bad_rows: int = 0
+    # Rows are left out where they are read, and where they are tokenized: in two threads.
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def report(self, row: BadRow) -> None:
-        """Count a row that is left out; shows the first few."""
+        """Count a row that is left out; shows the first few. Any thread may call it."""
         if self.strict:
-            raise InputError(f"{row}. Without --strict it would be left out.")
-        self.bad_rows += 1
-        if self.bad_rows <= _SHOWN_BAD_ROWS:
-            print_note(f"left out: {row}")
-        elif self.bad_rows == _SHOWN_BAD_ROWS + 1:
-            print_note("further rows that are left out are only counted")
+            raise InputError(f"{str(row).rstrip('.')}. Without --strict it would be left out.")
+        with self._lock:
+            self.bad_rows += 1
+            if self.bad_rows <= _SHOWN_BAD_ROWS:
+                print_note(f"left out: {row}")
+            elif self.bad_rows == _SHOWN_BAD_ROWS + 1:
+                print_note("further rows that are left out are only counted")
 
     def check_read(self, texts: int) -> None:
         """Refuse sources in which there was no text at all.
@@ -152,7 +156,7 @@ class Sources:
 
     def _with_prompt(self, batch: TextBatch) -> TextBatch:
         prompt_type = self.prompt_type or batch.prompt_type
-        return TextBatch(batch.texts, batch.source, self.prompt, prompt_type)
+        return replace(batch, prompt=self.prompt, prompt_type=prompt_type)
 
 
 def mteb_tasks(

@@ -90,7 +90,9 @@ def warm(
     ] = None,
     shard: Annotated[str, typer.Option(help="3/8: every 8th text, from the 3rd on.")] = "1/1",
     dry_run: Annotated[bool, typer.Option(help="Only count; starts no engine.")] = False,
-    strict: Annotated[bool, typer.Option(help="Stop at the first row without a text.")] = False,
+    strict: Annotated[
+        bool, typer.Option(help="Stop at the first row that would be left out.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Summary as JSON at the end.")] = False,
 ) -> None:
     """Encode and commit the texts of tasks, files and data sets that are not cached yet.
@@ -131,14 +133,14 @@ def warm(
     if note := sources.prompt_note(wrapper):
         print_note(note)
     if dry_run:
-        warmer = Warmer(wrapper)
+        warmer = Warmer(wrapper, report=sources.report)
         found = plan(warmer, wrapper, select(sources.batches(wrapper, warmer), pick, limit))
         sources.check_read(found.texts)
         _print_plan(found, sources.bad_rows, as_json=as_json)
         return
     total = sources.estimate(limit, pick.of)
     with WarmDisplay(total, lambda: sources.bad_rows) as display:
-        warmer = Warmer(wrapper, display.update)
+        warmer = Warmer(wrapper, display.update, sources.report)
         with _stopped_by_signals(warmer.stop.set):
             stats = warmer.run(select(sources.batches(wrapper, warmer), pick, limit))
     if not stats.stopped:
@@ -185,7 +187,7 @@ def _print_plan(found: Plan, bad_rows: int, *, as_json: bool) -> None:
         ("unique", human_count(found.unique)),
         ("cached", human_count(found.cached)),
         ("missing", human_count(found.missing)),
-        ("tokens", f"about {human_count(found.tokens)}"),
+        ("tokens", f"about {human_count(found.tokens)} ({found.tokens_from})"),
         ("disk", disk if found.disk_bytes is None else f"about {disk}"),
         ("bad rows", human_count(bad_rows)),
         ("prompts", prompt_counts(map(ValueCount, found.prompts, found.prompts.values())) or "-"),

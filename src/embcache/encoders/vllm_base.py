@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from embcache.encoders.arguments import CacheArguments, EngineArguments
 from embcache.encoders.registry import find_model_meta
 from embcache.engine.base import Engine
+from embcache.engine.local_tokenizer import LocalTokenizer
 from embcache.errors import DtypeMismatchError
 from embcache.identity.dtype import AutoDtype
 from embcache.identity.identity import (
@@ -116,6 +117,7 @@ class VllmWrapperBase:
             prompt_handling=self._prompt_handling.name,
         )
         self._requested = self._identity
+        self._arguments = arguments
         self._auto = AutoDtype(self._identity, self._source, arguments, memo, self.convert)
         self._engine = make_engine(
             *self._source.load_from, {**arguments, "dtype": settled}, directory
@@ -133,6 +135,14 @@ class VllmWrapperBase:
     def identity(self) -> Identity:
         """The identity of this encoder's space; until the first call, its dtype may be "auto"."""
         return self._identity
+
+    def local_tokenizer(self) -> LocalTokenizer:
+        """The model's tokenizer, which counts tokens without an engine.
+
+        Raises:
+            ConfigError: It is not on this machine, or transformers cannot load it.
+        """
+        return LocalTokenizer(*self._source.load_from, self._arguments)
 
     def _run(self, request: Request) -> npt.NDArray[np.float32]:
         """Values of a request, `(n, dim) float32`, row i = item i; updates `stats` and `total`."""

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from embcache.errors import EmbcacheError
+BYTES_A_TOKEN = 4
+"""UTF-8 bytes in a token, about: an estimate for when nothing is tokenized. Not characters: those
+are 4 a token in English, 1 or 2 in Chinese, Japanese or Thai, each of which has 3 bytes."""
 
-CHARACTERS_A_TOKEN = 4
-"""Characters in a token of English text, about: an estimate for when nothing is tokenized."""
 
-
-class RefusedTextError(EmbcacheError):
-    """The tokenizer refuses a text; the pipeline says which of the caller's rows that is.
+def estimated_tokens(texts: Iterable[str]) -> npt.NDArray[np.int64]:
+    """Guess how many tokens texts have, from their size.
 
     Args:
-        index: Which of the inputs handed to `prepare` it is, from 0.
-        reason: Why it is refused, so that "row n " and the reason make a sentence.
+        texts: `n` texts.
 
-    Attributes:
-        index: As given.
-        reason: As given.
+    Returns:
+        `(n,) int64`.
     """
-
-    def __init__(self, index: int, reason: str) -> None:
-        super().__init__(f"text {index} {reason}")
-        self.index = index
-        self.reason = reason
+    sizes = np.fromiter((len(text.encode("utf-8", "replace")) for text in texts), np.int64)
+    return np.asarray(sizes // BYTES_A_TOKEN)
 
 
 @dataclass(frozen=True)
@@ -38,15 +32,20 @@ class Prepared:
     """Items in the form in which the engine takes them.
 
     Attributes:
-        prompts: `n` engine inputs, `prompts[i]` belongs to `inputs[i]`.
+        prompts: `n` engine inputs, `prompts[i]` belongs to `inputs[i]`. Those of refused items are
+            placeholders, which are never embedded.
         lengths: `(n,) int64`, what to sort by: token counts after truncation, or an estimate
             that grows with them.
         in_order: Whether the items are to be computed in the caller's order, not by length.
+        refused: Which of the inputs the engine will not take, from 0, and why, in words that go on
+            after the text: `{3: "has no tokens. Drop the row"}`. All of them at once: one bad text
+            must cost neither its neighbours nor a try for each.
     """
 
     prompts: list[Any]
     lengths: npt.NDArray[np.int64]
     in_order: bool = False
+    refused: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,15 +100,18 @@ class Engine(Protocol):
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
         """Bring items into the form that `embed` takes; starts the engine.
 
+        An item that can be told here to fail by itself, whatever its company, is refused, not an
+        error: `embed` would fail for a whole chunk because of it.
+
         Args:
             inputs: `n` items as `Request.inputs` gives them: prompt + text, or `(query,
                 document)`, say.
 
         Returns:
-            The items' prompts, and their lengths in tokens, counted or estimated.
+            The items' prompts, their lengths in tokens, counted or estimated, and which of them
+            are refused.
 
         Raises:
-            RefusedTextError: The tokenizer refuses a text.
             EngineError: The engine cannot be started.
         """
         ...
@@ -118,7 +120,7 @@ class Engine(Protocol):
         """Compute the vectors of prepared prompts.
 
         Args:
-            prompts: `n` of those that `prepare` returned, in any order.
+            prompts: `n` of those that `prepare` returned and did not refuse, in any order.
 
         Returns:
             `n` vectors, in the order of the prompts.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from embcache.engine.base import CHARACTERS_A_TOKEN, Embedded, Prepared
+from embcache.engine.base import Embedded, Prepared, estimated_tokens
 from embcache.errors import EngineError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ModelEngine:
         """Do nothing: the model is loaded."""
 
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
-        """Estimate lengths from characters: only the model itself can tokenize.
+        """Estimate lengths from sizes: only the model itself can tokenize, so none is refused.
 
         Args:
             inputs: `n` `Item`s of one call.
@@ -85,8 +85,7 @@ class ModelEngine:
         Returns:
             The same items as prompts, and their lengths in tokens, estimated.
         """
-        lengths = np.fromiter((len(item.text) for item in inputs), np.int64, len(inputs))
-        return Prepared(list(inputs), lengths // CHARACTERS_A_TOKEN)
+        return Prepared(list(inputs), estimated_tokens(item.text for item in inputs))
 
     def embed(self, prompts: Sequence[Any]) -> Embedded:
         """Call the model's `encode` with a DataLoader over some rows of a call.

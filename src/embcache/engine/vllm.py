@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from embcache.engine.base import CHARACTERS_A_TOKEN, Embedded, Prepared, RefusedTextError
+from embcache.engine.base import Embedded, Prepared, estimated_tokens
 from embcache.engine.vllm_process import (
     cannot_compile,
     check_device,
@@ -21,6 +21,7 @@ from embcache.engine.vllm_process import (
     prepare_environment,
     process_state_kept,
 )
+from embcache.engine.vllm_tokens import NO_TOKENS, TRUNCATE, tokenize, tokenizes_plainly
 from embcache.errors import EngineError, EngineNotInstalledError
 from embcache.identity.dtype import vllm_version
 
@@ -30,7 +31,6 @@ MTEB_GPU_MEMORY_UTILIZATION = float("0.9")
 """mteb's default as an object of its own: on CPU it is replaced by a share that works, while a
 0.9 that the user wrote is left alone (`is`, not `==`, tells the two apart)."""
 
-_TRUNCATE = {"truncate_prompt_tokens": -1}  # to the model's own limit, as mteb does
 # Engines that run in this process share vLLM's global state, which goes with the first of them
 # that is freed. So models wait here, closed, until the last engine of this process is closed.
 _in_process: set[int] = set()
@@ -137,35 +137,31 @@ class VllmEngine:
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
         """Tokenize in one batch where that is exactly what vLLM would do text by text.
 
-        Otherwise the texts stay as they are, and their lengths are in characters.
+        Otherwise the texts stay as they are. A text is refused if the tokenizer raises, or makes
+        no tokens of it: vLLM takes no empty input. None is too long: all are cut to the model's
+        limit.
 
         Args:
             inputs: `n` strings, prompt + text.
 
         Returns:
-            The prompts for `embed`, and their lengths.
+            The prompts for `embed`, their lengths, and the refused texts.
 
         Raises:
-            RefusedTextError: The tokenizer refuses a text, or makes no tokens of it.
             EngineError: vLLM cannot be started.
         """
         texts: Sequence[str] = inputs
         self.start()
         renderer = getattr(self._llm, "renderer", None)
-        if not _tokenizes_plainly(renderer):
+        if renderer is None:  # an older vLLM
+            return Prepared(list(texts), estimated_tokens(texts))
+        token_ids, refused = tokenize(renderer, texts)
+        lengths = np.fromiter(map(len, token_ids), np.int64, len(token_ids))
+        if not tokenizes_plainly(renderer):
             # Mistral's and multimodal renderers do more than call a tokenizer: leave it to them.
-            lengths = np.fromiter((len(text) for text in texts), np.int64, len(texts))
-            return Prepared(list(texts), lengths)
-        token_ids = _tokenize(renderer, texts)
-        for row, ids in enumerate(token_ids):
-            if not ids:
-                raise RefusedTextError(
-                    row,
-                    "has no tokens under this model's tokenizer, and vLLM takes no empty input. "
-                    "Drop the row or give it a prompt",
-                )
-        lengths = np.fromiter((len(ids) for ids in token_ids), np.int64, len(token_ids))
-        return Prepared([{"prompt_token_ids": ids} for ids in token_ids], lengths)
+            return Prepared(list(texts), lengths, refused=refused)
+        prompts = [{"prompt_token_ids": ids} for ids in token_ids]
+        return Prepared(prompts, lengths, refused=refused)
 
     def embed(self, prompts: Sequence[Any]) -> Embedded:
         """Run one chunk through vLLM; if that fails, the engine is closed.
@@ -181,12 +177,7 @@ class VllmEngine:
         """
         self.start()
         try:
-            outputs = self._run(
-                list(prompts),
-                use_tqdm=False,
-                tokenization_kwargs=dict(_TRUNCATE),
-                lora_request=self._lora_request(),
-            )
+            outputs = self._run(list(prompts), **self._options())
             _check_outputs(prompts, outputs)
         except BaseException as error:
             # Also on Ctrl-C: requests left in the engine would come out among the next call's.
@@ -198,6 +189,13 @@ class VllmEngine:
             ) from error
         n_tokens = np.fromiter((len(o.prompt_token_ids) for o in outputs), np.int32, len(outputs))
         return Embedded(self._values(outputs), n_tokens)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "use_tqdm": False,
+            "tokenization_kwargs": dict(TRUNCATE),
+            "lora_request": self._lora_request(),
+        }
 
     def _run(self, prompts: list[Any], **options: Any) -> list[Any]:
         outputs: list[Any] = self._llm.encode(prompts, pooling_task="embed", **options)
@@ -268,42 +266,6 @@ def _check_outputs(prompts: Sequence[Any], outputs: Sequence[Any]) -> None:
             raise RuntimeError(f"output {row} is of another text")
 
 
-def _tokenizes_plainly(renderer: Any) -> bool:
-    return (
-        type(renderer).__name__ == "HfRenderer"
-        and getattr(renderer, "mm_processor", None) is None
-        and getattr(renderer.tokenizer, "is_fast", False)
-    )
-
-
-def _tokenize(renderer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenize as vLLM does (`BaseRenderer._tokenize_prompt`), with one call for many texts.
-
-    The parameters (lower-casing from sentence_bert_config.json, length, special tokens) are the
-    engine's, so the ids are those that vLLM would make; a test compares vectors bit for bit.
-    """
-    tokenizer = renderer.get_tokenizer()
-    params = renderer.default_cmpl_tok_params.with_kwargs(**_TRUNCATE)
-    cleaned = [
-        params.apply_pre_tokenization(tokenizer, {"prompt": text})["prompt"] for text in texts
-    ]
-    kwargs = params.get_encode_kwargs()
-    try:
-        ids: list[list[int]] = tokenizer(cleaned, **kwargs)["input_ids"]
-    except Exception:
-        for row, text in enumerate(cleaned):  # find the text that it refuses
-            try:
-                tokenizer(text, **kwargs)
-            except Exception as error:
-                raise RefusedTextError(
-                    row,
-                    f"is refused by the tokenizer ({type(error).__name__}: {error}). Clean or "
-                    "drop the row",
-                ) from error
-        raise
-    return ids
-
-
 class VllmScoringEngine(VllmEngine):
     """A `vllm.LLM` of a sequence classification model with one label, which scores pairs.
 
@@ -320,24 +282,58 @@ class VllmScoringEngine(VllmEngine):
     convert = "classify"
 
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
-        """Leave the pairs as they are; lengths are estimated from characters.
+        """Leave the pairs as they are; their texts are tokenized for lengths and refusals only.
 
         They are to be computed in the caller's order: vLLM pads nothing, so sorting gains nothing,
         and the last bit of a score depends on which pairs share a step. So scores are those that
         `LLM.score` gives.
 
+        Whether vLLM takes a pair of which one text has no tokens depends on how it joins the two.
+        So it is asked: such a pair is scored by itself, and refused with what vLLM says.
+
         Args:
             inputs: `n` pairs of strings, `(query, document)`, prefixes included.
 
         Returns:
-            The pairs as prompts, and their lengths in tokens, estimated.
+            The pairs as prompts, their lengths in tokens, and the refused pairs.
 
         Raises:
             EngineError: vLLM cannot be started.
         """
         self.start()
-        lengths = np.fromiter((len(q) + len(d) for q, d in inputs), np.int64, len(inputs))
-        return Prepared(list(inputs), lengths // CHARACTERS_A_TOKEN, in_order=True)
+        pairs = list(inputs)
+        renderer = getattr(self._llm, "renderer", None)
+        if renderer is None:  # an older vLLM
+            lengths = estimated_tokens(query + document for query, document in pairs)
+            return Prepared(pairs, lengths, in_order=True)
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        token_ids, bad = tokenize(renderer, texts)
+        tokens = dict(zip(texts, map(len, token_ids), strict=True))
+        lengths = np.fromiter((tokens[q] + tokens[d] for q, d in pairs), np.int64, len(pairs))
+        faults = {texts[row]: reason for row, reason in bad.items()}
+        refused = {
+            row: reason
+            for row, pair in enumerate(pairs)
+            if not faults.keys().isdisjoint(pair) and (reason := self._refusal(pair, faults))
+        }
+        return Prepared(pairs, lengths, in_order=True, refused=refused)
+
+    def _refusal(self, pair: tuple[str, str], faults: Mapping[str, str]) -> str | None:
+        """Why vLLM refuses a pair, of which one text at least has a fault; None if it does not."""
+        from vllm import exceptions
+
+        found = [faults[text] for text in pair if text in faults]
+        if other := [fault for fault in found if fault != NO_TOKENS]:
+            return other[0]  # what the tokenizer refuses alone, it refuses in a pair
+        refusal = getattr(exceptions, "VLLMClientError", ValueError)  # the latter in older ones
+        try:
+            self._run([pair], **self._options())
+        except refusal as error:
+            said = str(error).rstrip(".")
+            return f"is refused by vLLM ({type(error).__name__}: {said}). Drop the row or fill it"
+        except Exception:  # of the engine, not of the pair: `embed` meets it too, and says so
+            return None
+        return None
 
     def _run(self, prompts: list[Any], **options: Any) -> list[Any]:
         queries, documents = zip(*prompts, strict=True)

@@ -17,7 +17,7 @@ every key, hence the format version in `store.schema`.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +94,32 @@ def pair_keys(
     return from_bytes(b"".join(hashed))
 
 
+def text_fault(text: object) -> str | None:
+    """Why something can have no key.
+
+    Args:
+        text: A text, if all is well.
+
+    Returns:
+        What is wrong with it and what to do, so that "row n " in front makes a sentence; None for a
+        text that has a UTF-8 form.
+    """
+    if not isinstance(text, str):
+        return (
+            f"is no text but {type(text).__name__}: {shown(text)}. Every input must be a str; drop "
+            "or replace the row."
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (
+            f"holds a lone surrogate, {text[error.start : error.end]!r} at character "
+            f"{error.start} of {text[:60]!r}: it has no UTF-8 form, and tokenizers refuse it. "
+            "Clean it with text.encode('utf-8', 'replace').decode()."
+        )
+    return None
+
+
 def from_bytes(raw: bytes | memoryview) -> Keys:
     """Read keys as Lance stores them.
 
@@ -122,17 +148,8 @@ def _part(raw: bytes) -> bytes:
     return _len8(len(raw)) + raw
 
 
-def _encode(text: object, where: str) -> bytes:
-    if not isinstance(text, str):
-        raise InputError(
-            f"{where} is no text but {type(text).__name__}: {shown(text)}. Every input must be a "
-            "str; drop or replace the row."
-        )
+def _encode(text: Any, where: str) -> bytes:
     try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{where} holds a lone surrogate, {text[error.start : error.end]!r} at character "
-            f"{error.start} of {text[:60]!r}: it has no UTF-8 form, and tokenizers refuse it. "
-            "Clean it with text.encode('utf-8', 'replace').decode()."
-        ) from error
+        return str.encode(text)
+    except (UnicodeEncodeError, TypeError) as error:
+        raise InputError(f"{where} {text_fault(text)}") from error

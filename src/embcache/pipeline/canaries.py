@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from embcache.engine.base import Engine, RefusedTextError
+from embcache.engine.base import Engine
 from embcache.errors import CacheError, ChangedModelError, EngineError
 from embcache.identity.keys import Keys, to_bytes
 from embcache.pipeline.request import Request
@@ -222,12 +222,9 @@ class Canaries:
 
     def _encode(self, request: Request, rows: list[int]) -> Values:
         """`(len(rows), dim) float32`, past the chunks, whose sizes follow the user's texts."""
-        try:
-            prepared = self._engine.prepare(request.inputs(rows))
-        except RefusedTextError as error:
-            raise EngineError(
-                f"canary {request.show(rows[error.index])} {error.reason}."
-            ) from error
+        prepared = self._engine.prepare(request.inputs(rows))
+        for row, reason in prepared.refused.items():
+            raise EngineError(f"canary {request.show(rows[row])} {reason}")
         found = np.ascontiguousarray(self._engine.embed(prepared.prompts).vectors, np.float32)
         if found.ndim != 2 or len(found) != len(rows) or not np.isfinite(found).all():
             raise EngineError(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from embcache.engine.base import Engine, Prepared, RefusedTextError
-from embcache.errors import EngineError, InputError
+from embcache.engine.base import Engine, Prepared
+from embcache.errors import EngineError
 from embcache.pipeline.request import Request
 from embcache.store.index import Positions
 
@@ -20,6 +20,9 @@ WINDOW_TEXTS = 16_384
 CHUNK_SECONDS = (5.0, 20.0)
 """Seconds that a chunk should take, at least and at most: long beside a commit, and short enough
 that a kill loses little."""
+
+Refuse = Callable[[Mapping[int, str]], None]
+"""Is told which items of a request the engine refuses, and why; it may raise."""
 
 _TOKENS_A_SEQUENCE = 256
 # A text costs time beside that for its tokens, which matters for short ones: about as much as so
@@ -57,7 +60,7 @@ class Chunker:
         self.tokens = engine.batch_size * _TOKENS_A_SEQUENCE
         self.adapts = True
 
-    def cut(self, request: Request, missing: Positions) -> Iterator[Chunk]:
+    def cut(self, request: Request, missing: Positions, refuse: Refuse) -> Iterator[Chunk]:
         """Chunks that take about `CHUNK_SECONDS`, the longest texts first within windows.
 
         The time from one chunk until the next is asked for counts as the time that it took.
@@ -65,20 +68,21 @@ class Chunker:
         Args:
             request: The items.
             missing: `(n,) int64`, which of them to encode.
+            refuse: Called with the refused items of a window, before its chunks, where there are
+                any.
 
         Yields:
-            Chunks, in which each of the missing items is once.
+            Chunks, in which each of the missing items that is not refused is once.
 
         Raises:
-            InputError: The tokenizer refuses a text; the message names the row.
             EngineError: The engine does not start, or does not prepare all items.
         """
         for start in range(0, len(missing), WINDOW_TEXTS):
             window = missing[start : start + WINDOW_TEXTS]
             prepared = self._prepare(request, window)
-            order = np.arange(len(window))
-            if not prepared.in_order:
-                order = np.argsort(-prepared.lengths, kind="stable")
+            if prepared.refused:
+                refuse({int(window[i]): reason for i, reason in prepared.refused.items()})
+            order = _order(prepared)
             costs = np.cumsum(prepared.lengths[order] + _TEXT_OVERHEAD_TOKENS)
             at, spent = 0, 0
             while at < len(order):
@@ -106,15 +110,19 @@ class Chunker:
             self.tokens *= 2
 
     def _prepare(self, request: Request, window: Positions) -> Prepared:
-        try:
-            prepared = self._engine.prepare(request.inputs(window.tolist()))
-            if not len(prepared.prompts) == len(prepared.lengths) == len(window):
-                raise EngineError(
-                    f"The engine ({self._engine.version}) prepared {len(prepared.prompts)} prompts "
-                    f"and {len(prepared.lengths)} lengths of {len(window)} {request.unit}s; one of "
-                    "each is needed. The engine's prepare() is at fault."
-                )
-            return prepared
-        except RefusedTextError as error:
-            row = int(window[error.index])
-            raise InputError(f"row {row}, {request.show(row)}, {error.reason}.") from error
+        prepared = self._engine.prepare(request.inputs(window.tolist()))
+        if not len(prepared.prompts) == len(prepared.lengths) == len(window):
+            raise EngineError(
+                f"The engine ({self._engine.version}) prepared {len(prepared.prompts)} prompts "
+                f"and {len(prepared.lengths)} lengths of {len(window)} {request.unit}s; one of "
+                "each is needed. The engine's prepare() is at fault."
+            )
+        return prepared
+
+
+def _order(prepared: Prepared) -> Positions:
+    """Which of the prepared items to encode, in the order in which that is done."""
+    order = np.arange(len(prepared.prompts))
+    if not prepared.in_order:
+        order = np.argsort(-prepared.lengths, kind="stable")
+    return order[~np.isin(order, list(prepared.refused))] if prepared.refused else order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -25,16 +26,28 @@ class Job:
     Args:
         request: The items.
         keys: `(n, 2) uint64`, row i is the key of item i.
+        source: `(n,) int64`, for each item the first one with the same key, as `unique_keys`.
         store: Where values are looked up and kept.
         snapshot: What the store holds at the beginning.
         result: Filled with the values; None where only the store is filled.
+
+    Attributes:
+        refused: Items that the engine refused, and why; of duplicates, the first.
     """
 
     def __init__(
-        self, request: Request, keys: Keys, store: Store, snapshot: Snapshot, result: Result | None
+        self,
+        request: Request,
+        keys: Keys,
+        source: Positions,
+        store: Store,
+        snapshot: Snapshot,
+        result: Result | None,
     ) -> None:
         self.request = request
         self.keys = keys
+        self.source = source
+        self.refused: dict[int, str] = {}
         self.store = store
         self.snapshot = snapshot
         self.result = result
@@ -89,6 +102,18 @@ class Job:
         )
         self.make_room()  # after the commit: what is computed is kept, whatever is refused here
         return len(rows)
+
+    def with_duplicates(self, items: Mapping[int, str]) -> dict[int, str]:
+        """Add duplicates to items.
+
+        Args:
+            items: What is known of items; of duplicates, of the first.
+
+        Returns:
+            The same of all their rows, in the caller's order.
+        """
+        rows = np.flatnonzero(np.isin(self.source, list(items))).tolist()
+        return {row: items[int(self.source[row])] for row in rows}
 
     def _read(self, rows: Positions) -> Positions:
         assert self.result is not None

@@ -8,20 +8,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, get_args
 
 import numpy as np
 
 from embcache.engine.base import Embedded, Engine
-from embcache.errors import CacheError, ConfigError, EngineError
+from embcache.errors import CacheError, ConfigError, EngineError, RefusedTextsError
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
 from embcache.pipeline.canaries import Canaries
-from embcache.pipeline.chunks import Chunk, Chunker
+from embcache.pipeline.chunks import Chunk, Chunker, Refuse
 from embcache.pipeline.job import Job
-from embcache.pipeline.request import Request, missing_error, non_finite_error
+from embcache.pipeline.request import Request, missing_error, non_finite_error, refused_error
 from embcache.pipeline.result import Result, Truncation, Vectors
 from embcache.pipeline.stats import Bar, EncodeStats, Watcher
 from embcache.store import Overlay, Space, Store
@@ -103,8 +103,9 @@ class Pipeline:
             that of the space, or 0 where the space has no rows yet.
 
         Raises:
-            InputError: A text is no `str`, has no UTF-8 form, or is refused by the tokenizer; the
-                message names the row.
+            InputError: A text is no `str`, or has no UTF-8 form; the message names the row.
+            RefusedTextsError: The engine refuses texts. All others are encoded and written by
+                then; where nothing is written, it is raised as soon as one is found.
             ConfigError: More components are to be kept than the vectors have.
             MissingTextsError: Items are missing and `on_miss="raise"`.
             CacheError: The space cannot be read or written.
@@ -116,7 +117,7 @@ class Pipeline:
             keys = request.keys(self.identity.to_bytes())
             first, source = unique_keys(keys)
         result = Result(len(keys), self._truncation)
-        job = Job(request, keys, store, opened.result(), result)
+        job = Job(request, keys, source, store, opened.result(), result)
         job.make_room()  # before anything is encoded: a cut may be refused there
         encoded = self._serve(job, first)
         result.repeat(source)
@@ -132,39 +133,44 @@ class Pipeline:
         keys: Keys,
         *,
         watcher: Watcher,
+        refuse: Refuse,
         stop: Callable[[], bool] = lambda: False,
     ) -> EncodeStats:
         """Write what is missing to the space, and nothing else: no vector is read or returned.
 
         What other processes have committed since the space's last `refresh` is not looked for.
+        Items that the engine refuses are left out.
 
         Args:
             request: The items.
             keys: `(n, 2) uint64`, the items' keys: `request.keys(...)`, which the caller may
                 compute ahead in another thread.
             watcher: Is told of the engine's start and of each chunk.
+            refuse: Called with items that the engine refuses, duplicates included, and why, before
+                their neighbours are encoded; it may raise.
             stop: Asked before each chunk; once it returns True, nothing more is encoded, and what
                 was encoded until then is committed.
 
         Returns:
-            What was done; `encoded` is less than `unique - hits` if `stop` ended it.
+            What was done; `encoded` is less than `unique - hits - refused` if `stop` ended it.
 
         Raises:
             CacheError: There is no space that may be written, or writing to it fails.
-            InputError: The tokenizer refuses a text; the message names the row.
             EngineError: The engine does not start, fails, or returns NaN or infinity.
         """
         if self.space is None or not self._write:
             raise CacheError("There is no cache to fill: give a cache_path that can be written.")
-        job = Job(request, keys, self.space, self.space.snapshot, None)
-        first, _ = unique_keys(keys)
+        first, source = unique_keys(keys)
+        job = Job(request, keys, source, self.space, self.space.snapshot, None)
         missing = job.missing(first)
         encoded = 0
         if len(missing) and not stop():
-            encoded = self._fill(job, missing, watcher, stop)
+            encoded = self._fill(
+                job, missing, watcher, lambda found: refuse(job.with_duplicates(found)), stop
+            )
         seconds = time.perf_counter() - request.began
-        hits = len(first) - len(missing)
-        return EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit)
+        hits, refused = len(first) - len(missing), len(job.refused)
+        return EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit, refused)
 
     def refresh(self) -> None:
         """Look for what other processes have committed to the space; `fill` does not do it.
@@ -197,7 +203,9 @@ class Pipeline:
                 if len(missing):
                     if self._on_miss == "raise":
                         raise missing_error(request, missing, self.space)
-                    encoded += self._fill(job, missing, bar)
+                    encoded += self._fill(job, missing, bar, self._refuse_at_once(job))
+                    if job.refused:
+                        raise self._refused_error(job)
                 elif self._check_hits and self._canaries is not None and len(rows):
                     with self._engine_lock:
                         self._canaries.check(request)
@@ -210,6 +218,19 @@ class Pipeline:
             f"{job.store.name}: rows written a moment ago fail their checksum. The disk or its "
             "memory is failing; use another cache_path."
         )
+
+    def _refuse_at_once(self, job: Job) -> Refuse:
+        """Raises for the first refused items, where nothing would be kept of the others."""
+
+        def refuse(_: Mapping[int, str]) -> None:
+            if not self._write:
+                raise self._refused_error(job)
+
+        return refuse
+
+    def _refused_error(self, job: Job) -> RefusedTextsError:
+        refused = job.with_duplicates(job.refused)
+        return refused_error(job.request, refused, self.space if self._write else None)
 
     def _read_again(self, job: Job, failed: Positions) -> Positions:
         """Read rows that failed once more: another process may have mended them since.
@@ -243,13 +264,14 @@ class Pipeline:
         job: Job,
         missing: Positions,
         watcher: Watcher,
+        refuse: Refuse,
         stop: Callable[[], bool] = lambda: False,
     ) -> int:
         """Encode chunk by chunk, each written while the next one is computed.
 
         Returns:
             How many items were encoded: fewer than are missing if another thread encoded some of
-            them meanwhile, or `stop` ended it.
+            them meanwhile, the engine refused some, or `stop` ended it.
         """
         waited = not self._engine_lock.acquire(blocking=False)
         if waited:
@@ -258,19 +280,29 @@ class Pipeline:
             if waited:  # what this thread misses, the other one may have encoded
                 job.refresh()
                 missing = job.missing(missing)
-            return self._encode(job, missing, watcher, stop) if len(missing) else 0
+            return self._encode(job, missing, watcher, refuse, stop) if len(missing) else 0
         finally:
             self._engine_lock.release()
 
     def _encode(
-        self, job: Job, missing: Positions, watcher: Watcher, stop: Callable[[], bool]
+        self,
+        job: Job,
+        missing: Positions,
+        watcher: Watcher,
+        refuse: Refuse,
+        stop: Callable[[], bool],
     ) -> int:
         self._start_engine(job, watcher)
         encoded = 0
+
+        def leave_out(refused: Mapping[int, str]) -> None:
+            job.refused.update(refused)
+            refuse(refused)
+
         pending: Future[int] | None = None
         with ThreadPoolExecutor(1, "embcache-writer") as writer:
             try:
-                for chunk in self.chunker.cut(job.request, missing):
+                for chunk in self.chunker.cut(job.request, missing, leave_out):
                     if stop():
                         break
                     embedded = self._embed(job.request, chunk)

@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from embcache.errors import InputError, MissingTextsError, NonFiniteError, shown
+from embcache.errors import (
+    InputError,
+    MissingTextsError,
+    NonFiniteError,
+    RefusedTextsError,
+    shown,
+)
 from embcache.identity.identity import DTYPES
 from embcache.identity.keys import Keys, pair_keys, text_keys
 from embcache.pipeline.canary_texts import PAIRS, TEXTS
@@ -16,6 +22,8 @@ from embcache.store import Column, Space
 from embcache.store.index import Positions
 
 Rows = Sequence[int]
+
+_SHOWN_ROWS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +280,35 @@ def missing_error(request: Request, missing: Positions, space: Space | None) -> 
         f'({request.prompts}), and on_miss="raise". The first: {examples}. Encode them with '
         'on_miss="encode", or check model, revision, dtype and prompts against the cache.',
         missing=len(missing),
+    )
+
+
+def refused_error(
+    request: Request, refused: Mapping[int, str], space: Space | None
+) -> RefusedTextsError:
+    """Make the error for items that the engine refuses.
+
+    Args:
+        request: The request that has the items.
+        refused: Numbers of the items, at least one, duplicates included, in order; and why.
+        space: Where all others are by now; None where nothing is written.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    rows = list(refused)
+    shown_by_reason: dict[str, list[str]] = {}
+    for row in rows[:_SHOWN_ROWS]:
+        shown_by_reason.setdefault(refused[row], []).append(f"row {row}, {request.show(row)}")
+    examples = "; ".join(f"{', '.join(ns)}: {reason}" for reason, ns in shown_by_reason.items())
+    more = len(rows) - _SHOWN_ROWS
+    others = "Nothing is written in this run, so it ended here."
+    if space is not None:
+        others = f"All others are encoded and in {space.location}: the next run finds them there."
+    return RefusedTextsError(
+        f"{len(rows)} of {len(request)} {request.unit}s cannot be encoded. {examples}"
+        f"{f'; and {more} more (error.rows has them all)' if more > 0 else ''}. {others}",
+        rows,
     )
 
 

@@ -19,6 +19,7 @@ class EncodeStats:
         encoded: Distinct ones sent to the engine.
         seconds: Wall-clock seconds of the call.
         unit: What is counted, "text" or "pair".
+        refused: Distinct ones that the engine refused and that were left out; only a warm does so.
     """
 
     texts: int = 0
@@ -27,6 +28,7 @@ class EncodeStats:
     encoded: int = 0
     seconds: float = 0.0
     unit: str = "text"
+    refused: int = 0
 
     def __add__(self, other: EncodeStats) -> EncodeStats:
         return EncodeStats(
@@ -36,6 +38,7 @@ class EncodeStats:
             self.encoded + other.encoded,
             self.seconds + other.seconds,
             other.unit,
+            self.refused + other.refused,
         )
 
     def __str__(self) -> str:

@@ -1,6 +1,7 @@
 """Filling a cache over corpora of any size."""
 
-from embcache.warm.run import Plan, Warmer, WarmStats, plan
+from embcache.warm.plan import Plan, plan
+from embcache.warm.run import Warmer, WarmStats
 from embcache.warm.sources import BadRow, Columns, TextBatch
 from embcache.warm.streams import Shard, select
 

@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 from typing import IO, Any
@@ -39,12 +40,53 @@ class TextBatch:
         prompt: Put in front of each text; None where the encoder's prompts decide.
         prompt_type: "query", "document" or None, by which the encoder chooses its prompt; it is
             noted beside new rows.
+        numbers: Where each text is in its source: lines from 1, as editors count them, and rows
+            from 0, as data frames count them. Empty where that is not known.
+        unit: What `numbers` count: "line" or "row", say.
     """
 
     texts: list[str]
     source: str
     prompt: str | None = None
     prompt_type: str | None = None
+    numbers: Sequence[int] = ()
+    unit: str = "row"
+
+    def place(self, i: int) -> str:
+        """Where the i-th text came from, for a message: "x.jsonl, line 50001".
+
+        Args:
+            i: Position of the text in `texts`.
+
+        Returns:
+            The source's name, and the text's number in it where that is known.
+        """
+        name = "standard input" if self.source == "-" else self.source
+        return f"{name}, {self.unit} {self.numbers[i]}" if len(self.numbers) else name
+
+    def cut(self, where: slice) -> TextBatch:
+        """Some of the texts, each with its number.
+
+        Args:
+            where: Positions in `texts`.
+        """
+        return replace(self, texts=self.texts[where], numbers=self.numbers[where])
+
+    def joined(self, other: TextBatch) -> TextBatch | None:
+        """Both batches' texts as one batch, this one's first.
+
+        Args:
+            other: Another batch.
+
+        Returns:
+            The batch; None where both differ in more than their texts.
+        """
+        alike = replace(self, texts=[], numbers=()) == replace(other, texts=[], numbers=())
+        if not alike or bool(len(self.numbers)) != bool(len(other.numbers)):
+            return None
+        # An array, since a list of ints takes four times the memory.
+        numbers = array("q", [*self.numbers, *other.numbers]) if len(self.numbers) else ()
+        return replace(self, texts=[*self.texts, *other.texts], numbers=numbers)
 
 
 @dataclass(frozen=True)
@@ -256,7 +298,7 @@ def read_beir(folder: str, report: Report, parts: Iterable[str]) -> Iterator[Tex
             continue
         path = beir_file(folder, part)
         for batch in read_files("jsonl", [str(path)], columns, report):
-            yield TextBatch(batch.texts, batch.source, prompt_type=prompt_type)
+            yield replace(batch, prompt_type=prompt_type)
 
 
 def beir_file(folder: str, part: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from embcache.errors import ConfigError
@@ -60,12 +60,13 @@ def select(
     read: dict[str, int] = {}
     for batch in batches:
         start = read.get(batch.source, 0)
-        texts = batch.texts if limit is None else batch.texts[: max(limit - start, 0)]
-        read[batch.source] = start + len(texts)
+        if limit is not None:
+            batch = batch.cut(slice(max(limit - start, 0)))
+        read[batch.source] = start + len(batch.texts)
         if shard.of > 1:
-            texts = texts[(shard.number - 1 - start) % shard.of :: shard.of]
-        if texts:
-            yield replace(batch, texts=texts)
+            batch = batch.cut(slice((shard.number - 1 - start) % shard.of, None, shard.of))
+        if batch.texts:
+            yield batch
 
 
 def join_small(batches: Iterable[TextBatch], size: int) -> Iterator[TextBatch]:
@@ -80,12 +81,10 @@ def join_small(batches: Iterable[TextBatch], size: int) -> Iterator[TextBatch]:
     """
     held: TextBatch | None = None
     for batch in batches:
-        if held is not None and replace(held, texts=[]) == replace(batch, texts=[]):
-            held = replace(held, texts=[*held.texts, *batch.texts])
-        else:
-            if held is not None:
-                yield held
-            held = batch
+        joined = None if held is None else held.joined(batch)
+        if held is not None and joined is None:
+            yield held
+        held = batch if joined is None else joined
         if len(held.texts) >= size:
             yield held
             held = None
