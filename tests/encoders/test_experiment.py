@@ -340,3 +340,19 @@ def test_a_meta_that_says_all_is_not_copied() -> None:
     other = experiment_meta(meta, {"prompt_dict": {"query": "q: "}}, "s")
     assert other.revision == "s" and meta.experiment_kwargs is None
     json.dumps(other.to_dict(), default=str)  # as mteb writes it
+
+
+@pytest.mark.engine
+def test_with_the_real_model(
+    real_encoder: Callable[..., VllmEncoderWrapper], evaluate: Callable[[Any], tuple[float, int]]
+) -> None:
+    """The README's snippet, run again with other prompts, and without a cache of vectors."""
+    given: list[dict[str, Any]] = [
+        {"prompt_dict": {"query": "reverse: "}},
+        {"prompt_dict": {"query": "the moon and the tides: "}},
+        {},
+    ]
+    runs = [evaluate(real_encoder(**one)) for one in given]
+    assert all(texts > 0 for _, texts in runs)
+    for one, (score, _) in zip(given, runs, strict=True):
+        assert evaluate(real_encoder(**one, on_miss="raise")) == (score, 0)
