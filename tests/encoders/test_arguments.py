@@ -11,6 +11,7 @@ from embcache import CachedEncoder, ConfigError, VllmCrossEncoderWrapper, VllmEn
 from embcache.encoders.arguments import (
     CacheArguments,
     EngineArguments,
+    PairArguments,
     PromptArguments,
     VectorArguments,
     takes,
@@ -18,6 +19,7 @@ from embcache.encoders.arguments import (
 from tests.conftest import run_python
 
 KINDS = (EngineArguments, PromptArguments, CacheArguments, VectorArguments)
+EVERY_KIND = (*KINDS, PairArguments)
 
 
 def documented(function: Any) -> list[str]:
@@ -26,7 +28,7 @@ def documented(function: Any) -> list[str]:
     return re.findall(r"^    \*{0,2}(\w+): ", section, re.MULTILINE)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_every_field_says_what_it_is(kind: type[EngineArguments]) -> None:
     for field in kind.fields():
         line = field.metadata["doc"]
@@ -46,7 +48,8 @@ def test_the_docstring_of_the_cross_encoder_has_its_own_arguments() -> None:
     engine = EngineArguments.names()
     assert documented(VllmCrossEncoderWrapper) == [name for name in shown if name not in engine]
     first = ["model", "revision", "query_prefix", "document_prefix"]
-    assert shown == [*first, *engine, *CacheArguments.names(), "make_engine", "kwargs"]
+    pair = [*PairArguments.names(), *CacheArguments.names()]
+    assert shown == [*first, *engine, *pair, "make_engine", "kwargs"]
 
 
 def test_the_cached_encoder_has_the_same_defaults() -> None:

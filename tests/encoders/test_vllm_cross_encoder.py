@@ -11,16 +11,17 @@ import pytest
 from mteb.models import CrossEncoderProtocol, EncoderProtocol, vllm_wrapper
 
 from embcache import (
+    Cache,
     ConfigError,
     InputError,
     MissingTextsError,
     VllmCrossEncoderWrapper,
     VllmEncoderWrapper,
 )
-from embcache.encoders.arguments import CacheArguments
+from embcache.encoders.arguments import CacheArguments, PairArguments
 from embcache.identity.identity import Identity
 from tests.conftest import encode, loader, predict
-from tests.fakes import FakeScoringEngine
+from tests.fakes import Engines, FakeScoringEngine
 
 Make = Callable[..., VllmCrossEncoderWrapper]
 
@@ -40,7 +41,8 @@ def test_every_parameter_of_mteb_is_here_with_its_default() -> None:
     for name, parameter in theirs.items():
         assert ours[name].default == parameter.default, name
         assert ours[name].kind == parameter.kind, name
-    assert ours.keys() - theirs.keys() == {*CacheArguments.names(), "make_engine"}
+    added = {*PairArguments.names(), *CacheArguments.names(), "make_engine"}
+    assert ours.keys() - theirs.keys() == added
     predict_ = parameters(vllm_wrapper.VllmCrossEncoderWrapper.predict)
     assert parameters(VllmCrossEncoderWrapper.predict).keys() == predict_.keys()
 
@@ -93,6 +95,87 @@ def test_the_engine_gets_prefixes_and_texts(make_cross_encoder: Make) -> None:
     )
     predict(encoder, ["a", "b"], ["c", "a longer document"])
     assert engine.encoded == ["q: a\0d: c", "q: b\0d: a longer document"]
+
+
+def test_suffixes_and_template_reach_the_engine(make_cross_encoder: Make) -> None:
+    made = Engines(lambda model, revision, arguments, *_: FakeScoringEngine(arguments=arguments))
+    template = "{{ messages }}"
+    given = {"query_suffix": " <q>", "document_suffix": " <d>", "chat_template": template}
+    encoder = make_cross_encoder(query_prefix="q: ", make_engine=made, **given)
+    predict(encoder, ["a"], ["b"])
+    assert made[0].encoded == ["q: a <q>\0b <d>"]
+    assert made[0].arguments["chat_template"] == template
+    assert not {"query_suffix", "document_suffix"} & made[0].arguments.keys()
+
+
+def test_suffixes_and_template_are_part_of_the_key(make_cross_encoder: Make) -> None:
+    given = (
+        {},
+        {"query_suffix": "s"},
+        {"document_suffix": "s"},
+        {"query_prefix": "s"},
+        {"query_suffix": "s", "document_suffix": "s"},
+        {"chat_template": "{{ messages[0] }}"},
+        {"chat_template": "{{ messages[1] }}"},
+    )
+    for hits in (0, 1):
+        for one in given:
+            encoder = make_cross_encoder(**one)
+            predict(encoder, ["a"], ["b"])
+            assert encoder.stats.hits == hits, one
+
+
+def test_an_empty_suffix_and_no_template_change_no_key(make_cross_encoder: Make) -> None:
+    given = {"query_suffix": "", "document_suffix": "", "chat_template": None}
+    identity = make_cross_encoder(**given).identity
+    assert identity == make_cross_encoder().identity
+    assert identity.arguments == {"convert": "classify"}
+
+
+def test_a_template_counts_by_its_content(make_cross_encoder: Make, tmp_path: Path) -> None:
+    """As a text, as a file, and as a file of another name."""
+    text = "{{ messages[0].content }}\n"
+    for name in ("one.jinja", "two words"):
+        (tmp_path / name).write_text(text)
+    given = [text, str(tmp_path / "one.jinja"), tmp_path / "two words"]
+    assert len({make_cross_encoder(chat_template=one).identity.to_json() for one in given}) == 1
+    before = make_cross_encoder(chat_template=given[1]).identity
+    (tmp_path / "one.jinja").write_text(text + " ")
+    assert make_cross_encoder(chat_template=given[1]).identity != before
+
+
+def test_a_checked_space_with_suffixes_is_sound(make_cross_encoder: Make, tmp_path: Path) -> None:
+    """Keys are computed again from the columns, of which none holds a suffix."""
+    predict(make_cross_encoder(query_suffix=" s", query_prefix="p "), ["a", "b"], ["c", "d"])
+    check = Cache(tmp_path / "cache").space().check()
+    assert check.rows == 2 and check.ok
+
+
+@pytest.mark.parametrize(
+    ("template", "match"),
+    [
+        ("no/such/file.jinja", r"chat_template='no/such/file.jinja' is neither a file"),
+        ("", "chat_template='' is neither a file"),
+        ("{% if %}", "is no Jinja template: line 1: Expected an expression"),
+        ("{{ messages[0].content", "is no Jinja template: line 1"),
+        (Path("no") / "such" / "file", "is neither a file here"),
+    ],
+)
+def test_a_template_that_cannot_work(make_cross_encoder: Make, template: Any, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        make_cross_encoder(chat_template=template)
+
+
+def test_missing_pairs_are_shown_with_suffixes(make_cross_encoder: Make) -> None:
+    encoder = make_cross_encoder(on_miss="raise", document_suffix=" <d>")
+    with pytest.raises(MissingTextsError, match=r"prefixes '' and '', suffixes '' and ' <d>'"):
+        predict(encoder, ["a"], ["b"])
+
+
+def test_an_encoder_takes_no_template(make_encoder: Callable[..., VllmEncoderWrapper]) -> None:
+    for name in ("chat_template", "query_suffix", "document_suffix"):
+        with pytest.raises(ConfigError, match=f"{name} is no argument of this wrapper"):
+            make_encoder(**{name: "x"})
 
 
 def test_columns_on_disk(make_cross_encoder: Make, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_revision_of_a_hub_model_makes_a_new_space(
 
 def test_model_meta_brings_its_revision(make_encoder: Make) -> None:
     meta = mteb.get_model_meta("intfloat/e5-small")
-    encoder = make_encoder(meta, revision="ignored")
+    encoder = make_encoder(meta, revision="ignored", dtype="auto")
     assert encoder.identity.revision == meta.revision and encoder.mteb_model_meta is meta
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from embcache import EngineError, RefusedTextsError, VllmCrossEncoderWrapper, VllmEncoderWrapper
 from embcache.engine.vllm import VllmScoringEngine
 from tests.conftest import encode, predict
+from tests.fakes import Shared
 from tests.models import save_bert, save_cross_encoder, without_special_tokens
 
 pytestmark = pytest.mark.engine
@@ -47,6 +49,62 @@ def test_prefixes_are_put_in_front(
         real_scoring_engine,
         ["query: " + query for query in QUERIES[:9]],
         ["passage: " + document for document in DOCUMENTS[:9]],
+    )
+    assert (scores == expected).all()
+
+
+TEMPLATE = """<Instruct>: which answers?
+<Query>: {{ messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}
+<Document>: {{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}
+"""
+
+
+def with_template(engine: VllmScoringEngine, template: str | None) -> Any:
+    """The shared engine, as if it had been made with a template."""
+    other = copy.copy(engine)
+    other._template = template
+    return Shared(other)
+
+
+def test_a_template_is_applied_as_by_llm_score(
+    real_cross_encoder: Any, real_scoring_engine: VllmScoringEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "score.jinja").write_text(TEMPLATE)
+    outputs = real_scoring_engine._llm.score(
+        QUERIES[:9],
+        DOCUMENTS[:9],
+        chat_template=TEMPLATE,
+        tokenization_kwargs={"truncate_prompt_tokens": -1},
+        use_tqdm=False,
+    )
+    expected = np.array([output.outputs.score for output in outputs], np.float32)
+    made: list[Any] = []
+
+    def make(model: str, revision: str | None, arguments: dict[str, Any], *_: Any) -> Any:
+        made.append(arguments)
+        # What VllmScoringEngine itself makes of these arguments.
+        own = VllmScoringEngine(model, revision, arguments)
+        assert "chat_template" not in own._arguments
+        return with_template(real_scoring_engine, own._template)
+
+    for template in (TEMPLATE, tmp_path / "score.jinja"):
+        encoder = real_cross_encoder(chat_template=template, make_engine=make)
+        scores = predict(encoder, QUERIES[:9], DOCUMENTS[:9])
+        assert scores.tobytes() == expected.tobytes()
+    assert encoder.stats.hits == 9 and made[0]["chat_template"] == TEMPLATE
+    plain = predict(real_cross_encoder(), QUERIES[:9], DOCUMENTS[:9])
+    assert np.abs(plain - expected).max() > 1e-3
+
+
+def test_suffixes_are_put_behind(
+    real_cross_encoder: Any, real_scoring_engine: VllmScoringEngine
+) -> None:
+    given = {"query_suffix": " </q>", "document_suffix": " </d>", "document_prefix": "passage: "}
+    scores = predict(real_cross_encoder(**given), QUERIES[:9], DOCUMENTS[:9])
+    expected = plain_scores(
+        real_scoring_engine,
+        [query + " </q>" for query in QUERIES[:9]],
+        [f"passage: {document} </d>" for document in DOCUMENTS[:9]],
     )
     assert (scores == expected).all()
 

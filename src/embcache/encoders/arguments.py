@@ -15,6 +15,7 @@ from dataclasses import Field, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION
+from embcache.engine.vllm_arguments import check_engine_arguments
 from embcache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -114,23 +115,27 @@ class EngineArguments(Arguments):
     other: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def taken_from(cls, given: dict[str, Any]) -> Self:
+    def taken_from(cls, given: dict[str, Any], *, for_vllm: bool = False) -> Self:
         """Take all that is left of a call's keyword arguments: what has no field is `other`.
 
         Args:
             given: Keyword arguments by name, from which all other kinds have been taken; it is
                 empty afterwards.
+            for_vllm: Whether vLLM itself is to be started with them, not another engine.
 
         Returns:
             The arguments, with all that have no field here in `other`.
 
         Raises:
-            ConfigError: A name that vLLM does not know is an argument of another wrapper of
-                embcache, or like one of embcache's arguments, and so probably misspelt.
+            ConfigError: A name is an argument of another wrapper of embcache, or like one of
+                embcache's arguments, and so probably misspelt; or the installed vLLM does not know
+                it, see `check_engine_arguments`.
         """
         own = {name: given.pop(name) for name in cls.names() if name in given}
         for name in given:
             _refuse_own(name)
+        beside = given.keys() - {"lora_request"}
+        check_engine_arguments(beside, own.get("pooler_config"), own=for_vllm)
         other = dict(given)
         given.clear()
         return cls(**own, other=other)
@@ -167,6 +172,18 @@ class PromptArguments(Arguments):
     )
     apply_instruction_to_documents: bool = field(
         default=True, metadata=_doc("Whether documents get instructions too.")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairArguments(Arguments):
+    """What the cross-encoder makes of a pair, beside mteb's two prefixes."""
+
+    query_suffix: str = field(default="", metadata=_doc("Put behind every query."))
+    document_suffix: str = field(default="", metadata=_doc("Put behind every document."))
+    chat_template: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=_doc("Jinja template that makes one text of query and document, or its file."),
     )
 
 
@@ -235,7 +252,7 @@ def takes(*kinds: type[Arguments]) -> Callable[[F], F]:
 
 def _refuse_own(name: str) -> None:
     """Refuse an argument that has, or nearly has, the name of one of embcache's."""
-    kinds = (PromptArguments, CacheArguments, VectorArguments)
+    kinds = (PromptArguments, PairArguments, CacheArguments, VectorArguments)
     own = [*(each for kind in kinds for each in kind.names()), *_OTHER_NAMES]
     if name in own:
         raise ConfigError(f"{name} is no argument of this wrapper. Leave it out.")

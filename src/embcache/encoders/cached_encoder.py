@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from embcache.encoders.experiment import experiment_meta
 from embcache.encoders.inputs import Items, canary_dataset, read_items
+from embcache.encoders.live_settings import changed_settings
 from embcache.encoders.registry import truncated_meta, warn_if_untrained
 from embcache.encoders.vllm_base import VllmWrapperBase
 from embcache.engine.mteb_model import Item, ModelCall, ModelEngine
@@ -36,7 +38,7 @@ from embcache.store import Column, Database
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
-    from mteb.models import EncoderProtocol
+    from mteb.models import EncoderProtocol, ModelMeta
     from mteb.models.abs_encoder import AbsEncoder
     from mteb.types import Array, BatchedInput, PromptType
     from sentence_transformers import SentenceTransformer
@@ -87,7 +89,8 @@ class CachedEncoder:
             `VllmEncoderWrapper`; None for all.
 
     Attributes:
-        mteb_model_meta: The ModelMeta of the model; with `truncate_dim`, one that says so.
+        mteb_model_meta: The ModelMeta of the model, under which mteb keeps results of other
+            settings apart.
         stats: Counts of the last `encode`, an `EncodeStats`.
         total: The sum of all `stats` of this object.
 
@@ -123,7 +126,10 @@ class CachedEncoder:
         self._store_text = store_text
         self._canaries = canaries
         meta = getattr(self._model, "mteb_model_meta", None) or ModelMeta.create_empty()
-        self.mteb_model_meta = meta
+        self._meta: ModelMeta = meta
+        self._extra: dict[str, Any] = {"identity": dict(identity)} if identity else {}
+        if applied_prompt is not None:
+            self._extra["applied_prompt"] = applied_prompt
         self._rule = find_rule(self._model, applied_prompt)
         self._live = LiveModel(self._model, _PROMPT_NAMES if self._rule.known else frozenset())
         self._base = base_identity(self._model, meta, self._live, self._rule, identity)
@@ -139,7 +145,25 @@ class CachedEncoder:
         self.total = EncodeStats()
         if truncate_dim is not None:
             warn_if_untrained(truncate_dim, meta, hugging_face_config(self._model))
-            self.mteb_model_meta = truncated_meta(meta, truncate_dim)
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What mteb records about the model, and files its results under.
+
+        Its `experiment_kwargs` are the model's own and what they do not say: `identity`,
+        `applied_prompt`, `truncate_dim`, and what was changed of the model since it was loaded.
+        Around a model as mteb loads it, results are filed as those of the model itself.
+        """
+        # The revision of a directory is its content, as with the vLLM wrappers.
+        revision = self._base.revision if self._base.model == "local" else None
+        self._look()
+        changed = changed_settings(self._model, self._live, self._meta, self._base.revision)
+        meta = experiment_meta(self._meta, {**changed, **self._extra}, revision)
+        return meta if self._truncation is None else truncated_meta(meta, self._truncation.dim)
+
+    @mteb_model_meta.setter
+    def mteb_model_meta(self, meta: ModelMeta) -> None:
+        self._meta = meta
 
     def encode(
         self,
@@ -254,14 +278,10 @@ class CachedEncoder:
         """What the model is like, for its identity; as it was, while another thread calls it."""
         if self._model_lock.acquire(blocking=self._seen is None):
             try:
-                live = {
-                    "weights": self._live.weights(),
-                    "settings": canonical(self._live.settings(), "settings"),
-                    "state": self._live.state(),
-                }
+                found = self._live.look()
                 if self._seen is None and self._live.closed:
                     self._ask_about(self._live.closed)
-                self._seen = {name: value for name, value in live.items() if value}
+                self._seen = found
             finally:
                 self._model_lock.release()
         assert self._seen is not None

@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tqdm.auto import tqdm
 
 from embcache.encoders.arguments import CacheArguments, EngineArguments
+from embcache.encoders.experiment import experiment_meta
 from embcache.encoders.registry import find_model_meta
 from embcache.engine.base import Engine
 from embcache.engine.local_tokenizer import LocalTokenizer
@@ -56,6 +57,7 @@ class VllmWrapperBase:
         cache: Where results are kept, and what is done with them.
         make_engine: Makes the engine, which is started at the first miss.
         truncation: Cuts vectors on their way to the caller; None to return them whole.
+        beside: What is part of the identity beside the engine's arguments, by name.
 
     Attributes:
         convert: What vLLM makes of the model: "embed", or "classify" for cross-encoders.
@@ -70,7 +72,6 @@ class VllmWrapperBase:
     """
 
     convert: ClassVar[Literal["embed", "classify"]]
-    mteb_model_meta: ModelMeta | None
     _layout: ClassVar[Layout] = VECTORS
     _model_type: ClassVar[str] = "dense"
     _prompt_handling: ClassVar[PromptHandling] = PROMPT_AND_TEXT
@@ -83,12 +84,13 @@ class VllmWrapperBase:
         cache: CacheArguments,
         make_engine: MakeEngine,
         truncation: Truncation | None = None,
+        beside: Mapping[str, str] | None = None,
     ) -> None:
         check_on_miss(cache.on_miss)
         settled = normalize_dtype(engine.dtype)
         arguments = engine.for_vllm()
         adapter = arguments.pop("lora_request", None)
-        changing = vector_arguments(arguments)
+        changing = vector_arguments(arguments) | dict(beside or {})
         if self.convert != "embed":  # the default: identities of encoders do not name it
             changing["convert"] = self.convert
         self._write = not cache.read_only and cache.on_miss == "encode"
@@ -104,7 +106,7 @@ class VllmWrapperBase:
         if adapter is not None:
             directory, changing["lora_request"] = pin_adapter(adapter, memo)
         self._source = resolve_model(name, revision, memo)
-        self.mteb_model_meta = find_model_meta(model, self._source, self._model_type)
+        self._meta: ModelMeta | None = find_model_meta(model, self._source, self._model_type)
         self.stats = EncodeStats()
         self.total = EncodeStats()
         self._cache = cache
@@ -126,6 +128,28 @@ class VllmWrapperBase:
         self._lock = threading.RLock()  # two threads make one pipeline, and count in turn
         # At exit, or when nobody holds this object any more; atexit alone would hold it forever.
         weakref.finalize(self, self._engine.close)
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta | None:
+        """What mteb records about the model, and files its results under.
+
+        Its `experiment_kwargs` say all that was set here and changes vectors or scores, as it is
+        at the moment; with defaults they are None, as mteb's own wrapper has them.
+        """
+        if self._meta is None:
+            return None
+        return experiment_meta(self._meta, self._settings(), self._source.revision)
+
+    @mteb_model_meta.setter
+    def mteb_model_meta(self, meta: ModelMeta | None) -> None:
+        self._meta = meta  # `ModelMeta.load_model` sets it
+
+    def _settings(self) -> dict[str, Any]:
+        """What the user set and what changes vectors or scores, by name."""
+        settings = {k: v for k, v in self._requested.arguments.items() if k != "convert"}
+        if self._requested.dtype != "auto":
+            settings["dtype"] = self._requested.dtype
+        return settings
 
     def cleanup(self) -> None:
         """Free the engine if it was started; the next miss starts it again."""

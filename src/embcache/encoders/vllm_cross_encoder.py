@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from embcache.encoders.arguments import CacheArguments, EngineArguments, takes
+from embcache.encoders.arguments import CacheArguments, EngineArguments, PairArguments, takes
 from embcache.encoders.inputs import read_texts
 from embcache.encoders.vllm_base import MakeEngine, VllmWrapperBase
 from embcache.engine.vllm import VllmScoringEngine
+from embcache.errors import ConfigError, shown
 from embcache.identity.identity import PREFIXED_PAIR
 from embcache.pipeline.request import PairRequest
 from embcache.store import SCORES
@@ -36,6 +39,11 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         revision: As for `VllmEncoderWrapper`, like every argument that is not listed here.
         query_prefix: Put in front of every query (`inputs1`).
         document_prefix: Put in front of every document (`inputs2`).
+        query_suffix: Put behind every query.
+        document_suffix: Put behind every document.
+        chat_template: The Jinja template by which `LLM.score` makes one text of a pair, whose
+            messages have the roles `query` and `document`; or a file that holds it, of which the
+            content counts. None lets vLLM join them as it does for the model.
         cache_path: Directory of the cache; None for no cache. It may be the one of an encoder.
         on_miss: "encode" sends pairs that are not cached to the engine; "raise" never starts an
             engine and raises MissingTextsError instead.
@@ -63,7 +71,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
     _model_type = "cross-encoder"
     _prompt_handling = PREFIXED_PAIR
 
-    @takes(EngineArguments, CacheArguments)
+    @takes(EngineArguments, PairArguments, CacheArguments)
     def __init__(
         self,
         model: str | os.PathLike[str] | ModelMeta,
@@ -76,10 +84,17 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
     ) -> None:
         self.query_prefix = query_prefix
         self.document_prefix = document_prefix
+        pair = PairArguments.taken_from(kwargs)
         cache = CacheArguments.taken_from(kwargs)
-        engine = EngineArguments.taken_from(kwargs)
+        engine = EngineArguments.taken_from(kwargs, for_vllm=make_engine is None)
         make_engine = VllmScoringEngine if make_engine is None else make_engine
-        super().__init__(model, revision, engine, cache, make_engine)
+        if pair.chat_template is not None:
+            template = _read_template(pair.chat_template)
+            engine = dataclasses.replace(engine, other={**engine.other, "chat_template": template})
+        names = ("query_suffix", "document_suffix")
+        suffixes = {name: text for name in names if (text := getattr(pair, name))}
+        self._suffixes = (pair.query_suffix, pair.document_suffix)
+        super().__init__(model, revision, engine, cache, make_engine, beside=suffixes)
 
     def predict(
         self,
@@ -121,7 +136,41 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
             queries=read_texts(inputs1),
             documents=read_texts(inputs2),
             prefixes=(self.query_prefix, self.document_prefix),
+            suffixes=self._suffixes,
             task=task_metadata.name,
             show_progress=bool(kwargs.get("show_progress_bar", True)),
         )
         return self._run(request).reshape(-1)
+
+    def _settings(self) -> dict[str, Any]:
+        prefixes = {"query_prefix": self.query_prefix, "document_prefix": self.document_prefix}
+        return super()._settings() | {name: text for name, text in prefixes.items() if text}
+
+
+def _read_template(template: str | os.PathLike[str]) -> str:
+    """The text of a chat template: as vLLM's `--chat-template`, a file or the template itself.
+
+    Raises:
+        ConfigError: It is neither, or is no Jinja template.
+    """
+    import jinja2  # comes with torch
+
+    given = os.fspath(template)
+    is_text = isinstance(template, str) and any(character in given for character in "{}\n")
+    if is_text:
+        text = given
+    elif Path(given).is_file():
+        text = Path(given).read_text(encoding="utf-8")
+    else:
+        raise ConfigError(
+            f"chat_template={given!r} is neither a file here (working directory: {Path.cwd()}) nor "
+            "a Jinja template: it has no braces. Give one of the two."
+        )
+    try:
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError(
+            f"chat_template={shown(given)} is no Jinja template: line {error.lineno}: "
+            f"{error.message}. Mend it: vLLM would fail on every pair."
+        ) from error
+    return text

@@ -18,6 +18,7 @@ from embcache.encoders.arguments import (
     VectorArguments,
     takes,
 )
+from embcache.encoders.experiment import prompt_settings
 from embcache.encoders.inputs import read_texts
 from embcache.encoders.registry import (
     model_config,
@@ -122,12 +123,12 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         prompts = PromptArguments.taken_from(kwargs)
         cache = CacheArguments.taken_from(kwargs)
         truncate_dim = VectorArguments.taken_from(kwargs).truncate_dim
-        engine = EngineArguments.taken_from(kwargs)
+        engine = EngineArguments.taken_from(kwargs, for_vllm=make_engine is None)
         _check_template(prompts.use_instructions, prompts.instruction_template)
         truncation = None if truncate_dim is None else Truncation(truncate_dim)
         make_engine = VllmEngine if make_engine is None else make_engine
         super().__init__(model, revision, engine, cache, make_engine, truncation)
-        registered = registered_prompts(self.mteb_model_meta)
+        registered = registered_prompts(self._meta)
         # mteb looks static prompts up in the one and instructions in the other.
         self.model_prompts = self.prompts_dict = resolve_prompts(
             prompts.prompt_dict, registered, self._source.name
@@ -135,10 +136,10 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         self.use_instructions = prompts.use_instructions
         self.instruction_template = prompts.instruction_template
         self.apply_instruction_to_passages = prompts.apply_instruction_to_documents
-        if truncate_dim is not None and self.mteb_model_meta is not None:
+        if truncate_dim is not None and self._meta is not None:
             config = model_config(self._source) | (engine.hf_overrides or {})
-            warn_if_untrained(truncate_dim, self.mteb_model_meta, config)
-            self.mteb_model_meta = truncated_meta(self.mteb_model_meta, truncate_dim)
+            warn_if_untrained(truncate_dim, self._meta, config)
+            self._meta = truncated_meta(self._meta, truncate_dim)
 
     def encode(
         self,
@@ -219,6 +220,15 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
                 "Give the prompt itself."
             )
         return (self.prompts_dict or {}).get("" if kind is None else kind.value, "")
+
+    def _settings(self) -> dict[str, Any]:
+        return super()._settings() | prompt_settings(
+            prompts=self.prompts_dict,
+            use_instructions=self.use_instructions,
+            template=self.instruction_template,
+            documents=self.apply_instruction_to_passages,
+            priority=self.prompt_priority,
+        )
 
     def _prompt(self, task_metadata: TaskMetadata, prompt_type: PromptType | None) -> str:
         prompt = ""

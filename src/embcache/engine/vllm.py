@@ -275,11 +275,22 @@ class VllmScoringEngine(VllmEngine):
     Args:
         model: As for `VllmEngine`, like all arguments.
         revision: Commit of the hub snapshot; None for a directory.
-        arguments: Arguments of `vllm.EngineArgs`, dtype included.
+        arguments: Arguments of `vllm.EngineArgs`, dtype included; and `chat_template`, the text of
+            the template by which `LLM.score` joins the pairs.
         adapter: Directory of a LoRA adapter that is applied to every pair.
     """
 
     convert = "classify"
+
+    def __init__(
+        self,
+        model: str,
+        revision: str | None,
+        arguments: Mapping[str, Any],
+        adapter: str | None = None,
+    ) -> None:
+        super().__init__(model, revision, arguments, adapter)
+        self._template: str | None = self._arguments.pop("chat_template", None)
 
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
         """Leave the pairs as they are; their texts are tokenized for lengths and refusals only.
@@ -337,6 +348,8 @@ class VllmScoringEngine(VllmEngine):
 
     def _run(self, prompts: list[Any], **options: Any) -> list[Any]:
         queries, documents = zip(*prompts, strict=True)
+        if self._template is not None:  # older versions of vLLM do not know the argument
+            options["chat_template"] = self._template
         outputs: list[Any] = self._llm.score(list(queries), list(documents), **options)
         return outputs
 

@@ -42,18 +42,22 @@ class _History:
     """What an encoder was like, for as long as it lives, whoever looks at it.
 
     Attributes:
-        first: Values by path as they were when they were first seen, or when somebody else than
-            the encoder changed them; None before the first look.
+        original: Values by path as they were at the first look.
+        first: The same, but for what somebody else than the encoder changed since; None before the
+            first look.
         last: The same after the encoder's last call, or the last look.
     """
 
+    original: dict[str, str] = field(default_factory=dict)
     first: dict[str, str] | None = None
     last: dict[str, str] = field(default_factory=dict)
 
     def look(self, now: dict[str, str]) -> dict[str, str]:
         """Take in what has changed since the last look; returns `first`."""
         if self.first is None:
+            self.original = now
             self.first = dict(now)
+            self.last = now
         for path in now.keys() | self.last.keys():
             if now.get(path) == self.last.get(path):
                 continue
@@ -84,15 +88,18 @@ class LiveModel:
 
     Attributes:
         closed: What the last `state` could not look into: types by path.
+        found: What the last `look` returned.
     """
 
     def __init__(self, encoder: Any, ignored: frozenset[str] = frozenset()) -> None:
         self._encoder = encoder
         self._weights_version: object = None
         self._weights: str | None = None
+        self._ignored = ignored
         self._reader = StateReader(ignored)
         self._history = _history_of(encoder)
         self.closed: dict[str, str] = {}
+        self.found: dict[str, Any] = {}
 
     def dtype(self) -> str:
         """What the model computes in.
@@ -108,6 +115,31 @@ class LiveModel:
             if weight.is_floating_point():
                 return str(weight.dtype).removeprefix("torch.")
         return UNKNOWN_DTYPE
+
+    def look(self) -> dict[str, Any]:
+        """What the model is like now, for its identity.
+
+        Returns:
+            `weights`, `settings` in canonical form, and `state`; what there is none of is left out.
+
+        Raises:
+            ConfigError: A setting has no canonical form.
+        """
+        found = {
+            "weights": self.weights(),
+            "settings": canonical(self.settings(), "settings"),
+            "state": self.state(),
+        }
+        self.found = {name: value for name, value in found.items() if value}
+        return self.found
+
+    def like(self, encoder: Any) -> LiveModel:
+        """Another encoder, looked at in the same way."""
+        return LiveModel(encoder, self._ignored)
+
+    def changed(self) -> dict[str, str]:
+        """Those of `state` that somebody else than the encoder changed since it was first seen."""
+        return differing(_grouped(self._history.original), _grouped(self._history.first or {}))
 
     def weights(self) -> str | None:
         """Hash over all weights; computed again only if they have changed since the last call.
@@ -222,6 +254,11 @@ def _config(module: Any) -> Mapping[str, Any]:
     get = getattr(module, "get_config_dict", None)
     # default=str: modules of others may hold more than JSON can.
     return {} if get is None else dict(json.loads(json.dumps(get(), default=str)))
+
+
+def differing(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Those of `LiveModel.state` that differ, as they are now; "" for what is gone."""
+    return {n: now.get(n, "") for n in {**before, **now} if now.get(n) != before.get(n)}
 
 
 _GROUP_PARTS = 2

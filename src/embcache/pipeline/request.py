@@ -187,6 +187,8 @@ class PairRequest(Request):
         queries: `n` texts, without the prefix.
         documents: `n` texts, without the prefix.
         prefixes: What is put in front of every query, and what in front of every document.
+        suffixes: What is put behind every query, and what behind every document. The identity
+            holds them, not the pairs' keys: no column could record them in a space of format 1.
 
     Raises:
         InputError: There are not as many queries as documents.
@@ -195,6 +197,7 @@ class PairRequest(Request):
     queries: Sequence[str]
     documents: Sequence[str]
     prefixes: tuple[str, str] = ("", "")
+    suffixes: tuple[str, str] = ("", "")
 
     unit = "pair"
     verb = "score"
@@ -215,9 +218,12 @@ class PairRequest(Request):
         return pair_keys(identity, self.prefixes, self.queries, self.documents)
 
     def inputs(self, rows: Rows) -> list[Any]:
-        """`(prefix + query, prefix + document)`, a pair of strings for each of the rows."""
-        query, document = self.prefixes
-        return [(query + self.queries[row], document + self.documents[row]) for row in rows]
+        """`(prefix + query + suffix, prefix + document + suffix)` for each of the rows."""
+        (query, document), (query_end, document_end) = self.prefixes, self.suffixes
+        return [
+            (query + self.queries[row] + query_end, document + self.documents[row] + document_end)
+            for row in rows
+        ]
 
     def columns(self, rows: Rows) -> Mapping[str, Column]:
         """Both texts, both prefixes and the task, as columns of `store.schema.SCORES`."""
@@ -235,8 +241,11 @@ class PairRequest(Request):
 
     @property
     def prompts(self) -> str:
-        """Both prefixes, for messages."""
-        return "prefixes {!r} and {!r}".format(*self.prefixes)
+        """Both prefixes, and both suffixes if there are any, for messages."""
+        prefixes = "prefixes {!r} and {!r}".format(*self.prefixes)
+        if not any(self.suffixes):
+            return prefixes
+        return "{}, suffixes {!r} and {!r}".format(prefixes, *self.suffixes)
 
     def canaries(self, *, with_prompt: bool) -> PairRequest:
         """`canary_texts.PAIRS`, see `Request.canaries`."""
