@@ -20,6 +20,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from embcache.errors import ModelNotFoundError
 from embcache.identity.machine_memo import Memo
+from embcache.identity.model_files import hash_directory
 
 logger = logging.getLogger(__name__)
 
@@ -94,53 +95,6 @@ def resolve_model(model: str, revision: str | None = None, memo: Memo | None = N
         ) from error
     commit, snapshot = _resolve_commit(model, revision or "main")
     return ModelSource(model, model, commit, False, snapshot)
-
-
-def hash_directory(path: Path, memo: Memo) -> str:
-    """Hash a model directory's files: their relative names and their content.
-
-    Hidden files, `__pycache__` and Markdown files are left out: they change no vector, and tools
-    touch them (download metadata, model cards).
-
-    Args:
-        path: The directory; symbolic links in it are followed.
-        memo: Remembers each file's hash by path, size, modification time and inode.
-
-    Returns:
-        32 hex digits.
-    """
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.is_file()
-        and file.suffix.lower() != ".md"
-        and not any(
-            part.startswith(".") or part == "__pycache__" for part in file.relative_to(path).parts
-        )
-    )
-    with ThreadPoolExecutor(max_workers=4) as pool:  # xxhash and reading release the GIL
-        hashes = list(pool.map(lambda file: _hash_file(file, memo), files))
-    lines = [
-        f"{file.relative_to(path).as_posix()}\0{digest}"
-        for file, digest in zip(files, hashes, strict=True)
-    ]
-    return xxhash.xxh3_128_hexdigest("\n".join(lines).encode("utf-8", "surrogateescape"))
-
-
-def _hash_file(path: Path, memo: Memo) -> str:
-    stat = path.stat()
-    version = f"file\0{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
-    remembered = memo.get(version)
-    if remembered is not None:
-        return remembered
-    hasher = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            hasher.update(block)
-    digest = hasher.hexdigest()
-    if time.time() - stat.st_mtime > _SETTLED_AFTER_S:
-        memo.put(version, digest)
-    return digest
 
 
 def _resolve_commit(model: str, revision: str) -> tuple[str, str | None]:
