@@ -24,7 +24,8 @@ from embcache.identity.identity import (
     vector_arguments,
 )
 from embcache.identity.machine_memo import Memo
-from embcache.identity.weights import pin_adapter, pin_tokenizer, resolve_model
+from embcache.identity.pinned_arguments import PinnedArguments
+from embcache.identity.weights import resolve_model
 from embcache.pipeline.pipeline import Pipeline, check_on_miss
 from embcache.pipeline.request import Request
 from embcache.pipeline.result import Truncation
@@ -86,8 +87,7 @@ class VllmWrapperBase:
         check_on_miss(cache.on_miss)
         settled = normalize_dtype(engine.dtype)
         arguments = engine.for_vllm()
-        adapter = arguments.pop("lora_request", None)
-        changing = vector_arguments(arguments)
+        changing = vector_arguments({k: v for k, v in arguments.items() if k != "lora_request"})
         if self.convert != "embed":  # the default: identities of encoders do not name it
             changing["convert"] = self.convert
         self._write = not cache.read_only and cache.on_miss == "encode"
@@ -99,10 +99,8 @@ class VllmWrapperBase:
             name = model = os.fspath(model)
         else:
             name, revision = str(model.name), model.revision
-        directory = None
-        if adapter is not None:
-            directory, changing["lora_request"] = pin_adapter(adapter, memo)
-        self._source = resolve_model(name, revision, memo)
+        self._source = resolve_model(name, revision, memo, arguments.get("hf_token"))
+        self._pinned = PinnedArguments(arguments, changing, self._source, memo)
         self.mteb_model_meta = find_model_meta(model, self._source, self._model_type)
         self.stats = EncodeStats()
         self.total = EncodeStats()
@@ -112,14 +110,19 @@ class VllmWrapperBase:
             self._source.identity_name,
             self._source.revision,
             settled,
-            pin_tokenizer(changing, memo),
+            self._pinned.identity,
             prompt_handling=self._prompt_handling.name,
         )
         self._requested = self._identity
-        self._auto = AutoDtype(self._identity, self._source, arguments, memo, self.convert)
-        self._engine = make_engine(
-            *self._source.load_from, {**arguments, "dtype": settled}, directory
+        self._auto = AutoDtype(
+            self._identity, self._source, self._pinned.engine, memo, self.convert
         )
+        self._engine = make_engine(
+            *self._source.load_from,
+            {**self._pinned.engine, "dtype": settled},
+            self._pinned.adapter,
+        )
+        self._checked = False  # whether what the engine loaded is what was pinned
         self._pipeline: Pipeline | None = None
         self._lock = threading.RLock()  # two threads make one pipeline, and count in turn
         # At exit, or when nobody holds this object any more; atexit alone would hold it forever.
@@ -160,6 +163,7 @@ class VllmWrapperBase:
                 or is not installed while the cache holds nothing for this model.
         """
         with self._lock:
+            self._checked = self._checked and self._engine.started
             if self._pipeline is None:
                 self._pipeline = self._make_pipeline(show_progress)
             return self._pipeline
@@ -214,6 +218,9 @@ class VllmWrapperBase:
         return dtype
 
     def _check_engine(self) -> None:
+        if not self._checked:
+            self._pinned.check()
+            self._checked = True
         expected, actual = self._identity.dtype, self._engine.dtype
         if expected in ("auto", actual):
             return

@@ -19,7 +19,7 @@ import xxhash
 from embcache.errors import ConfigError
 from embcache.identity.identity import Identity, canonical
 from embcache.identity.machine_memo import Memo
-from embcache.identity.weights import hash_directory
+from embcache.identity.model_files import hash_directory
 
 if TYPE_CHECKING:
     import torch

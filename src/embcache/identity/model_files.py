@@ -100,10 +100,9 @@ def changed_files(old: str, new: str, memo: Memo) -> list[str]:
         Relative names, sorted, those that only one has with `+` or `-` in front; none where a
         hash is not remembered.
     """
-    remembered = memo.get(_files_key(old)), memo.get(_files_key(new))
-    if remembered[0] is None or remembered[1] is None:
+    before, after = (json.loads(memo.get(_files_key(one)) or "null") for one in (old, new))
+    if before is None or after is None:
         return []
-    before, after = map(json.loads, remembered)
     return sorted(
         name if name in before and name in after else f"+{name}" if name in after else f"-{name}"
         for name in before.keys() | after.keys()
