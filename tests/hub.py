@@ -1,4 +1,4 @@
-"""A Hugging Face hub without a network: branches that move, and a local cache as the hub lays it."""
+"""A Hugging Face hub without a network: branches that move, and a cache as the hub lays it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Hub:
     def add(
         self, repo: str, files: Mapping[str, str], commit: str = FIRST, branch: str = "main"
     ) -> Path:
-        """Put a snapshot into the cache: links to blobs by digest, and a branch that leads to it."""
+        """Put a snapshot into the cache, links to blobs, and have a branch lead to it."""
         folder = self.cache / f"models--{repo.replace('/', '--')}"
         snapshot = folder / "snapshots" / commit
         (folder / "blobs").mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,7 @@ class Hub:
             blob.write_bytes(content)
             link = snapshot / name
             link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(blob, link.parent))
         (folder / "refs").mkdir(exist_ok=True)
         (folder / "refs" / branch).write_text(commit)

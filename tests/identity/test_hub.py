@@ -115,7 +115,7 @@ def test_a_branch_online_and_offline(hub: Hub) -> None:
 
 
 def test_no_name_at_all() -> None:
-    with pytest.raises(ModelNotFoundError, match="tokenizer='./x' is neither a directory here"):
+    with pytest.raises(ModelNotFoundError, match=r"tokenizer='\./x' is neither a directory here"):
         pin("./x", None, argument="tokenizer")
 
 

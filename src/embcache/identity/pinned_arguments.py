@@ -64,6 +64,7 @@ class PinnedArguments:
         self._token = arguments.get("hf_token")
         self._contents: dict[Path, str] = {}
         self._moving: dict[tuple[str, str | None], str] = {}
+        self._files: dict[str, list[str]] = {}
         if source.is_local and source.directory is not None:
             self._contents[source.directory] = source.revision
         self._pin_adapter()
@@ -90,7 +91,7 @@ class PinnedArguments:
         changed += [
             repo
             for (repo, revision), sha in self._moving.items()
-            if self._pin(repo, revision, "code").sha != sha
+            if self._pin(repo, revision, "code", *self._files[repo]).sha != sha
         ]
         if self._named_code() != self._code:
             changed.append("the code that the model's configuration names")
@@ -213,7 +214,8 @@ class PinnedArguments:
         """A name with its commit, which `check` looks up again, as the engine cannot be told."""
         if existing_path(name, argument) is not None:
             return name
-        sha = self._pin(name, None, argument, "adapter_config.json", MODEL_CONFIG).sha
+        self._files[name] = ["adapter_config.json", MODEL_CONFIG]
+        sha = self._pin(name, None, argument, *self._files[name]).sha
         self._watch({name: sha}, None)
         return f"{name}@{sha}"
 
@@ -282,13 +284,16 @@ class PinnedArguments:
             self._watch(commits, None)
 
     def _watch(self, commits: Mapping[str, str], revision: str | None) -> None:
+        """Have `check` look names up again, of which the engine cannot be told the commit."""
         for repo, sha in commits.items():
+            self._files.setdefault(repo, [MODEL_CONFIG, TOKENIZER_CONFIG])
             if is_commit(sha):
                 self._moving[repo, revision] = sha
 
     def _pin_code_of(self, repo: str, revision: str | None, files: list[str]) -> str:
         if (path := existing_path(repo, "auto_map")) is not None:
             return f"local {self._digest(path)}"
+        self._files[repo] = files
         return self._pin(repo, revision, "code", *files, by="code_revision").sha
 
 
