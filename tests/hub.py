@@ -32,15 +32,15 @@ class Hub:
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
 
     def go_online(self) -> None:
-        """Answer from `branches`; what is not in the cache cannot be downloaded all the same."""
+        """Answer from `branches`, and have no further files."""
 
         def model_info(_: Any, repo: str, *, revision: str, **others: Any) -> Any:
             self.asked.append((repo, revision))
             return SimpleNamespace(sha=self.branches[repo, revision])
 
         self._monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        self._monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")  # nobody is there
         self._monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+        self._monkeypatch.setattr("huggingface_hub.HfApi.file_exists", lambda *_, **__: False)
 
     def add(
         self, repo: str, files: Mapping[str, str], commit: str = FIRST, branch: str = "main"

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from embcache import ModelNotFoundError
 from embcache.identity.hub import Commit, pin, read_file
@@ -129,3 +131,14 @@ def test_a_file_of_a_commit(hub: Hub) -> None:
     assert read_file(Commit("org/name", FIRST), "config.json") == MODEL["config.json"]
     assert read_file(Commit("org/name", FIRST), "missing.json") is None  # it may be on the hub
     assert read_file(Commit("org/name", FIRST, snapshot), "missing.json") == ""
+    hub.go_online()
+    assert read_file(Commit("org/name", FIRST), "missing.json") == ""
+
+
+def test_a_file_of_a_hub_out_of_reach(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download would try five times, for half a minute."""
+    began = time.monotonic()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")  # nobody listens there
+    assert read_file(Commit("org/name", FIRST), "config.json") is None
+    assert time.monotonic() - began < 10

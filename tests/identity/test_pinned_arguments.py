@@ -125,8 +125,14 @@ class TestConfiguration:
         offline = pinned(model, hf_config_path=found.engine["hf_config_path"])
         assert offline.identity == found.identity
 
-    def test_that_cannot_be_downloaded(self, model: Path, hub: Hub) -> None:
+    def test_that_cannot_be_downloaded(
+        self, model: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def download(*_: Any, **__: Any) -> None:
+            raise ConnectionError("broken pipe")
+
         hub.go_online()
+        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
         hub.branches["org/config", "main"] = FIRST
         with pytest.raises(ModelNotFoundError, match="hf_config_path='org/config' cannot be down"):
             pinned(model, hf_config_path="org/config")
@@ -235,6 +241,15 @@ class TestCode:
         before = pinned(model).identity
         write(tmp_path / "lib", {"modeling.py": "y"})
         assert pinned(model).identity != before
+
+    def test_that_is_seen_only_when_the_engine_has_loaded_it(self, code: Hub) -> None:
+        source = resolve_model("org/name", FIRST, Memo())
+        found = PinnedArguments({"trust_remote_code": True}, {}, source, Memo())
+        code.add("org/name", MODEL)
+        found.check()
+        code.add("org/name", {"config.json": auto_map("org/code--modeling.Config")})
+        with pytest.raises(EngineError, match="code that the model's configuration names"):
+            found.check()
 
     def test_a_laptop_without_the_model(self, hub: Hub) -> None:
         """With a full commit nothing is asked, so that cached vectors are found without a hub."""

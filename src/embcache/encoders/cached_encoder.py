@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embcache.encoders.inputs import Items, read_items
+from embcache.encoders.new_space import say_what_differs
 from embcache.encoders.registry import truncated_meta, warn_if_untrained
 from embcache.encoders.vllm_base import VllmWrapperBase
 from embcache.engine.mteb_model import Item, ModelCall, ModelEngine
@@ -251,6 +252,7 @@ class CachedEncoder:
             space = self._database.space(
                 identity, self._name, engine.version, store_text=self._store_text
             )
+            say_what_differs(self._database, space)
         return Pipeline(
             engine,
             identity,

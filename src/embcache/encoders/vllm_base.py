@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from tqdm.auto import tqdm
 
 from embcache.encoders.arguments import CacheArguments, EngineArguments
+from embcache.encoders.new_space import say_what_differs
 from embcache.encoders.registry import find_model_meta
 from embcache.engine.base import Engine
 from embcache.errors import DtypeMismatchError
@@ -190,6 +191,7 @@ class VllmWrapperBase:
                 layout=self._layout,
                 store_text=self._cache.store_text,
             )
+            say_what_differs(self._database, space)
         return Pipeline(
             self._engine,
             self._identity,

@@ -161,29 +161,21 @@ def read_file(commit: Commit, name: str, token: str | bool | None = None) -> str
     Returns:
         Its text, `""` where the repository has no such file; None where that cannot be found out.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
-    try:
-        path = hf_hub_download(
-            commit.repo,
-            name,
-            revision=commit.sha,
-            etag_timeout=HUB_TIMEOUT_S,
-            local_files_only=commit.snapshot is not None,
-            token=token,
-        )
-    except LocalEntryNotFoundError:
-        # Of a snapshot that is here, everything that will be loaded is here.
-        return None if commit.snapshot is None else ""
-    except EntryNotFoundError:
-        return ""
-    except Exception as error:
-        # Gated, or a broken connection, as any HTTP library says it. The engine cannot load what
-        # cannot be read, so nothing wrong is cached meanwhile.
-        logger.debug("%s of %s cannot be read: %s", name, commit, error)
-        return None
-    return Path(path).read_text(encoding="utf-8")
+    path = try_to_load_from_cache(commit.repo, name, revision=commit.sha)
+    if path is None and commit.snapshot is None:
+        try:
+            # Asked first, because a download tries again for half a minute where nobody answers.
+            if HfApi(token=token).file_exists(commit.repo, name, revision=commit.sha):
+                path = hf_hub_download(commit.repo, name, revision=commit.sha, token=token)
+        except Exception as error:
+            # Gated, or no connection, as any HTTP library says it. The engine cannot load what
+            # cannot be read, and when it could, it is looked at again.
+            logger.debug("%s of %s cannot be read: %s", name, commit, error)
+            return None
+    # Not a path: the hub has no such file, or it is not among those of the snapshot to be loaded.
+    return Path(path).read_text(encoding="utf-8") if isinstance(path, str) else ""
 
 
 def commit_of_snapshot(path: Path) -> Commit | None:

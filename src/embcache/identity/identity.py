@@ -73,6 +73,9 @@ _SECRETS = frozenset(
 )
 """Never in an identity, which everybody reads who reads the cache, however deep they stand."""
 
+LOCAL = "local"
+"""What stands for a directory in an identity: its name decides no vector."""
+
 DTYPES = {
     "float32": "float32",
     "float": "float32",

@@ -23,6 +23,7 @@ _WORDS = re.compile(
     r"(.*_)?(type|types|impl|mode|format|dtype|backend|act|activation|method|policy|level|strategy"
     r"|architectures|quantization|runner|convert)"
 )
+_HASH = re.compile(r"local [0-9a-f]+")
 
 
 def with_contents(value: Any, digest: Callable[[Path], str], name: str = "") -> Any:
@@ -51,6 +52,19 @@ def with_contents(value: Any, digest: Callable[[Path], str], name: str = "") -> 
         return value
     path = existing_path(value, name)
     return value if path is None else f"local {digest(path)}"
+
+
+def holds_a_hash(value: Any) -> bool:
+    """Whether `with_contents` put a hash into an argument's value.
+
+    Args:
+        value: The value as an identity holds it.
+    """
+    if isinstance(value, Mapping):
+        return any(map(holds_a_hash, value.values()))
+    if isinstance(value, list):
+        return any(map(holds_a_hash, value))
+    return isinstance(value, str) and bool(_HASH.fullmatch(value))
 
 
 def existing_path(value: str, name: str) -> Path | None:

@@ -93,7 +93,10 @@ class PinnedArguments:
             for (repo, revision), sha in self._moving.items()
             if self._pin(repo, revision, "code", *self._files[repo]).sha != sha
         ]
-        if self._named_code() != self._code:
+        if any(
+            _repos(now) != _repos(then)
+            for now, then in zip(self._named_code(), self._code, strict=True)
+        ):
             changed.append("the code that the model's configuration names")
         if changed:
             raise EngineError(
@@ -186,7 +189,8 @@ class PinnedArguments:
             del self.engine["hf_config_path"]  # the model's own, of the model's commit
             return None
         else:
-            commit = self._pin(str(given), None, "hf_config_path")
+            repo, _, sha = str(given).partition("@")  # as the identity has it
+            commit = self._pin(repo, sha or None, "hf_config_path")
             if commit.snapshot is None:
                 commit = _download_configuration(commit, self._token)
             self.engine["hf_config_path"] = commit.snapshot
@@ -231,10 +235,10 @@ class PinnedArguments:
             return Code({}, own=False), Code({}, own=False)
         model = self._source.directory or self._home()
         of_model = code_of(self._config_at or model, MODEL_CONFIG, self._token)
+        if of_model is None:
+            return None, None  # the hub is out of reach: not asked again
         overrides = named_code(self.identity.get("hf_overrides"))
-        if of_model is not None or overrides.repos:
-            found = of_model or Code({}, own=True)
-            of_model = Code({**found.repos, **overrides.repos}, found.own or overrides.own)
+        of_model = Code({**of_model.repos, **overrides.repos}, of_model.own or overrides.own)
         return of_model, code_of(self._tokenizer_at or model, TOKENIZER_CONFIG, self._token)
 
     def _pin_model_code(self, code: Code | None) -> None:
@@ -247,7 +251,7 @@ class PinnedArguments:
         if is_commit(given):
             return
         home = self._home()
-        repos = {} if code is None else dict(code.repos)
+        repos = dict(_repos(code))
         named = home is not None and repos.pop(home.repo, None) is not None
         own = named or code is None or code.own
         commits = {repo: self._pin_code_of(repo, given, files) for repo, files in repos.items()}
@@ -274,7 +278,7 @@ class PinnedArguments:
         """Pin a tokenizer's code in other repositories, of which vLLM can be told no commit."""
         home = self._tokenizer_at or self._home()
         commits = {}
-        for repo, files in ({} if code is None else code.repos).items():
+        for repo, files in _repos(code).items():
             if not isinstance(home, Commit) or repo != home.repo:
                 commits[repo] = self._pin_code_of(repo, None, files)
             elif home.snapshot is not None:
@@ -295,6 +299,10 @@ class PinnedArguments:
             return f"local {self._digest(path)}"
         self._files[repo] = files
         return self._pin(repo, revision, "code", *files, by="code_revision").sha
+
+
+def _repos(code: Code | None) -> Mapping[str, list[str]]:
+    return {} if code is None else code.repos
 
 
 def _download_configuration(commit: Commit, token: str | bool | None) -> Commit:

@@ -20,6 +20,7 @@ from embcache.identity.hub import (
     edited_files,
     pin,
 )
+from embcache.identity.identity import LOCAL
 from embcache.identity.machine_memo import Memo
 from embcache.identity.model_files import hash_directory
 
@@ -93,7 +94,7 @@ def resolve_model(
             )
         commit = commit_of_snapshot(path)
         if commit is None or _is_edited(path, memo, weights=True):
-            return ModelSource(model, "local", hash_directory(path, memo, exports=False), True)
+            return ModelSource(model, LOCAL, hash_directory(path, memo, exports=False), True)
         return ModelSource(commit.repo, commit.repo, commit.sha, False, commit.snapshot)
     if path.is_file():
         raise ModelNotFoundError(
@@ -104,7 +105,7 @@ def resolve_model(
     # Large files are not read for this: under the hub's name they never were, and take a while.
     if here is not None and _is_edited(here, memo, weights=False):
         content = hash_directory(here, memo, exports=False)
-        return ModelSource(model, "local", content, True, str(here))
+        return ModelSource(model, LOCAL, content, True, str(here))
     return ModelSource(model, model, commit.sha, False, commit.snapshot)
 
 
@@ -144,7 +145,7 @@ def pin_adapter(lora_request: Any, memo: Memo) -> tuple[str, str]:
             f"lora_request={given!r} has no adapter_config.json. Give the directory that PEFT "
             "saved the adapter to."
         )
-    return str(path.absolute()), f"local {hash_directory(path, memo, exports=False)}"
+    return str(path.absolute()), f"{LOCAL} {hash_directory(path, memo, exports=False)}"
 
 
 def _download(name: str) -> Path:
