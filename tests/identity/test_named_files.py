@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ def test_what_is_written_to_counts_by_its_name(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("text", ["", "org/name", "\0", "x" * 5000, "a\nb", "\udcff", "{{ x }}/y"])
 def test_other_texts_stay(text: str) -> None:
     assert pinned({"chat_template": text, "n": 1}) == {"chat_template": text, "n": 1}
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path / "pipe"), "/dev/null"):
+        assert pinned({"x": path}) == {"x": path}
 
 
 def test_what_cannot_be_looked_into_is_asked_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

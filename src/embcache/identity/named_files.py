@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def existing_path(value: str, name: str) -> Path | None:
         return None
     path = Path(os.path.expanduser(value))
     try:
-        path.stat()
+        mode = path.stat().st_mode
     except PermissionError as error:
         raise ConfigError(
             f"{name}={value!r} may be a file, and {path.parent} cannot be looked into: what it "
@@ -96,4 +97,5 @@ def existing_path(value: str, name: str) -> Path | None:
         raise
     except ValueError:  # lone surrogates
         return None
-    return path.absolute()
+    # A pipe or a device has no content that stays: reading it would take it from the engine.
+    return path.absolute() if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None
