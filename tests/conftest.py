@@ -24,6 +24,7 @@ from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper
 from embcache.encoders import vllm_encoder
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine, VllmScoringEngine
 from tests.fakes import Engines, FakeEngine, FakeScoringEngine, Shared
+from tests.hub import Hub
 from tests.spaces import open_space, scores, shared_folder  # fixtures of tests that need a table
 
 __all__ = ["open_space", "scores", "shared_folder"]
@@ -104,6 +105,12 @@ def tiny_model(tmp_path: Path) -> Path:
     (folder / "config.json").write_text('{"model_type": "bert"}')
     (folder / "model.safetensors").write_bytes(b"weights")
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """A hub of this test's own, with an empty cache."""
+    return Hub(tmp_path / "hub", monkeypatch)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from embcache.identity.identity import Identity
 from embcache.store import Database, Space
 from tests.conftest import encode
 from tests.fakes import FakeEngine, fake_vector
+from tests.hub import FIRST, SECOND, Hub
 
 Make = Callable[..., VllmEncoderWrapper]
 
@@ -83,12 +84,31 @@ def test_an_adapter_whose_place_is_given(make_encoder: Make, tmp_path: Path) -> 
         embed_as(info, "text")
 
 
-@pytest.mark.parametrize("name", ["lora_request", "tokenizer"])
+@pytest.mark.parametrize("name", ["lora_request", "tokenizer", "hf_config_path", "of_the_future"])
 def test_files_whose_place_is_not_noted(name: str, make_encoder: Make, tmp_path: Path) -> None:
     info = filled(make_encoder, tmp_path)
     identity = info.metadata.identity.with_arguments({name: "local 0123"})
     with pytest.raises(ConfigError, match=f"was filled with {name}=local 0123, a hash"):
         embed_as(with_identity(info, identity), "text")
+
+
+def test_names_that_were_pinned(make_encoder: Make, tmp_path: Path, hub: Hub) -> None:
+    """What the space notes of them is what leads to the same engine again."""
+    code = '{"auto_map": {"AutoTokenizer": ["org/code--tok.Slow", null]}}'
+    hub.add("org/code", {"tok.py": "x"})
+    hub.add("org/tok", {"tokenizer_config.json": code})
+    hub.add("org/config", {"config.json": "{}"})
+    info = filled(make_encoder, tmp_path, tokenizer="org/tok", hf_config_path="org/config")
+    assert info.metadata.identity.arguments == {
+        "tokenizer": "org/tok",
+        "tokenizer_revision": FIRST,
+        "hf_config_path": f"org/config@{FIRST}",
+        "tokenizer_code": {"org/code": FIRST},
+    }
+    assert len(embed_as(info, "text")) == 8
+    hub.add("org/code", {"tok.py": "y"}, SECOND)
+    with pytest.raises(ConfigError, match="is not the model that filled"):
+        embed_as(info, "text")
 
 
 def test_another_encoder(make_encoder: Make, tmp_path: Path) -> None:

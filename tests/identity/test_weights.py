@@ -11,7 +11,8 @@ from huggingface_hub import constants
 
 from embcache import ModelNotFoundError
 from embcache.identity.machine_memo import Memo
-from embcache.identity.weights import hash_directory, pin_tokenizer, resolve_model
+from embcache.identity.model_files import hash_directory
+from embcache.identity.weights import resolve_model
 from tests.conftest import run_python
 
 COMMIT = "ffb93f3bd4047442299a41ebb6fa998a38507c52"
@@ -185,12 +186,3 @@ def test_a_file_and_an_empty_directory(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelNotFoundError, match=r"without a config\.json"):
         resolve_model(str(tmp_path / "empty"))
-
-
-def test_tokenizer_directories_are_pinned_by_content(model: Path, memo: Memo) -> None:
-    one = pin_tokenizer({"tokenizer": str(model)}, memo)
-    (model / "config.json").write_text('{"x": 1}')
-    two = pin_tokenizer({"tokenizer": str(model)}, memo)
-    assert one["tokenizer"] != two["tokenizer"] and str(model) not in str(one)
-    assert pin_tokenizer({"tokenizer": "a/b"}, memo) == {"tokenizer": "a/b"}
-    assert pin_tokenizer({}, memo) == {}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from embcache.encoders.experiment import experiment_meta
 from embcache.encoders.inputs import Items, canary_dataset, read_items
 from embcache.encoders.live_settings import changed_settings
+from embcache.encoders.new_space import say_what_differs
 from embcache.encoders.registry import truncated_meta, warn_if_untrained
 from embcache.encoders.vllm_base import VllmWrapperBase
 from embcache.engine.mteb_model import Item, ModelCall, ModelEngine
@@ -320,6 +321,7 @@ class CachedEncoder:
             space = self._database.space(
                 identity, self._name, engine.version, store_text=self._store_text
             )
+            say_what_differs(self._database, space)
         return Pipeline(
             engine,
             identity,

