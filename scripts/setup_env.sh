@@ -13,6 +13,7 @@ python=$venv/bin/python
 # Lines: place (path, device, Python), lock, project. Absent: never finished, or interrupted.
 # Place alone: pip refused something, but what is there is sound and the next run goes on from it.
 stamp=$venv/.embcache-setup
+origins=$venv/.embcache-origins # where pip found each package
 torch_index=https://download.pytorch.org/whl/cpu
 
 say() { printf '%s\n' "$*"; }
@@ -102,7 +103,7 @@ fi
 # ---- set it up --------------------------------------------------------------------------------
 
 log=$(mktemp) || exit 1
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log" "$log.report"' EXIT
 # Without these, a shell whose pip ended "normally" on Ctrl-C would go on and leave a stamp.
 trap 'exit 129' HUP
 trap 'exit 130' INT
@@ -119,7 +120,8 @@ case $(uname -m) in aarch64) binary= ;; *) binary='--only-binary=:all:' ;; esac
 # --no-compile: Python compiles what is imported, which is far less than what is installed.
 pip_install() {
     "$python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
-        --no-compile $binary "$@" >>"$log" 2>&1
+        --no-compile $binary --report "$log.report" "$@" >>"$log" 2>&1 &&
+        "$python" scripts/check_torch.py note "$log.report" "$origins" >>"$log" 2>&1
 }
 
 # pip_failed STATUS WHAT [FIX...]: say so, with pip's own words.
@@ -197,6 +199,16 @@ to look nor from $torch_index." \
     ok
 fi
 
+# An index that has torch 2.13.0+cpu satisfies torch==2.13.0, and vllm for CUDA does not import then.
+step "torch is for $device"
+wrong=$("$python" scripts/check_torch.py check "$device" "$lock" "$origins" 2>"$log") || {
+    say "$place" >"$stamp"
+    [ -n "$wrong" ] && "$python" -m pip uninstall --quiet --yes $wrong >/dev/null 2>&1
+    say "no"
+    fail "$(cat "$log")"
+}
+ok
+
 step "embcache itself (editable)"
 : >"$log"
 # --no-index and no build isolation: its build tools are in the lock, so this works offline.
@@ -209,9 +221,13 @@ ok
 # set, and then every process would compile mteb, torch and vllm again, for 4 s and more.
 step "first import"
 env -u PYTHONDONTWRITEBYTECODE "$python" -W ignore -c '
+import importlib.util
+if importlib.util.find_spec("torchvision"): import torchvision
 import embcache, lance, lancedb, mteb, pytest, sentence_transformers
 from vllm import LLM' >"$log" 2>&1 ||
     fail "what was installed cannot be imported:" "$(tail -n 4 "$log" | cut -c 1-250)" \
+        "Where pip found torch, and what is built for it:" \
+        "$(grep -E '^"(torch|vllm)' "$origins" 2>/dev/null | cut -c 1-250)" \
         "Once what it names is mended, call make again; or begin anew: make distclean"
 ok
 
