@@ -15,6 +15,7 @@ from embcache import (
     ConfigError,
     InputError,
     MissingTextsError,
+    RefusedTextsError,
     VllmCrossEncoderWrapper,
     VllmEncoderWrapper,
 )
@@ -57,6 +58,18 @@ def test_it_is_an_mteb_cross_encoder(make_cross_encoder: Make) -> None:
 def test_scores_are_one_number_a_pair(make_cross_encoder: Make) -> None:
     scores = predict(make_cross_encoder(), ["q", "q", "r"], ["d", "e", "d"])
     assert scores.shape == (3,) and scores.dtype == np.float32 and len(set(scores)) == 3
+
+
+def test_a_refused_pair_holds_up_no_other(make_cross_encoder: Make) -> None:
+    """Prefixes count for the engine; the message shows the caller's texts, and all rows."""
+    encoder = make_cross_encoder(query_prefix="q: ")
+    engine: Any = encoder._engine
+    engine.refuse = {"q: b\0"}
+    with pytest.raises(RefusedTextsError, match=r"2 of 4 pairs .* row 1, \('b', ''\), row 3") as e:
+        predict(encoder, ["a", "b", "c", "b"], ["x", "", "y", ""])
+    assert e.value.rows == [1, 3] and isinstance(e.value, ValueError)
+    cached = make_cross_encoder(query_prefix="q: ", on_miss="raise")
+    assert len(predict(cached, ["a", "c"], ["x", "y"])) == 2
 
 
 def test_the_pair_is_ordered(make_cross_encoder: Make) -> None:
