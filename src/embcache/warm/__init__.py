@@ -1,12 +1,13 @@
 """Filling a cache over corpora of any size."""
 
 from embcache.warm.run import Plan, Warmer, WarmStats, plan
-from embcache.warm.sources import BadRow, Columns, TextBatch
+from embcache.warm.sources import BadRow, Columns, Dialect, TextBatch
 from embcache.warm.streams import Shard, select
 
 __all__ = [
     "BadRow",
     "Columns",
+    "Dialect",
     "Plan",
     "Shard",
     "TextBatch",
