@@ -83,11 +83,13 @@ class Sources:
             print_note("further rows that are left out are only counted")
 
     def check_read(self, texts: int) -> None:
-        """Refuse sources in which there was no text at all.
+        """Refuse sources in which there was no text at all, and say so where they have no rows.
 
         Raises:
             InputError: There was none, but rows that had to be left out.
         """
+        if not texts and not self.bad_rows:
+            print_note("there are no texts: the sources are empty, or the shard is")
         if not texts and self.bad_rows:
             raise InputError(
                 f"No row had a text: {self.bad_rows:,} were left out, the first ones are named "

@@ -14,6 +14,7 @@ Values = tuple[Any, Any, Any]
 """Of one row: what is in the columns of texts, titles and instructions; None for no value."""
 
 _MISSING = object()
+_NO_OUTER = object()  # null, where a nested column would be: as good as null, and no proof of it
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,13 @@ class Columns:
             What the columns hold. A column of texts that is not there holds a complaint, which
             `make` raises.
         """
-        if self.text in row:
-            text = row[self.text]
-        else:
-            text = _value(row, self.text)
-            if text is _MISSING:
-                text = ValueError(f"no column {self.text!r} (columns: {_listed(row) or 'none'})")
+        text = row.get(self.text, _MISSING)
+        if text is _MISSING and (text := _found(row, self.text, _MISSING)) is _MISSING:
+            text = ValueError(f"no column {self.text!r} (columns: {_listed(row) or 'none'})")
         if self.title is None and self.instruction is None:
             return text, None, None
         title, instruction = (
-            None if name is None or (found := _value(row, name)) is _MISSING else found
+            None if name is None else _found(row, name, None)
             for name in (self.title, self.instruction)
         )
         return text, title, instruction
@@ -167,8 +165,13 @@ def names_in(row: Mapping[str, Any], wanted: Collection[str]) -> list[str]:
         row: Values by column.
         wanted: Names that may be paths.
     """
-    nested = [name for name in wanted if name not in row and _value(row, name) is not _MISSING]
-    return [*row, *nested]
+    none = (_MISSING, _NO_OUTER)
+    return [*row, *(name for name in wanted if name not in row and _value(row, name) not in none)]
+
+
+def _found(row: Mapping[str, Any], name: str, missing: Any) -> Any:
+    value = _value(row, name)
+    return missing if value is _MISSING else None if value is _NO_OUTER else value
 
 
 def _value(row: Mapping[str, Any], name: str) -> Any:
@@ -177,11 +180,13 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
         return row[name]
     at = name.find(".")
     while at >= 0:
-        inner = row.get(name[:at], _MISSING)
-        if isinstance(inner, Mapping):
-            return _value(inner, name[at + 1 :])
-        if inner is None:
-            return None  # a row without the outer one has no inner one either
+        outer = row.get(name[:at], _MISSING)
+        if outer is None:
+            return _NO_OUTER
+        if isinstance(outer, Mapping):
+            inner = _value(outer, name[at + 1 :])
+            if inner is not _MISSING:
+                return inner
         at = name.find(".", at + 1)
     return _MISSING
 

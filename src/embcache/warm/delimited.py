@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -13,6 +14,8 @@ from embcache.errors import ConfigError, shown
 from embcache.warm.batches import BadRow, Report, Row, TextBatch, batched, shown_name
 from embcache.warm.columns import Columns
 from embcache.warm.opened import opened_text
+
+logger = logging.getLogger(__name__)
 
 _DELIMITERS = ",;\t|"
 # The module's default, 128 kB, is less than a long document; without any, a quote that nothing
@@ -83,6 +86,8 @@ def read_delimited(
         if delimiter is None:
             delimiter = _delimiter(head, quotes, columns, dialect, name)
         records = _records(chain(head, file), delimiter, quotes, name, report)
+        if not quotes and dialect.quotes is None:
+            records = _doubted(records, name)
         rows = _rows(records, columns, dialect, name, report)
         yield from batched(rows, columns, str(path), "line", report)
 
@@ -125,6 +130,22 @@ def _records(
             yield start, record
 
 
+def _doubted(records: Iterator[_Record], name: str) -> Iterator[_Record]:
+    """The same records; warns of the first field that looks as if its quotes were none of it."""
+    for line, record in records:
+        yield line, record
+        if any(len(field) > 1 and field[0] == field[-1] == '"' for field in record):
+            logger.warning(
+                "%s, line %d: %s is in quotes, and they are read as part of the text. quotes=True "
+                "reads them as those of CSV are; quotes=False says that this is right.",
+                name,
+                line,
+                shown(next(field for field in record if field[:1] == '"')),
+            )
+            break
+    yield from records
+
+
 def _rows(
     records: Iterator[_Record], columns: Columns, dialect: Dialect, name: str, report: Report
 ) -> Iterator[Row]:
@@ -144,8 +165,11 @@ def _rows(
     text, title, instruction = (names.index(n) if n in names else None for n in columns.names)
     for line, record in records:
         if len(record) != width:
-            # A delimiter or a line break that nobody quoted: half a text is none.
-            reason = f"{len(record)} fields, and the first line has {width}"
+            # Half a text is none.
+            reason = (
+                f"{len(record)} fields, and the first line has {width}: is a delimiter or a line "
+                "break in a field not quoted?"
+            )
             report(BadRow(f"{name}, line {line}", reason))
             continue
         yield (

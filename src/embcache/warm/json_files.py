@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +17,12 @@ from embcache.warm.opened import opened_text
 _LOOKED_AT = 1000
 _CHUNK = 2**20
 _LONGEST = 2**28  # characters of one element of an array; a string that nothing ends has more
+_TOKEN = 16  # characters, at most, of what is wrong only because it is cut off
+_NO_BLANK = re.compile(r"\S")
+_DECODER = json.JSONDecoder()
+
+Object = tuple[int, Mapping[str, Any]]
+"""The number of a row in its source, and its values by column."""
 
 
 def read_json(path: Path, columns: Columns, report: Report) -> Iterator[TextBatch]:
@@ -40,12 +47,11 @@ def read_json(path: Path, columns: Columns, report: Report) -> Iterator[TextBatc
     with opened_text(path) as file:
         blank, first = _first_character(file)
         if first == "[":
-            rows, unit = _objects(enumerate(_elements(file, name)), name, "row", report), "row"
+            objects, unit = _objects(_elements(file, name), name, report), "row"
         else:
             lines = chain([first + file.readline()], file)
-            numbered = _parsed(enumerate(lines, blank + 1), name, report)
-            rows, unit = _objects(numbered, name, "line", report), "line"
-        yield from batched(checked(rows, columns, name), columns, str(path), unit, report)
+            objects, unit = _lines(enumerate(lines, blank + 1), name, report), "line"
+        yield from batched(checked(objects, columns, name), columns, str(path), unit, report)
 
 
 def _first_character(file: IO[str]) -> tuple[int, str]:
@@ -56,16 +62,15 @@ def _first_character(file: IO[str]) -> tuple[int, str]:
     return blank, character
 
 
-def _parsed(
-    lines: Iterable[tuple[int, str]], name: str, report: Report
-) -> Iterator[tuple[int, Any]]:
+def _lines(lines: Iterable[tuple[int, str]], name: str, report: Report) -> Iterator[Object]:
+    """The objects of JSON lines."""
     first = True
     for number, line in lines:
-        if not line.strip():
-            continue
         try:
             value = json.loads(line)
         except ValueError as error:
+            if not line.strip():
+                continue
             if first and _goes_on(line, error):
                 raise InputError(
                     f"{name}: the JSON that begins in line {number} goes on in the next one. Give "
@@ -74,94 +79,134 @@ def _parsed(
                 ) from error
             report(BadRow(f"{name}, line {number}", f"broken JSON ({error})"))
         else:
-            yield number, value
+            if isinstance(value, dict):
+                yield number, value
+            else:
+                report(BadRow(f"{name}, line {number}", _no_object(value)))
         first = False
 
 
 def _goes_on(line: str, error: ValueError) -> bool:
-    at = error.pos if isinstance(error, json.JSONDecodeError) else 0
-    return line.lstrip().startswith("{") and not line[at:].strip()
+    """Whether a line is broken only in that it ends; a string cannot go on in the next one."""
+    if not isinstance(error, json.JSONDecodeError) or error.msg.startswith("Invalid control"):
+        return False
+    return line.lstrip().startswith("{") and not line[error.pos :].strip()
 
 
-def _objects(
-    values: Iterable[tuple[int, Any]], name: str, unit: str, report: Report
-) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, value in values:
-        if isinstance(value, Mapping):
+def _objects(elements: Iterable[Any], name: str, report: Report) -> Iterator[Object]:
+    """Those elements of an array that are objects."""
+    for number, value in enumerate(elements):
+        if isinstance(value, dict):
             yield number, value
         else:
-            what = f"a JSON {type(value).__name__}, not an object with columns"
-            report(BadRow(f"{name}, {unit} {number}", what))
+            report(BadRow(f"{name}, row {number}", _no_object(value)))
 
 
-def checked(
-    rows: Iterable[tuple[int, Mapping[str, Any]]], columns: Columns, name: str
-) -> Iterator[Row]:
+def _no_object(value: Any) -> str:
+    return f"a JSON {type(value).__name__}, not an object with columns"
+
+
+def checked(rows: Iterable[Object], columns: Columns, name: str) -> Iterator[Row]:
     """The rows' values; raises where none of the first thousand has a column that is needed.
 
     These are fewer than a batch, so no text has been handed on by then.
+
+    Args:
+        rows: Numbered rows of a source.
+        columns: What is wanted of them.
+        name: The source's name.
+
+    Yields:
+        Numbered values, as `Columns.read` returns them.
+
+    Raises:
+        ConfigError: None of the first rows has a column that a source must have.
     """
+    rows = iter(rows)
     names: dict[str, None] = {}
-    count = 0
-    for count, (number, row) in enumerate(rows, 1):
-        if count <= _LOOKED_AT:
-            names.update(dict.fromkeys(names_in(row, columns.required)))
+    for number, row in islice(rows, _LOOKED_AT):
+        names.update(dict.fromkeys(names_in(row, columns.required)))
         yield number, columns.read(row)
-        if count == _LOOKED_AT:
-            columns.check(names, name)
-    if 0 < count < _LOOKED_AT:
+    if names:
         columns.check(names, name)
+    for number, row in rows:
+        yield number, columns.read(row)
 
 
 def _elements(file: IO[str], name: str) -> Iterator[Any]:
     """The elements of an array whose opening bracket was read."""
-    decoder = json.JSONDecoder()
-    buffer, number = "", 0
-    while True:
-        buffer = _filled(buffer, file)
-        if number == 0 and buffer.startswith("]"):
-            buffer = buffer[1:]
-            break
-        value, end, buffer = _element(decoder, buffer, file, f"{name}, row {number}")
-        yield value
-        number += 1
-        buffer = _filled(buffer[end:], file)
-        separator, buffer = buffer[:1], buffer[1:]
+    ahead = _Ahead(file)
+    number = 0
+    while not (number == 0 and ahead.skip_blanks() == "]"):
+        yield ahead.element(f"{name}, row {number}")
+        separator = ahead.skip_blanks()
         if separator == "]":
             break
         if separator != ",":
             found = f"{separator!r} instead of a comma or ]" if separator else "the file ends"
-            raise InputError(f"{name}: broken JSON array ({found} after row {number - 1}).")
-    if rest := _filled(buffer, file):
-        raise InputError(f"{name}: behind the end of the JSON array, there is {rest[:20]!r}.")
+            raise InputError(f"{name}: broken JSON array ({found} after row {number}).")
+        ahead.at += 1
+        ahead.skip_blanks()
+        number += 1
+    ahead.at += 1
+    if rest := ahead.skip_blanks():
+        raise InputError(f"{name}: there is more behind the end of the JSON array: {rest!r} ...")
 
 
-def _filled(buffer: str, file: IO[str]) -> str:
-    """The buffer without blanks in front, with more of the file if else nothing were left."""
-    buffer = buffer.lstrip()
-    while not buffer and (more := file.read(_CHUNK)):
-        buffer = more.lstrip()
-    return buffer
+class _Ahead:
+    """A part of a file in memory, and a position in it.
 
+    Args:
+        file: The file.
+    """
 
-def _element(
-    decoder: json.JSONDecoder, buffer: str, file: IO[str], place: str
-) -> tuple[Any, int, str]:
-    """The element that a buffer begins with, its end, and the buffer with what had to be read."""
-    while True:
-        try:
-            value, end = decoder.raw_decode(buffer)
-        except json.JSONDecodeError as error:
-            unfinished = error.msg.startswith("Unterminated") or error.pos > len(buffer) - 16
-            if unfinished and len(buffer) < _LONGEST and (more := file.read(len(buffer) + _CHUNK)):
-                buffer += more
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._buffer = ""
+        self.at = 0
+
+    def skip_blanks(self) -> str:
+        """Go to the next character that is no blank; it is returned, or nothing at the end."""
+        while True:
+            if match := _NO_BLANK.search(self._buffer, self.at):
+                self.at = match.start()
+                return match[0]
+            self.at = len(self._buffer)
+            if not self._read_on():
+                return ""
+
+    def element(self, place: str) -> Any:
+        """Go behind the element that begins here, and return it.
+
+        Args:
+            place: What it is called in messages.
+
+        Raises:
+            InputError: It is broken.
+        """
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._buffer, self.at)
+            except json.JSONDecodeError as error:
+                unfinished = (
+                    error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - _TOKEN
+                )
+                if unfinished and len(self._buffer) < _LONGEST and self._read_on():
+                    continue
+                found = self._buffer[error.pos : error.pos + _TOKEN]
+                raise InputError(
+                    f"{place}: broken JSON ({error.msg}: {found!r}), and where the next row begins "
+                    "cannot be told. One object a line has no such trouble."
+                ) from error
+            # A number at the very end may have further digits.
+            if end == len(self._buffer) and self._read_on():
                 continue
-            raise InputError(
-                f"{place}: broken JSON ({error.msg}: {buffer[error.pos : error.pos + 20]!r}), and "
-                "where the next row begins cannot be told. One object a line has no such trouble."
-            ) from error
-        # A number at the very end may have further digits.
-        if end == len(buffer) and (more := file.read(_CHUNK)):
-            buffer += more
-            continue
-        return value, end, buffer
+            self.at = end
+            return value
+
+    def _read_on(self) -> bool:
+        """Have as much again in memory; whether there was more."""
+        kept = self._buffer[self.at :]
+        more = self._file.read(max(_CHUNK, len(kept)))
+        self._buffer, self.at = kept + more, 0
+        return bool(more)
