@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import mteb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
 from datasets import Dataset, DatasetDict
@@ -266,10 +267,24 @@ def test_damage_is_one_clear_error(
     with pytest.raises(InputError, match=name):
         run(f"--{kind}", tmp_path / name, *dry)
     # what the first or last bytes tell is said before the engine starts for another file
-    if not dry and kind == "parquet":
+    if not dry and "[{" not in str(content):
         with pytest.raises(InputError, match=name):
             run("--jsonl", tmp_path / "good.jsonl", f"--{kind}", tmp_path / name)
         assert not any(engine.starts for engine in fake_engines)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_later_file_without_the_column_is_said_before_the_engine_starts(
+    kind: str, run: Run, tmp_path: Path, fake_engines: list[FakeEngine]
+) -> None:
+    (tmp_path / "good.jsonl").write_text('{"text": "a"}\n')
+    table = pa.table({"body": ["b"]})
+    with pa.ipc.new_file(tmp_path / "x.arrow", table.schema) as file:
+        file.write_table(table)
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(ConfigError, match=rf"x\.{kind} has no column 'text', only 'body'"):
+        run("--jsonl", tmp_path / "good.jsonl", f"--{kind}", tmp_path / f"x.{kind}")
+    assert not any(engine.starts for engine in fake_engines)
 
 
 def test_a_broken_data_set(run: Run, tmp_path: Path) -> None:

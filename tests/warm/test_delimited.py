@@ -174,6 +174,15 @@ def test_tsv_as_ms_marco_has_it(tmp_path: Path) -> None:
     ]
 
 
+def test_a_name_where_there_is_no_header(tmp_path: Path) -> None:
+    path = write(tmp_path, f"0\t{'passage ' * 50}\n", "collection.tsv")
+    message = (
+        r"no column 'text', only '0', 'passage .*\.\.\..* without a header are numbers, from 1"
+    )
+    with pytest.raises(ConfigError, match=message):
+        read("tsv", path)
+
+
 def test_tsv_with_a_header_and_too_many_tabs(tmp_path: Path) -> None:
     path = write(tmp_path, "id\ttext\n1\ta\n2\ttab\there\n3\tb\n", "x.tsv")
     found, bad = places("tsv", path)

@@ -108,6 +108,14 @@ def test_a_first_line_that_is_broken_costs_one_row(tmp_path: Path) -> None:
         assert found == {"line 3": "b"} and bad[0].startswith("line 1: broken JSON")
 
 
+def test_json_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    deep = "[" * 200_000
+    found, bad = places("jsonl", write(tmp_path, f'{{"text": {deep}\n{{"text": "a"}}\n'))
+    assert found == {"line 2": "a"} and "recursion" in bad[0]
+    with pytest.raises(InputError, match="row 1: JSON that is nested too deeply"):
+        read("jsonl", write(tmp_path, f'[{{"text": "a"}}, {deep}'))
+
+
 def test_nested_columns_by_their_path(tmp_path: Path) -> None:
     path = write(tmp_path, '{"doc": {"text": "a"}}\n{"doc": null}\n{"doc.text": "b"}\n')
     found, bad = places("jsonl", path, Columns("doc.text"))

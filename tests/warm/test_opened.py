@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -109,7 +110,7 @@ def pipe() -> Iterator[Callable[[bytes], str]]:
         made.append(out)
 
         def feed() -> None:
-            with open(into, "wb", buffering=0) as file:
+            with suppress(BrokenPipeError), open(into, "wb", buffering=0) as file:
                 for at in range(20):
                     file.write(data[at : at + 1])
                 file.write(data[20:])

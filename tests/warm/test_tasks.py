@@ -48,6 +48,13 @@ def test_only_a_part(part: str, missing: str, make_encoder: Make) -> None:
         mteb.evaluate(encoder, MockRetrievalTask(), cache=None, show_progress_bar=False)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_places_in_a_retrieval_task(make_encoder: Make) -> None:
+    batches = list(read_task(MockRetrievalTask(), make_encoder(), BOTH, threading.Event()))
+    places = [batch.place(i) for batch in batches for i in range(len(batch.texts))]
+    assert {"MockRetrievalTask, document 0", "MockRetrievalTask, query 1"} <= set(places)
+
+
 def test_an_unknown_part(make_encoder: Make) -> None:
     with pytest.raises(ConfigError, match="part 'titles' is none of corpus, queries"):
         list(read_task(MockRetrievalTask(), make_encoder(), ("titles",), threading.Event()))

@@ -56,15 +56,40 @@ def read_parquet(path: Path, columns: Columns, report: Report) -> Iterator[TextB
         yield from _texts(batches, paths, columns, path, report)
 
 
-def count_parquet_rows(path: Path) -> int:
-    """How many rows a parquet file has.
+def inspect_parquet(path: Path, columns: Columns | None = None) -> int:
+    """Look at the end of a parquet file, which says what is in it.
 
     Args:
         path: The file.
+        columns: What it must have; None for anything.
+
+    Returns:
+        The number of its rows.
+
+    Raises:
+        ConfigError: The file lacks a column, or has it twice.
     """
     import pyarrow.parquet as pq
 
-    return int(pq.read_metadata(path).num_rows)
+    with pq.ParquetFile(path) as file:
+        if columns is not None:
+            _paths(file.schema_arrow, columns, path)
+        return int(file.metadata.num_rows)
+
+
+def inspect_arrow(path: Path, columns: Columns | None = None) -> None:
+    """Look at the schema of an Arrow file or stream, and at the end of a file.
+
+    Args:
+        path: The file.
+        columns: What it must have; None for anything.
+
+    Raises:
+        ConfigError: The file lacks a column, or has it twice.
+    """
+    with _opened_arrow(path) as (schema, _):
+        if columns is not None:
+            _paths(schema, columns, path)
 
 
 def read_arrow(path: Path, columns: Columns, report: Report) -> Iterator[TextBatch]:

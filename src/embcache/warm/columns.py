@@ -126,12 +126,13 @@ class Columns:
         """
         return self.make(self.read(row))
 
-    def check(self, names: Collection[str], where: str) -> None:
+    def check(self, names: Collection[str], where: str, hint: str = "") -> None:
         """Refuse a source that lacks a column, or has it twice.
 
         Args:
             names: The columns that the source has, nested ones with their path.
             where: The source's name, for the message.
+            hint: Is said where a column is missing.
 
         Raises:
             ConfigError: The source lacks a column that it must have, or has two of that name.
@@ -142,7 +143,7 @@ class Columns:
                 listed = f"only {_listed(counted)}" if counted else "and no others: empty?"
                 raise ConfigError(
                     f"{where} has no column {name!r}, {listed}. Name those of the texts and "
-                    "titles in Columns(text=..., title=...)."
+                    f"titles in Columns(text=..., title=...).{hint}"
                 )
         for wanted in self.names:
             if counted.count(wanted or "") > 1 and wanted is not None:
@@ -231,4 +232,4 @@ def _conversation(turns: list[Any], column: str) -> str:
 
 
 def _listed(names: Collection[str]) -> str:
-    return ", ".join(map(repr, names))
+    return ", ".join(map(shown, names))  # without a header, names are texts

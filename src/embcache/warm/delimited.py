@@ -23,6 +23,8 @@ _DELIMITERS = ",;\t|"
 _LONGEST = 2**27
 _HEADER_LINES = 100
 
+_NO_HEADER = " Those of a file without a header are numbers, from 1."
+
 _Record = tuple[int, list[str]]
 """The line in which a record begins, and its fields."""
 
@@ -156,7 +158,7 @@ def _rows(
     header = first[1]
     width = len(header)
     if _has_header(header, columns, dialect, name):
-        columns.check(header, name)
+        columns.check(header, name, _NO_HEADER)
         names = header
     else:
         names = [str(i) for i in range(1, width + 1)]

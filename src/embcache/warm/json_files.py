@@ -68,7 +68,7 @@ def _lines(lines: Iterable[tuple[int, str]], name: str, report: Report) -> Itera
     for number, line in lines:
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if not line.strip():
                 continue
             if first and _goes_on(line, error):
@@ -86,7 +86,7 @@ def _lines(lines: Iterable[tuple[int, str]], name: str, report: Report) -> Itera
         first = False
 
 
-def _goes_on(line: str, error: ValueError) -> bool:
+def _goes_on(line: str, error: Exception) -> bool:
     """Whether a line is broken only in that it ends; a string cannot go on in the next one."""
     if not isinstance(error, json.JSONDecodeError) or error.msg.startswith("Invalid control"):
         return False
@@ -198,6 +198,8 @@ class _Ahead:
                     f"{place}: broken JSON ({error.msg}: {found!r}), and where the next row begins "
                     "cannot be told. One object a line has no such trouble."
                 ) from error
+            except RecursionError as error:
+                raise InputError(f"{place}: JSON that is nested too deeply.") from error
             # A number at the very end may have further digits.
             if end == len(self._buffer) and self._read_on():
                 continue

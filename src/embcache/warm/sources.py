@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embcache.errors import ConfigError
 from embcache.warm.batches import BATCH_ROWS, BadRow, Report, TextBatch
-from embcache.warm.columnar import count_parquet_rows, read_arrow, read_parquet
+from embcache.warm.columnar import inspect_arrow, inspect_parquet, read_arrow, read_parquet
 from embcache.warm.columns import Columns
 from embcache.warm.delimited import Dialect, read_delimited
 from embcache.warm.files import ARCHIVES, FORMATS, find_files
@@ -72,34 +72,40 @@ def read_files(
                 yield from read_delimited(path, kind, columns, dialect or Dialect(), report)
 
 
-def estimate_rows(kind: str, files: Iterable[str | Path]) -> int | None:
+def estimate_rows(
+    kind: str, files: Iterable[str | Path], columns: Columns | None = None
+) -> int | None:
     """Estimate how many rows files have, from what they say, or from their size and first lines.
+
+    What is found out on the way, that a file is damaged or lacks a column, is raised: it costs less
+    now than in the middle of a run.
 
     Args:
         kind: A key of `FORMATS`.
         files: The files, see `find_files`.
+        columns: What parquet and Arrow files must have; None for anything.
 
     Returns:
         The number; None where it cannot be told: of pipes, Arrow and compressed files, and of JSON
         arrays.
 
     Raises:
-        ConfigError: A pattern matches no file.
-        InputError: A file cannot be read as this format, as its first bytes tell, or of parquet its
-            last ones.
+        ConfigError: A pattern matches no file, or a parquet or Arrow file lacks a column.
+        InputError: A file cannot be read as this format.
     """
-    counts = [_estimate(kind, path) for path in find_files(map(str, files), kind)]
+    counts = [_estimate(kind, path, columns) for path in find_files(map(str, files), kind)]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
-def _estimate(kind: str, path: Path) -> int | None:
+def _estimate(kind: str, path: Path, columns: Columns | None) -> int | None:
     if not can_be_read_again(path):
         return None
     with reading(path, kind):
         if kind == "parquet":
-            return count_parquet_rows(path)
+            return inspect_parquet(path, columns)
         if kind == "arrow":
+            inspect_arrow(path, columns)
             return None
         with opened_text(path) as file:
             head = file.read(_SAMPLE)
