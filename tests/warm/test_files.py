@@ -144,6 +144,14 @@ def test_standard_input_among_files(folder: Path) -> None:
         find_files(["-", str(folder), "-"], "jsonl")
 
 
+def test_a_file_that_is_called_like_standard_input(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(folder, "-")
+    monkeypatch.chdir(folder)
+    assert find_files(["./-"], "jsonl") == [folder / "-"]
+
+
 def test_no_ending_is_of_two_formats() -> None:
     endings = [ending for ending_s in FORMATS.values() for ending in ending_s]
     assert len(endings) == len(set(endings))

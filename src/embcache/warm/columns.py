@@ -81,10 +81,8 @@ class Columns:
             text = ValueError(f"no column {self.text!r} (columns: {_listed(row) or 'none'})")
         if self.title is None and self.instruction is None:
             return text, None, None
-        title, instruction = (
-            None if name is None else _found(row, name, None)
-            for name in (self.title, self.instruction)
-        )
+        title = None if self.title is None else _found(row, self.title, None)
+        instruction = None if self.instruction is None else _found(row, self.instruction, None)
         return text, title, instruction
 
     def make(self, values: Values) -> str:
@@ -171,6 +169,8 @@ def names_in(row: Mapping[str, Any], wanted: Collection[str]) -> list[str]:
 
 
 def _found(row: Mapping[str, Any], name: str, missing: Any) -> Any:
+    if name in row:
+        return row[name]
     value = _value(row, name)
     return missing if value is _MISSING else None if value is _NO_OUTER else value
 

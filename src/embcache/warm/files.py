@@ -66,6 +66,8 @@ def find_files(patterns: Iterable[str], kind: str) -> list[Path]:
 
 def _matching(pattern: str, kind: str) -> list[Path]:
     path = Path(pattern).expanduser()
+    if path == STANDARD_INPUT:  # a file of this name, given as ./-
+        path = path.absolute()
     if path.exists() or not has_magic(pattern):  # a file's own name may look like a glob
         matches = [path] if path.exists() else []
     else:
