@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from embcache import EmbcacheError, VllmEncoderWrapper
 from embcache.cli import warm as module
 from embcache.cli.sources import Sources
-from embcache.warm import Columns
+from embcache.warm import Columns, Dialect
 from tests.conftest import encode
 from tests.fakes import FakeEngine, fake_vector
 
@@ -74,7 +74,7 @@ def test_about_how_many_texts(lines: Path, tmp_path: Path) -> None:
     def estimate(limit: int | None = None, shards: int = 1, **kwargs: Any) -> int | None:
         given = {"tasks": [], "files": nothing, "beir": [], "dataset": None, **kwargs}
         sources = Sources(
-            benchmarks=[], config=None, dataset_split="train", columns=Columns(),
+            benchmarks=[], config=None, dataset_split="train", columns=Columns(), dialect=Dialect(),
             parts=("corpus", "queries"), splits=[], subsets=[], prompt=None, prompt_type=None,
             strict=False, **given,
         )  # fmt: skip

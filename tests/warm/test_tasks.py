@@ -89,6 +89,13 @@ def test_a_task_with_an_empty_document(
     assert stats.hits >= documents - 1
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_places_in_a_retrieval_task(make_encoder: Make) -> None:
+    batches = list(read_task(MockRetrievalTask(), make_encoder(), BOTH, threading.Event()))
+    places = [batch.place(i) for batch in batches for i in range(len(batch.texts))]
+    assert {"MockRetrievalTask, document 0", "MockRetrievalTask, query 1"} <= set(places)
+
+
 def test_an_unknown_part(make_encoder: Make) -> None:
     with pytest.raises(ConfigError, match="part 'titles' is none of corpus, queries"):
         list(read_task(MockRetrievalTask(), make_encoder(), ("titles",), threading.Event()))

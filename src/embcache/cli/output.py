@@ -85,7 +85,7 @@ def print_hints(message: str, ctx: typer.Context) -> None:
         ctx: Of the running command.
     """
     words = _WORDS | {
-        f"{parameter.name}=": max(parameter.opts, key=len)
+        f"{parameter.name}=": "/".join([max(parameter.opts, key=len), *parameter.secondary_opts])
         for parameter in ctx.command.params
         if parameter.param_type_name == "option" and not _was_given(parameter.name, ctx)
     }

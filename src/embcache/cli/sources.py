@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from embcache.cli.output import print_note
 from embcache.errors import ConfigError, InputError
-from embcache.warm import BadRow, Columns, TextBatch, Warmer
+from embcache.warm import BadRow, Columns, Dialect, TextBatch, Warmer
+from embcache.warm.columns import Role
 from embcache.warm.sources import (
     beir_file,
     estimate_dataset,
@@ -44,11 +45,13 @@ class Sources:
         config: Its configuration.
         dataset_split: Its split.
         columns: Where the texts are in files and data sets.
+        dialect: How CSV and TSV files are written.
         parts: corpus, queries or both, of retrieval tasks and BEIR folders.
         splits: Of the tasks; empty for those that they are evaluated on.
         subsets: Of the tasks; empty for all.
         prompt: Of files and data sets; None for the encoder's, by prompt type.
-        prompt_type: Of files and data sets.
+        prompt_type: Of files and data sets: "query", "document"; None, for documents' texts without
+            a prompt; or "none", for texts that mteb takes as they are.
         strict: Whether a row that would be left out ends it all.
         bad_rows: How many rows were left out: they had no text, or one that cannot be encoded.
     """
@@ -61,6 +64,7 @@ class Sources:
     config: str | None
     dataset_split: str
     columns: Columns
+    dialect: Dialect
     parts: tuple[str, ...]
     splits: list[str]
     subsets: list[str]
@@ -83,11 +87,13 @@ class Sources:
                 print_note("further rows that are left out are only counted")
 
     def check_read(self, texts: int) -> None:
-        """Refuse sources in which there was no text at all.
+        """Refuse sources in which there was no text at all, and say so where they have no rows.
 
         Raises:
             InputError: There was none, but rows that had to be left out.
         """
+        if not texts and not self.bad_rows:
+            print_note("there are no texts: the sources are empty, or the shard is")
         if not texts and self.bad_rows:
             raise InputError(
                 f"No row had a text: {self.bad_rows:,} were left out, the first ones are named "
@@ -97,7 +103,8 @@ class Sources:
     def prompt_note(self, encoder: VllmEncoderWrapper) -> str | None:
         """What to say where files get no prompt although there are some."""
         files = any(self.files.values()) or self.dataset
-        if not files or self.prompt is not None or self.prompt_type or not encoder.prompts_dict:
+        chosen = self.prompt is not None or self.prompt_type
+        if not files or chosen or not encoder.prompts_dict:
             return None
         if encoder.prompt_for(None):
             return None
@@ -111,11 +118,9 @@ class Sources:
         """All texts, source by source."""
         for task in self._mteb_tasks:
             yield from read_task(task, encoder, self.parts, warmer.stop)
-        for kind, patterns in self.files.items():
-            if patterns:
-                yield from map(
-                    self._with_prompt, read_files(kind, patterns, self.columns, self.report)
-                )
+        for kind, files in self._found.items():
+            rows = read_files(kind, files, self.columns, self.report, self.dialect)
+            yield from map(self._with_prompt, rows)
         for folder in self.beir:
             for batch in read_beir(folder, self.report, self.parts):
                 yield self._with_prompt(batch)
@@ -129,20 +134,29 @@ class Sources:
         """About how many texts `batches` has; None where that cannot be told."""
         counts = [estimate_texts(task, self.parts) for task in self._mteb_tasks]
         counts += [
-            estimate_rows("jsonl", [str(beir_file(folder, part))])
+            estimate_rows("jsonl", [beir_file(folder, part)])
             for folder in self.beir
             for part in self.parts
         ]
-        for kind, patterns in self.files.items():
-            named = [name for name in patterns if name != "-"]
-            counts += [None] * (len(patterns) - len(named))
-            counts += [estimate_rows(kind, [str(path)]) for path in find_files(named, kind)]
+        counts += [
+            estimate_rows(kind, [path]) for kind in self._found for path in self._found[kind]
+        ]
         if self.dataset is not None:
             counts.append(estimate_dataset(self.dataset, self.config, self.dataset_split))
         known = [count for count in counts if count is not None]
         if len(known) < len(counts):
             return None
         return sum(count if limit is None else min(count, limit) for count in known) // shards
+
+    @cached_property
+    def _found(self) -> dict[str, list[Path]]:
+        """The files by format; found once, since what a folder has besides is said each time."""
+        piped = [kind for kind, patterns in self.files.items() if "-" in patterns]
+        if len(piped) > 1:
+            raise ConfigError(
+                f"- is named as {' and as '.join(piped)}, and standard input can be read only once."
+            )
+        return {kind: find_files(patterns, kind) for kind, patterns in self.files.items()}
 
     @cached_property
     def _mteb_tasks(self) -> list[Any]:
@@ -155,8 +169,24 @@ class Sources:
         return not (self.tasks or self.benchmarks or self.beir or files or self.dataset)
 
     def _with_prompt(self, batch: TextBatch) -> TextBatch:
-        prompt_type = self.prompt_type or batch.prompt_type
+        chosen = None if self.prompt_type == "none" else self.prompt_type
+        prompt_type = chosen or batch.prompt_type
         return replace(batch, prompt=self.prompt, prompt_type=prompt_type)
+
+
+def role(prompt_type: str | None) -> Role:
+    """What the rows of files and data sets are in mteb.
+
+    Args:
+        prompt_type: As of `Sources`.
+    """
+    roles: dict[str | None, Role] = {"query": "query", "none": "other"}
+    return roles.get(prompt_type, "document")
+
+
+def typed_delimiter(text: str) -> str:
+    r"""A delimiter, as it was typed in a shell, where `\t` is nearer than a tab."""
+    return text.replace(r"\t", "\t")
 
 
 def mteb_tasks(

@@ -32,11 +32,11 @@ from embcache.cli.output import (
     run,
 )
 from embcache.cli.progress import WarmDisplay
-from embcache.cli.sources import Sources
+from embcache.cli.sources import Sources, role, typed_delimiter
 from embcache.encoders.arguments import EngineArguments, PromptArguments
 from embcache.errors import ConfigError
 from embcache.tools.describe import ValueCount
-from embcache.warm import Columns, Plan, Shard, Warmer, WarmStats, plan, select
+from embcache.warm import Columns, Dialect, Plan, Shard, Warmer, WarmStats, plan, select
 from embcache.warm.malloc import limit_arenas
 from embcache.warm.sources import FORMATS
 
@@ -67,23 +67,58 @@ def warm(
     subset: Annotated[Names, typer.Option(help="Only these subsets of the tasks.")] = None,
     parquet: Annotated[Names, typer.Option(help="Files, globs or directories.")] = None,
     arrow: Annotated[Names, typer.Option(help="The same, Arrow IPC.")] = None,
-    jsonl: Annotated[Names, typer.Option(help="The same, JSON lines; - is standard input.")] = None,
-    csv: Annotated[Names, typer.Option(help="The same, CSV with a header.")] = None,
+    jsonl: Annotated[
+        Names, typer.Option(help="The same, JSON lines or arrays; - is standard input.")
+    ] = None,
+    csv: Annotated[Names, typer.Option(help="The same, CSV.")] = None,
+    tsv: Annotated[
+        Names, typer.Option(help="The same, TSV; quotes are characters like others.")
+    ] = None,
     beir: Annotated[Names, typer.Option(help="Folder with corpus.jsonl and queries.jsonl.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Hugging Face data set, streamed.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of --dataset.")] = None,
     split: Annotated[str, typer.Option(help="Split of --dataset.")] = "train",
-    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    text_column: Annotated[
+        str,
+        typer.Option(
+            help="Column of the texts: a name, a path (doc.text), a number without header."
+        ),
+    ] = "text",
     title_column: Annotated[
         str | None, typer.Option(help="Column of titles, joined as mteb joins them.")
+    ] = None,
+    instruction_column: Annotated[
+        str | None, typer.Option(help="Column of queries' instructions, joined as mteb joins them.")
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(help="Of CSV and TSV; found out if not given.", parser=typed_delimiter),
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether CSV and TSV begin with names; without, columns are numbers, from 1.",
+            show_default=False,
+        ),
+    ] = None,
+    quotes: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether quotes enclose fields: in CSV they do, in TSV not, if not given.",
+            show_default=False,
+        ),
     ] = None,
     prompt: Annotated[
         str | None,
         prompt_option("The prompt in front of every text of files and data sets."),
     ] = None,
     prompt_type: Annotated[
-        Literal["query", "document"] | None,
-        typer.Option(help="Which prompt of --prompt-dict files and data sets get."),
+        Literal["query", "document", "none"] | None,
+        typer.Option(
+            help="What files and data sets hold: decides their prompt of --prompt-dict, and that "
+            "blanks around documents are left off, as mteb does. Not given: documents, without a "
+            "prompt. none: texts of classification, clustering or STS."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="So many texts of each file, task or data set.")
@@ -107,12 +142,16 @@ def warm(
             "arrow": arrow or [],
             "jsonl": jsonl or [],
             "csv": csv or [],
+            "tsv": tsv or [],
         },
         beir=beir or [],
         dataset=dataset,
         config=config,
         dataset_split=split,
-        columns=Columns(text_column, title_column),
+        columns=Columns(
+            text_column, title_column, instruction=instruction_column, role=role(prompt_type)
+        ),
+        dialect=Dialect(delimiter, header, quotes),
         parts=tuple(each.value for each in part or Part),
         splits=eval_split or [],
         subsets=subset or [],

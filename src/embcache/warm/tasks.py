@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,7 +155,9 @@ class _AskingModel:
             loader = create_dataloader(
                 piece, task_metadata=task_metadata, prompt_type=PromptType.document, **encode_kwargs
             )
-            self._pass_on(read_texts(loader), task_metadata, PromptType.document)
+            texts = read_texts(loader)
+            numbers = range(start, start + len(texts))
+            self._pass_on(texts, task_metadata, PromptType.document, numbers, "document")
 
     def search(
         self, queries: Any, *, task_metadata: TaskMetadata, encode_kwargs: Any, **_: Any
@@ -168,7 +170,8 @@ class _AskingModel:
             loader = create_dataloader(
                 queries, task_metadata=task_metadata, prompt_type=PromptType.query, **encode_kwargs
             )
-            self._pass_on(read_texts(loader), task_metadata, PromptType.query)
+            texts = read_texts(loader)
+            self._pass_on(texts, task_metadata, PromptType.query, range(len(texts)), "query")
         return {name: {self._first: 0.0} for name in queries["id"]}
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
@@ -183,7 +186,14 @@ class _AskingModel:
 
         return pairwise_cos_sim(embeddings1, embeddings2)
 
-    def _pass_on(self, texts: list[str], task_metadata: TaskMetadata, prompt_type: Any) -> None:
+    def _pass_on(
+        self,
+        texts: list[str],
+        task_metadata: TaskMetadata,
+        prompt_type: Any,
+        numbers: Sequence[int] = (),
+        unit: str = "row",
+    ) -> None:
         kind = None if prompt_type is None else str(prompt_type.value)
         self._give(
             TextBatch(
@@ -191,5 +201,7 @@ class _AskingModel:
                 task_metadata.name,
                 prompt=self._encoder.prompt_for(kind, task_metadata),
                 prompt_type=kind,
+                numbers=numbers,
+                unit=unit,
             )
         )

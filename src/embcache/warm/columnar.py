@@ -1,0 +1,229 @@
+"""Parquet and Arrow files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embcache.errors import InputError
+from embcache.warm.batches import (
+    BATCH_ROWS,
+    STANDARD_INPUT,
+    Report,
+    TextBatch,
+    batched,
+    shown_name,
+)
+from embcache.warm.columns import Columns
+from embcache.warm.opened import can_be_read_again, opened_bytes
+
+_ARROW_FILE = b"ARROW1"
+
+
+def read_parquet(path: Path, columns: Columns, report: Report) -> Iterator[TextBatch]:
+    """Read a parquet file.
+
+    Args:
+        path: The file.
+        columns: Where a row's text is.
+        report: Is called with each row that is left out.
+
+    Yields:
+        Batches of texts, numbered by row, from 0.
+
+    Raises:
+        ConfigError: The file lacks a column, or has it twice.
+        InputError: It is a pipe.
+    """
+    import pyarrow.parquet as pq
+
+    if not can_be_read_again(path):
+        raise InputError(
+            f"{shown_name(path)} is a pipe, and parquet begins to be read at its end: give a file."
+        )
+    # A small buffer instead of whole column chunks: memory shall not grow with the file.
+    with pq.ParquetFile(
+        path, buffer_size=2**16, pre_buffer=False, page_checksum_verification=True
+    ) as file:
+        paths = _paths(file.schema_arrow, columns, path)
+        names = [".".join(each) for each in paths if each]
+        batches = file.iter_batches(BATCH_ROWS, columns=names)
+        yield from _texts(batches, paths, columns, path, report)
+
+
+def inspect_parquet(path: Path, columns: Columns | None = None) -> int:
+    """Look at the end of a parquet file, which says what is in it.
+
+    Args:
+        path: The file.
+        columns: What it must have; None for anything.
+
+    Returns:
+        The number of its rows.
+
+    Raises:
+        ConfigError: The file lacks a column, or has it twice.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        if columns is not None:
+            _paths(file.schema_arrow, columns, path)
+        return int(file.metadata.num_rows)
+
+
+def inspect_arrow(path: Path, columns: Columns | None = None) -> None:
+    """Look at the schema of an Arrow file or stream, and at the end of a file.
+
+    Args:
+        path: The file.
+        columns: What it must have; None for anything.
+
+    Raises:
+        ConfigError: The file lacks a column, or has it twice.
+    """
+    with _opened_arrow(path) as (schema, _):
+        if columns is not None:
+            _paths(schema, columns, path)
+
+
+def read_arrow(path: Path, columns: Columns, report: Report) -> Iterator[TextBatch]:
+    """Read an Arrow file or stream.
+
+    Args:
+        path: The file; a pipe or standard input, of a stream.
+        columns: Where a row's text is.
+        report: Is called with each row that is left out.
+
+    Yields:
+        Batches of texts, numbered by row, from 0.
+
+    Raises:
+        ConfigError: The file lacks a column, or has it twice.
+        InputError: It is an Arrow file, not a stream, out of a pipe.
+    """
+    with _opened_arrow(path) as (schema, batches):
+        paths = _paths(schema, columns, path)
+        pieces = (
+            batch.slice(at, BATCH_ROWS)
+            for batch in batches
+            for at in range(0, batch.num_rows, BATCH_ROWS)
+        )
+        yield from _texts(pieces, paths, columns, path, report)
+
+
+@contextmanager
+def _opened_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterable[pa.RecordBatch]]]:
+    if not can_be_read_again(path):
+        raw = opened_bytes(path)
+        try:
+            stream = pa.ipc.open_stream(pa.PythonFile(raw, "r"))
+            yield stream.schema, stream
+        finally:
+            if path != STANDARD_INPUT:
+                raw.close()
+        return
+    with pa.memory_map(str(path)) as source:
+        is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
+        source.seek(0)
+        if is_file:
+            file = pa.ipc.open_file(source)
+            yield file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
+        else:  # the stream format, which datasets writes
+            stream = pa.ipc.open_stream(source)
+            yield stream.schema, stream
+
+
+_Path = list[str] | None
+"""A column, as names from outside to inside; None for no column."""
+
+
+def _paths(schema: pa.Schema, columns: Columns, path: Path) -> list[_Path]:
+    """Where text, title and instruction are; raises if they are not there."""
+    found = [None if name is None else _path(schema, name) for name in columns.names]
+    nested = [
+        name
+        for name, where in zip(columns.names, found, strict=True)
+        if name is not None and where is not None and len(where) > 1
+    ]
+    columns.check([*schema.names, *nested], str(path))
+    return found
+
+
+def _path(fields: Any, name: str) -> _Path:
+    """The path to a column; a name is tried as a whole before its parts."""
+    names = [field.name for field in fields]
+    if name in names:
+        return [name]
+    at = name.find(".")
+    while at >= 0:
+        if names.count(name[:at]) == 1:
+            kind = fields[names.index(name[:at])].type
+            inner = _path(kind, name[at + 1 :]) if pa.types.is_struct(kind) else None
+            if inner is not None:
+                return [name[:at], *inner]
+        at = name.find(".", at + 1)
+    return None
+
+
+def _texts(
+    batches: Iterable[pa.RecordBatch],
+    paths: list[_Path],
+    columns: Columns,
+    path: Path,
+    report: Report,
+) -> Iterator[TextBatch]:
+    start = 0
+    for batch in batches:
+        numbers = range(start, start + batch.num_rows)
+        start = numbers.stop
+        found = [None if where is None else _column(batch, where) for where in paths]
+        texts = _all_texts(found, columns)
+        if texts is not None:
+            yield TextBatch(texts, str(path), numbers=numbers)
+            continue
+        none = [None] * batch.num_rows
+        values = [none if column is None else _values(column) for column in found]
+        rows = zip(numbers, zip(*values, strict=True), strict=True)
+        yield from batched(rows, columns, str(path), "row", report)
+
+
+def _column(batch: pa.RecordBatch, where: list[str]) -> pa.Array:
+    column = batch.column(where[0])
+    for name in where[1:]:
+        column = pc.struct_field(column, [column.type.get_field_index(name)])
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _all_texts(found: list[pa.Array | None], columns: Columns) -> list[str] | None:
+    """The texts at once, which is much faster; None where rows have to be looked at one by one."""
+    text, *others = found
+    if text is None or text.null_count or any(other is not None for other in others):
+        return None
+    if not (pa.types.is_string(text.type) or pa.types.is_large_string(text.type)):
+        return None
+    try:
+        texts: list[str] = text.to_pylist()
+    except UnicodeDecodeError:  # Arrow does not look
+        return None
+    return [one.strip() for one in texts] if columns.role == "document" else texts
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """A column's values; of strings of whatever type, bytes, since they may be no UTF-8."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.dictionary_decode(), kind.value_type
+    if pa.types.is_string(kind):
+        column = column.cast(pa.binary())
+    elif pa.types.is_large_string(kind):
+        column = column.cast(pa.large_binary())
+    elif pa.types.is_string_view(kind):
+        column = column.cast(pa.binary_view())
+    values: list[Any] = column.to_pylist()
+    return values

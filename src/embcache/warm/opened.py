@@ -1,0 +1,156 @@
+"""Opening files, pipes and standard input as text, decompressed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import lzma
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from embcache.errors import ConfigError, InputError
+from embcache.warm.batches import STANDARD_INPUT, shown_name
+from embcache.warm.files import ARCHIVES
+
+_HEAD = 128
+_BUFFER = 2**18
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_NO_TEXT = {
+    b"\xff\xfe\0\0": "is UTF-32, and only UTF-8 is read: `iconv -f UTF-32 -t UTF-8` converts it",
+    b"\xff\xfe": "is UTF-16, and only UTF-8 is read: `iconv -f UTF-16 -t UTF-8` converts it",
+    b"\xfe\xff": "is UTF-16, and only UTF-8 is read: `iconv -f UTF-16 -t UTF-8` converts it",
+    b"PK\x03\x04": "is a zip archive (an Excel file is one, too): unpack or export it",
+    b"PAR1": "is a parquet file",
+    b"ARROW1": "is an Arrow file",
+}
+_NUL = "has NUL bytes as UTF-16 has, and only UTF-8 is read: `iconv -f UTF-16 -t UTF-8` converts it"
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Whatever libraries raise while a file is read, as one kind of error that names the file.
+
+    Args:
+        path: The file.
+        kind: What it is read as.
+
+    Raises:
+        InputError: The file cannot be read as this.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{shown_name(path)} cannot be read as {kind}: {type(error).__name__}: {error}"
+        ) from error
+    except (EOFError, lzma.LZMAError) as error:
+        raise InputError(f"{shown_name(path)} is damaged or cut off: {error}") from error
+
+
+@contextmanager
+def opened_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
+    """Open a file, a pipe or standard input as text; it may be compressed, as its bytes tell.
+
+    What is no UTF-8 becomes lone surrogates, so that one row is left out and not the file.
+
+    Args:
+        path: The file; `STANDARD_INPUT`.
+        newline: As of `open`.
+
+    Raises:
+        InputError: It is an empty archive, no archive though named so, or no UTF-8 text at all.
+        ConfigError: Standard input is closed.
+    """
+    raw = _standard_input() if path == STANDARD_INPUT else path.open("rb")
+    try:
+        stream = _text_bytes(raw, path)
+        # Excel and Windows put a byte order mark in front.
+        text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline)
+        yield text
+    finally:
+        if path != STANDARD_INPUT:
+            raw.close()
+
+
+def opened_bytes(path: Path) -> Any:
+    """Open standard input or a pipe for a reader of bytes that never seeks.
+
+    Args:
+        path: The pipe; `STANDARD_INPUT`.
+
+    Raises:
+        ConfigError: Standard input is closed.
+    """
+    return _standard_input() if path == STANDARD_INPUT else path.open("rb")
+
+
+def can_be_read_again(path: Path) -> bool:
+    """Whether it is a file, and neither a pipe nor standard input.
+
+    Args:
+        path: Anything that `find_files` finds.
+    """
+    return path != STANDARD_INPUT and path.is_file()
+
+
+def _standard_input() -> Any:
+    if sys.stdin is None:
+        raise ConfigError("- is standard input, and that is closed.")
+    return sys.stdin.buffer
+
+
+def _text_bytes(raw: Any, path: Path) -> Any:
+    """The decompressed bytes, of which the first ones were looked at."""
+    head, raw = _looked_into(raw)
+    archive = path.name.lower().endswith(ARCHIVES)
+    compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+    if archive and compression is None:
+        found = f"begins with {head[:8]!r}" if head else "is empty (0 bytes)"
+        raise InputError(f"{path} {found}, and is no compressed file as its name says: damaged?")
+    if compression is not None:
+        if compression == "xz":
+            raw = lzma.LZMAFile(raw)  # noqa: SIM115 (closes nothing)
+        else:
+            raw = pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression)
+        head, raw = _looked_into(raw)
+    reason = next((reason for magic, reason in _NO_TEXT.items() if head.startswith(magic)), None)
+    if reason is None and 4 * head.count(0) > len(head):
+        reason = _NUL
+    if reason is not None:
+        raise InputError(f"{shown_name(path)} {reason}.")
+    return raw
+
+
+def _looked_into(raw: Any) -> tuple[bytes, Any]:
+    """The first bytes, and a stream that still has them: a pipe cannot be read twice."""
+    head = raw.read(_HEAD)
+    return head, io.BufferedReader(_Resumed(head, raw), _BUFFER)
+
+
+class _Resumed(io.RawIOBase):
+    """A stream whose first bytes were read already.
+
+    Args:
+        head: Those bytes.
+        rest: The stream.
+    """
+
+    def __init__(self, head: bytes, rest: Any) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, with what there is."""
+        data = self._head or self._rest.read(len(buffer))
+        data, self._head = data[: len(buffer)], data[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
