@@ -266,7 +266,7 @@ def test_a_damaged_canary_is_not_compared(
     raw[raw.index(values[2].tobytes()) + 3] ^= 0x40
     path.write_bytes(bytes(raw))
     assert run(make(), "b").shape == (1, 8)
-    assert "1 canaries" in caplog.text and "check --fix" in caplog.text
+    assert "1 canaries" in caplog.text and "fix=True" in caplog.text
 
 
 def test_spread_and_cosine() -> None:

@@ -29,6 +29,7 @@ _WORDS = {
     "`check_space`": "embcache check",
     "`compact_space`": "embcache compact",
     "`merge_caches`": "embcache merge",
+    "`CachedSpace.remove`": "embcache rm",
     "Columns(text=..., title=...)": "--text-column, --title-column",
 }
 

@@ -51,7 +51,7 @@ class Part(StrEnum):
     queries = "queries"
 
 
-@encoder_options(*EngineArguments.names(), *PromptArguments.names(), "store_text")
+@encoder_options(*EngineArguments.names(), *PromptArguments.names(), "store_text", "canaries")
 def warm(
     model: ModelOption,
     encoder: dict[str, Any],

@@ -135,7 +135,7 @@ class Canaries:
         values, damaged = snapshot.read_all(np.arange(len(keys)), keys)
         if damaged.any():
             logger.warning(
-                "%d canaries of %s are damaged on disk and not compared. `embcache check --fix` "
+                "%d canaries of %s are damaged on disk and not compared. `check_space` with fix=True "
                 "deletes them; the next write adds them again.",
                 damaged.sum(),
                 self._space.location,
@@ -237,7 +237,7 @@ class Canaries:
 _WAY_OUT = (
     "Has what is behind the model's name changed: weights, adapter, tokenizer, a hook, the "
     "server, the engine? Then give it a revision or identity= of its own, or another cache_path; "
-    "or remove the space (`embcache rm`) to encode all again. canaries=False does not look."
+    "or remove the space (`CachedSpace.remove`) to encode all again. canaries=False does not look."
 )
 
 
