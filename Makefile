@@ -2,16 +2,16 @@
 # that costs a fraction of a second and no network.
 #   PYTHON=/path/to/python3.12    the Python to build .venv with
 #   EMBCACHE_DEVICE=cpu|cuda      which vLLM to install              (default: by the GPU found)
-#   ARGS='...'                    passed on to demo, test, bench, bench-dtypes, bench-memory, lock
+#   ARGS='...'                    passed on to demo, test, bench and bench-*, lock
 
 PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory lock hooks clean distclean
+.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory bench-canaries lock hooks clean distclean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## .venv with every pinned package (the other targets do this by themselves)
 	@sh scripts/setup_env.sh
@@ -43,6 +43,9 @@ bench-dtypes: setup  ## what float32, bfloat16 and float16 cost on this machine
 
 bench-memory: setup  ## what memory warming takes: 100,000 and 1,000,000 texts, no engine
 	@$(PY) benchmarks/warm_memory.py $(ARGS)
+
+bench-canaries: setup  ## how far honest runs and changed models move the canaries
+	@$(PY) benchmarks/canaries.py $(ARGS)
 
 lock: setup  ## resolve requirements/*.txt again; ARGS=--upgrade takes the newest
 	@$(PY) scripts/lock.py $(ARGS)
