@@ -4,10 +4,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from embcache import ConfigError, ModelNotFoundError, VllmEncoderWrapper
+from embcache import ChangedModelError, ConfigError, ModelNotFoundError, VllmEncoderWrapper
 from embcache.encoders.space_encoder import embed_as
 from embcache.identity.identity import Identity
 from embcache.store import Database, Space
@@ -116,3 +117,16 @@ def test_another_encoder(make_encoder: Make, tmp_path: Path) -> None:
     identity = replace(info.metadata.identity, engine="mteb Mine")
     with pytest.raises(ConfigError, match="was filled by mteb Mine, not by VllmEncoderWrapper"):
         embed_as(with_identity(info, identity), "text")
+
+
+def test_an_engine_that_is_not_what_it_was(
+    make_encoder: Make, tmp_path: Path, fake_engines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query of another model among the cached vectors would find anything."""
+    info = filled(make_encoder, tmp_path)
+    other = FakeEngine()
+    other.changed = 1.0
+    monkeypatch.setattr(fake_engines, "_make", lambda *_: other)
+    with pytest.raises(ChangedModelError, match="is not the one that filled"):
+        embed_as(info, "a query")
+    assert len(info.refresh()) == 1

@@ -45,6 +45,7 @@ def embed_as(
         ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
         InputError: The text is no `str`, has no UTF-8 form, or is refused by the tokenizer.
         EngineError: vLLM does not start, fails, or returns NaN or infinity.
+        ChangedModelError: vLLM returns other vectors for the space's canaries than it has.
     """
     encoder = _encoder_of(space, model, engine)
     try:
@@ -80,7 +81,8 @@ def _encoder_of(space: Space, model: str | None, engine: Mapping[str, Any]) -> V
         model or space.metadata.model,
         None if identity.model == LOCAL else identity.revision,
         dtype=identity.dtype,
-        cache_path=None,
+        cache_path=str(space.location.parent),  # for its canaries
+        read_only=True,
         # For one text, compiling would take longer than encoding.
         **{"enforce_eager": True, **_given(identity), **engine},
     )
