@@ -106,6 +106,14 @@ def test_a_reranker_by_its_snapshot(
     assert warm.mteb_model_meta.name == "org/name"
 
 
+def test_a_snapshot_that_is_edited_before_the_engine_starts(make_encoder: Make, hub: Hub) -> None:
+    snapshot = hub.add("org/name", MODEL)
+    encoder = make_encoder("org/name")
+    (snapshot / "config.json").write_text('{"model_type": "other"}')
+    with pytest.raises(EngineError, match=r"Changed between .*config\.json"):
+        encode(encoder, ["text"])
+
+
 def test_registered_prompts_of_a_snapshot(make_encoder: Make, hub: Hub) -> None:
     snapshot = hub.add("intfloat/e5-small", MODEL)
     encoder = make_encoder(str(snapshot), prompt_dict="registered")

