@@ -29,7 +29,11 @@ class Hub:
         self.branches: dict[tuple[str, str], str] = {}
         self.asked: list[tuple[str, str]] = []
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        self.use()
+
+    def use(self) -> None:
+        """Have huggingface_hub use this cache."""
+        self._monkeypatch.setattr(constants, "HF_HUB_CACHE", str(self.cache))
 
     def go_online(self) -> None:
         """Answer from `branches`, and have no further files."""

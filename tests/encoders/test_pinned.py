@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mteb.models import SentenceTransformerEncoderWrapper
 
-from embcache import EngineError, VllmCrossEncoderWrapper, VllmEncoderWrapper
+from embcache import CachedEncoder, EngineError, VllmCrossEncoderWrapper, VllmEncoderWrapper
 from tests.conftest import encode, predict
 from tests.fakes import FakeEngine
 from tests.hub import FIRST, MODEL, SECOND, Hub
@@ -104,8 +106,47 @@ def test_a_reranker_by_its_snapshot(
     assert warm.mteb_model_meta.name == "org/name"
 
 
+def test_a_snapshot_that_is_edited_before_the_engine_starts(make_encoder: Make, hub: Hub) -> None:
+    snapshot = hub.add("org/name", MODEL)
+    encoder = make_encoder("org/name")
+    (snapshot / "config.json").write_text('{"model_type": "other"}')
+    with pytest.raises(EngineError, match=r"Changed between .*config\.json"):
+        encode(encoder, ["text"])
+
+
 def test_registered_prompts_of_a_snapshot(make_encoder: Make, hub: Hub) -> None:
     snapshot = hub.add("intfloat/e5-small", MODEL)
     encoder = make_encoder(str(snapshot), prompt_dict="registered")
     assert encoder.identity.model == "intfloat/e5-small"
     assert encoder.mteb_model_meta.revision == FIRST
+
+
+@pytest.mark.slow
+def test_a_sentence_transformer_in_a_directory(model_path: str, hub: Hub, tmp_path: Path) -> None:
+    def identity(folder: Path) -> Any:
+        model = SentenceTransformerEncoderWrapper(str(folder))
+        return CachedEncoder(model, tmp_path / "cache").identity
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in Path(model_path).iterdir():
+        (folder / path.name).symlink_to(path)
+    before = identity(folder)
+    assert before.model == "local"
+    for name in ("eval/results.csv", "onnx/model.onnx", "checkpoint-1/model.safetensors"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_text("x")
+    assert identity(folder) == before
+    (folder / "more.json").write_text("{}")
+    assert identity(folder).revision != before.revision
+    texts = (path for path in Path(model_path).rglob("*.*") if path.suffix in (".json", ".txt"))
+    snapshot = hub.add("org/name", {str(p.relative_to(model_path)): p.read_text() for p in texts})
+    (snapshot / "model.safetensors").symlink_to(blob(snapshot, Path(model_path)))
+    assert (identity(snapshot).model, identity(snapshot).revision) == ("org/name", FIRST)
+
+
+def blob(snapshot: Path, model_path: Path) -> Path:
+    content = (model_path / "model.safetensors").read_bytes()
+    path = snapshot.parent.parent / "blobs" / hashlib.sha256(content).hexdigest()
+    path.write_bytes(content)
+    return path

@@ -283,3 +283,27 @@ def test_files_that_change_before_the_engine_has_started(
 def test_secrets_are_in_no_identity(model: Path, arguments: dict[str, Any]) -> None:
     found = pinned(model, **arguments)
     assert "s3cret" not in str(found.identity) and "s3cret" in str(found.engine)
+
+
+def test_an_edited_tokenizer_under_the_hubs_name(model: Path, hub: Hub) -> None:
+    snapshot = hub.add("org/tok", TOKENIZER)
+    (snapshot / "tokenizer.json").write_text("[]")
+    found = pinned(model, tokenizer="org/tok")
+    assert found.identity["tokenizer"].startswith("local ")
+    assert found.engine["tokenizer"] == str(snapshot)
+    config = hub.add("org/config", {"config.json": "{}"})
+    (config / "config.json").write_text('{"a": 1}')
+    assert pinned(model, hf_config_path="org/config").identity != found.identity
+    assert pinned(model, hf_config_path="org/config").identity["hf_config_path"][:6] == "local "
+
+
+def test_code_of_a_snapshot_in_another_cache(
+    hub: Hub, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("org/code", {"tok.py": "x", "modeling.py": "x"})
+    other = Hub(tmp_path / "other", monkeypatch)
+    named = {"tokenizer_config.json": '{"auto_map": {"AutoTokenizer": "org/code--tok.T"}}'}
+    snapshot = other.add("org/tok", named, SECOND)
+    hub.use()
+    found = pinned(model, tokenizer=str(snapshot))
+    assert found.identity["tokenizer_code"] == {"org/code": FIRST}

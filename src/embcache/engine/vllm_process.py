@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import shutil
@@ -15,6 +16,8 @@ from embcache.errors import EngineError
 from embcache.identity.device import is_there, why_none
 
 _CPU_SHARE_OF_FREE_MEMORY = 0.5
+_READS_MODELS = ("vllm.transformers_utils.", "vllm.tokenizers.", "vllm.renderers.")
+_CACHED = type(functools.cache(len))
 
 
 @contextmanager
@@ -55,6 +58,20 @@ def llvmlite_hidden() -> Iterator[None]:
     finally:
         if module is not None:
             sys.modules[name] = module
+
+
+def forget_models() -> None:
+    """Have vLLM read a model's files again that it has read in this process before.
+
+    vLLM 0.32 keeps poolings, Sentence Transformers configurations and tokenizers by path for the
+    life of the process. A second engine for a folder whose files have changed since would embed
+    with the old pooling, and its vectors would be cached as the new one's.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.startswith(_READS_MODELS):
+            for value in list(vars(module).values()):
+                if isinstance(value, _CACHED):
+                    value.cache_clear()
 
 
 def prepare_environment() -> None:

@@ -164,7 +164,7 @@ def read_file(commit: Commit, name: str, token: str | bool | None = None) -> str
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
     path = try_to_load_from_cache(commit.repo, name, revision=commit.sha)
-    if path is None and commit.snapshot is None:
+    if path is None:
         try:
             # Asked first, because a download tries again for half a minute where nobody answers.
             if HfApi(token=token).file_exists(commit.repo, name, revision=commit.sha):
@@ -174,7 +174,7 @@ def read_file(commit: Commit, name: str, token: str | bool | None = None) -> str
             # cannot be read, and when it could, it is looked at again.
             logger.debug("%s of %s cannot be read: %s", name, commit, error)
             return None
-    # Not a path: the hub has no such file, or it is not among those of the snapshot to be loaded.
+    # Not a path: the hub is known to have no such file.
     return Path(path).read_text(encoding="utf-8") if isinstance(path, str) else ""
 
 

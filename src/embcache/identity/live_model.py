@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from embcache.errors import ConfigError
-from embcache.identity.identity import LOCAL, Identity, canonical
+from embcache.identity.identity import Identity, canonical
 from embcache.identity.machine_memo import Memo
-from embcache.identity.model_files import hash_directory
 from embcache.identity.object_state import StateReader, tensor_digest, tensor_version
+from embcache.identity.weights import identify_directory
 
 if TYPE_CHECKING:
     import torch
@@ -309,9 +309,8 @@ def base_identity(
         )
     if name is not None and Path(name).is_dir():  # its path decides nothing, its files do
         inner = sentence_transformer(model)
-        torch_only = inner is not None and inner.get_backend() == "torch"
-        revision = hash_directory(Path(name), Memo(), exports=not torch_only)
-        name = LOCAL
+        backend = getattr(inner, "get_backend", lambda: None)()
+        name, revision = identify_directory(Path(name), Memo(), exports=backend != "torch")
     if revision is None and live.weights() is None and not extra:
         logger.warning(
             "%s has no revision: if other weights are served under that name one day, the cache "

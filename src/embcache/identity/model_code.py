@@ -70,6 +70,8 @@ def code_of(place: Path | Commit | None, name: str, token: str | bool | None = N
         OSError: The file cannot be read.
     """
     text: str | None = ""
+    if isinstance(place, Commit) and place.snapshot is not None:
+        place = Path(place.snapshot)
     if isinstance(place, Commit):
         text = read_file(place, name, token)
     elif place is not None and (place / name).is_file():

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from embcache.errors import EngineError, ModelNotFoundError
-from embcache.identity.hub import Commit, commit_of_snapshot, edited_files, is_commit, pin
+from embcache.identity.hub import (
+    Commit,
+    cached_snapshot,
+    commit_of_snapshot,
+    edited_files,
+    is_commit,
+    pin,
+)
 from embcache.identity.machine_memo import Memo
 from embcache.identity.model_code import (
     MODEL_CONFIG,
@@ -88,6 +95,8 @@ class PinnedArguments:
             for path, digest in self._contents.items()
             if not path.exists() or hash_path(path, self._memo) != digest
         ]
+        if self._source.snapshot is not None and not self._source.is_local:
+            changed += edited_files(Path(self._source.snapshot), self._memo)
         changed += [
             repo
             for (repo, revision), sha in self._moving.items()
@@ -148,17 +157,19 @@ class PinnedArguments:
     def _pin_tokenizer(self) -> Path | Commit | None:
         """Pin the tokenizer; returns where it is loaded from, None for the model's own."""
         given, revision = (self.engine.get(f"tokenizer{end}") for end in ("", "_revision"))
-        own = self._source.identity_name
+        home = self._home()
         if given is not None and (path := existing_path(os.fspath(given), "tokenizer")):
             return self._pin_tokenizer_path(path)
-        if self._source.is_local and given is None:
-            return None  # a revision has no meaning
-        if revision is None and given in (None, own):
+        repo = home.repo if home is not None and given is None else given
+        if repo is None:
+            return None  # not given; and a revision has no meaning for a directory
+        if revision is None and home is not None and repo == home.repo:
             self.engine.pop("tokenizer", None)  # vLLM takes the model's, of the model's commit
             return None
-        commit = self._pin(
-            str(given or own), revision, "tokenizer", *_TOKENIZER_FILES, by="tokenizer_revision"
-        )
+        commit = self._pin(repo, revision, "tokenizer", *_TOKENIZER_FILES, by="tokenizer_revision")
+        here = cached_snapshot(repo, commit.sha, _TOKENIZER_FILES)
+        if here is not None and edited_files(here, self._memo, weights=False):
+            return self._pin_tokenizer_path(here)
         self.identity["tokenizer_revision"] = commit.sha
         self.engine["tokenizer"] = commit.snapshot or commit.repo
         self.engine["tokenizer_revision"] = None if commit.snapshot else commit.sha
@@ -166,36 +177,36 @@ class PinnedArguments:
 
     def _pin_tokenizer_path(self, path: Path) -> Path | Commit:
         self.engine["tokenizer"] = str(path)
+        self.engine["tokenizer_revision"] = None
         if (commit := self._snapshot(path)) is None:
             self.identity["tokenizer"] = f"local {self._digest(path)}"
             return path
         self.identity |= {"tokenizer": commit.repo, "tokenizer_revision": commit.sha}
         return commit
 
-    def _pin_config(self) -> Path | Commit | None:
+    def _pin_config(self) -> Path | None:
         """Pin `hf_config_path`; returns where it is, None for the model's own.
 
         vLLM has no revision for it (it takes the model's), so it is given a directory.
         """
         if (given := self.engine.get("hf_config_path")) is None:
             return None
-        if (path := existing_path(os.fspath(given), "hf_config_path")) is not None:
-            self.engine["hf_config_path"] = str(path)
-            commit = self._snapshot(path)
-            if commit is None:
-                self.identity["hf_config_path"] = f"local {self._digest(path)}"
-                return path
-        elif given == self._source.identity_name:
+        path = existing_path(os.fspath(given), "hf_config_path")
+        home = self._home()
+        if path is None and home is not None and given == home.repo:
             del self.engine["hf_config_path"]  # the model's own, of the model's commit
             return None
-        else:
+        if path is None:
             repo, _, sha = str(given).partition("@")  # as the identity has it
-            commit = self._pin(repo, sha or None, "hf_config_path")
-            if commit.snapshot is None:
-                commit = _download_configuration(commit, self._token)
-            self.engine["hf_config_path"] = commit.snapshot
-        self.identity["hf_config_path"] = f"{commit.repo}@{commit.sha}"
-        return commit
+            path = _download_configuration(
+                self._pin(repo, sha or None, "hf_config_path"), self._token
+            )
+        self.engine["hf_config_path"] = str(path)
+        commit = self._snapshot(path)
+        self.identity["hf_config_path"] = (
+            f"local {self._digest(path)}" if commit is None else f"{commit.repo}@{commit.sha}"
+        )
+        return path
 
     def _pin_drafts(self) -> None:
         """Pin further models by name: a draft model, and adapters of other modalities."""
@@ -235,9 +246,9 @@ class PinnedArguments:
             return Code({}, own=False), Code({}, own=False)
         model = self._source.directory or self._home()
         of_model = code_of(self._config_at or model, MODEL_CONFIG, self._token)
-        if of_model is None:
-            return None, None  # the hub is out of reach: not asked again
         overrides = named_code(self.identity.get("hf_overrides"))
+        if of_model is None:  # the hub is out of reach: not asked again
+            return (Code(overrides.repos, own=True) if overrides.repos else None), None
         of_model = Code({**of_model.repos, **overrides.repos}, of_model.own or overrides.own)
         return of_model, code_of(self._tokenizer_at or model, TOKENIZER_CONFIG, self._token)
 
@@ -305,17 +316,20 @@ def _repos(code: Code | None) -> Mapping[str, list[str]]:
     return {} if code is None else code.repos
 
 
-def _download_configuration(commit: Commit, token: str | bool | None) -> Commit:
-    """A commit with its configuration and code in the local hub cache."""
+def _download_configuration(commit: Commit, token: str | bool | None) -> Path:
+    """The snapshot in the local hub cache, with the commit's configuration and code."""
+    if commit.snapshot is not None:
+        return Path(commit.snapshot)
     from huggingface_hub import snapshot_download
 
     try:
-        path = snapshot_download(
-            commit.repo, revision=commit.sha, allow_patterns=["*.json", "*.py"], token=token
+        return Path(
+            snapshot_download(
+                commit.repo, revision=commit.sha, allow_patterns=["*.json", "*.py"], token=token
+            )
         )
     except Exception as error:  # which HTTP library's errors these are depends on the version
         raise ModelNotFoundError(
             f"hf_config_path={commit.repo!r} cannot be downloaded ({type(error).__name__}: "
             f"{error}). Download it where there is a network: `hf download {commit.repo}`."
         ) from error
-    return Commit(commit.repo, commit.sha, str(path))

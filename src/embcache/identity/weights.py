@@ -93,10 +93,10 @@ def resolve_model(
                 f"model={model!r} is a directory without a config.json. Give the directory that "
                 "holds the model's config, tokenizer and weights."
             )
-        commit = commit_of_snapshot(path)
-        if commit is None or _is_edited(path, memo, weights=True):
-            return ModelSource(model, LOCAL, hash_directory(path, memo, exports=False), True)
-        return ModelSource(commit.repo, commit.repo, commit.sha, False, commit.snapshot)
+        name, content = identify_directory(path, memo, exports=False)
+        if name == LOCAL:
+            return ModelSource(model, LOCAL, content, True)
+        return ModelSource(name, name, content, False, str(path.resolve()))
     if path.is_file():
         raise ModelNotFoundError(
             f"model={model!r} is a file. Give the directory that holds the model, or a hub name."
@@ -108,6 +108,27 @@ def resolve_model(
         content = hash_directory(here, memo, exports=False)
         return ModelSource(model, LOCAL, content, True, str(here))
     return ModelSource(model, model, commit.sha, False, commit.snapshot)
+
+
+def identify_directory(path: Path, memo: Memo, *, exports: bool = True) -> tuple[str, str]:
+    """Say what a model's directory is in an identity.
+
+    Args:
+        path: The directory.
+        memo: Remembers the hashes of its files.
+        exports: Whether the folders `onnx` and `openvino` count, see `hash_directory`.
+
+    Returns:
+        Hub name and commit of a snapshot in a hub cache, if no file in it was edited; else
+        `local`, and a hash over the files.
+
+    Raises:
+        ModelNotFoundError: A file cannot be read.
+    """
+    commit = commit_of_snapshot(path)
+    if commit is None or _is_edited(path, memo, weights=True):
+        return LOCAL, hash_directory(path, memo, exports=exports)
+    return commit.repo, commit.sha
 
 
 def _is_edited(snapshot: Path, memo: Memo, *, weights: bool) -> bool:

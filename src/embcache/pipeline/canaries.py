@@ -135,8 +135,8 @@ class Canaries:
         values, damaged = snapshot.read_all(np.arange(len(keys)), keys)
         if damaged.any():
             logger.warning(
-                "%d canaries of %s are damaged on disk and not compared. `check_space` with fix=True "
-                "deletes them; the next write adds them again.",
+                "%d canaries of %s are damaged on disk and not compared. `check_space` with "
+                "fix=True deletes them; the next write adds them again.",
                 damaged.sum(),
                 self._space.location,
             )
