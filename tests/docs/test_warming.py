@@ -280,7 +280,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
         Case("dataset", {"x.parquet": parquet("a", None)}, "row 1: column 'text' is null")
     ],
     ("Data sets", "a text that is no string"): [
-        Case("dataset", {"x.jsonl": LINE + b'{"text": 1}\n'}, f"row 1: {NO_STRING}")
+        Case("dataset", {"x.parquet": parquet([1])}, f"row 0: {NO_STRING}")
     ],
     ("Data sets", "a split that is not there"): [
         Case("dataset", {"x.jsonl": LINE}, "cannot be opened .*split no", patterns="no")
