@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -573,6 +574,60 @@ def test_a_refitted_whitening_misses(make: Make, minilm: SentenceTransformerEnco
     assert hits(make(minilm), ["a"]) == 1
     whitening.mean += 0.1
     assert hits(make(minilm), ["a"]) == 0
+
+
+class Adapted(torch.nn.Module):
+    """As PEFT does it: all adapters' weights are there, and attributes say which are applied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.adapters = torch.nn.ModuleDict({name: torch.nn.Linear(384, 384) for name in "ab"})
+        self.active_adapters = ["a"]
+        self.scaling = {"a": 1.0, "b": 1.0}
+        self._disable_adapters = False
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        for name in () if self._disable_adapters else self.active_adapters:
+            vectors = features["sentence_embedding"]
+            features["sentence_embedding"] = vectors + self.scaling[name] * self.adapters[name](
+                vectors
+            )
+        return features
+
+
+def another_adapter(module: Adapted) -> None:
+    module.active_adapters = ["b"]
+
+
+def both_adapters(module: Adapted) -> None:
+    module.active_adapters.append("b")
+
+
+def no_adapter(module: Adapted) -> None:
+    module._disable_adapters = True
+
+
+def half_an_adapter(module: Adapted) -> None:
+    module.scaling["a"] = 0.5
+
+
+@pytest.mark.parametrize("change", [another_adapter, both_adapters, no_adapter, half_an_adapter])
+def test_another_adapter_misses_and_the_first_one_hits_again(
+    make: Make, minilm: SentenceTransformerEncoderWrapper, change: Callable[[Any], None]
+) -> None:
+    adapted = Adapted()
+    minilm.model.append(adapted)
+    first = encode(make(minilm), ["a"])
+    before = copy.deepcopy({n: v for n, v in vars(adapted).items() if not n.startswith("_m")})
+    change(adapted)
+    encoder = make(minilm)
+    assert hits(encoder, ["a"]) == 0
+    assert np.allclose(encode(encoder, ["a"]), minilm.model.encode(["a"]), atol=1e-5)
+    for name in ("active_adapters", "scaling", "_disable_adapters"):
+        setattr(adapted, name, before[name])
+    assert hits(make(minilm), ["a"]) == 1
+    assert (encode(make(minilm), ["a"]) == first).all()
 
 
 class Scaled(FakeModel):

@@ -371,8 +371,14 @@ def test_canaries_survive_a_compaction_and_go_with_their_space(open_space: Open)
     space = with_canaries(open_space())
     for number in range(5):
         space.add(make_rows([f"more {number}"]))
+    for prompt in ("a: ", "b: "):
+        Pipeline(FakeEngine(), space.identity, space).encode(
+            TextRequest(texts=["t"], prompt=prompt)
+        )
+    assert len(space.canaries.open().fragments) == 3
     compact_space(space, older_than=timedelta(0))
-    assert check_space(open_space()).canaries.count == 5
+    assert check_space(open_space()).canaries.count == 15
+    assert len(space.canaries.open().fragments) == 1
     assert space.location.parent.caches() == []
     assert [one.name for one in Database(space.location.parent, writable=False).spaces()] == [
         space.name

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -390,6 +390,11 @@ class _ModelRequest(TextRequest):
     def columns(self, rows: Rows) -> Mapping[str, Column]:
         """Columns of `store.schema.VECTORS`; the prompt is null where it is not known."""
         return {**super().columns(rows), "prompt": self.applied.text}
+
+    @property
+    def context(self) -> Hashable:
+        """The prompt, or the circumstances that stand for it, and the columns that there are."""
+        return self.applied.key, *sorted(self.call.dataset.column_names)
 
     def canaries(self, *, with_prompt: bool) -> _ModelRequest:
         """The canary texts in this call's circumstances, with all columns that it has."""

@@ -9,7 +9,7 @@ merges them with the rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ class Canaries:
         self._space = space
         self._identity = identity
         self._write = write
-        self._compared: set[bytes] = set()
+        self._compared: set[Hashable] = set()
         self._new: Rows | None = None
 
     def forget(self) -> None:
@@ -87,22 +87,23 @@ class Canaries:
             ChangedModelError: A vector is further from its canary than `TOLERANCES` allow.
             EngineError: The engine cannot encode a canary which it once could.
         """
-        own = request.canaries(with_prompt=self._space.stores_text)
-        if self._mark(own) in self._compared:
+        if self.compared(request):
             return
+        own = request.canaries(with_prompt=self._space.stores_text)
         known = self._known()
         comparable = own.canaries_again(known.columns)
         for one in comparable:
-            if self._mark(one) not in self._compared:
+            if not self.compared(one):
                 self._compare(one, known)
-                self._compared.add(self._mark(one))
+                self._compared.add(one.context)
         there = any(_raw(key) in known.values for key in own.keys(self._identity))
         if self._write and not there and len(comparable) < _PROMPTS:
             self._new = self._encode_new(own)
-        self._compared.add(self._mark(own))
+        self._compared.add(request.context)
 
-    def _mark(self, request: Request) -> bytes:
-        return request.keys(self._identity).tobytes()
+    def compared(self, request: Request) -> bool:
+        """Whether `check` has nothing to do for a request; any thread may ask."""
+        return request.context in self._compared
 
     def commit(self) -> None:
         """Add what `check` encoded, after the first rows: an empty space needs no canaries."""

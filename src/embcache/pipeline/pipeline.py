@@ -87,7 +87,7 @@ class Pipeline:
         self._canaries: Canaries | None = None
         if space is not None and canaries != "never":
             self._canaries = Canaries(engine, space, identity.to_bytes(), write=self._write)
-        self._check_hits = canaries == "before hits"
+        self._engine_is_at_hand = canaries == "before hits"
         self.identity = identity
         self.space = space
         self.chunker = Chunker(engine)
@@ -206,9 +206,8 @@ class Pipeline:
                     encoded += self._fill(job, missing, bar, self._refuse_at_once(job))
                     if job.refused:
                         raise self._refused_error(job)
-                elif self._check_hits and self._canaries is not None and len(rows):
-                    with self._engine_lock:
-                        self._canaries.check(request)
+                elif len(rows):
+                    self._check_hits(request)
                 rows = job.read(rows)
                 if not len(rows):
                     return encoded
@@ -231,6 +230,16 @@ class Pipeline:
     def _refused_error(self, job: Job) -> RefusedTextsError:
         refused = job.with_duplicates(job.refused)
         return refused_error(job.request, refused, self.space if self._write else None)
+
+    def _check_hits(self, request: Request) -> None:
+        """Compare an engine that is at hand with the space's canaries, once."""
+        if self._canaries is None or not self._engine_is_at_hand:
+            return
+        if not self._canaries.compared(
+            request
+        ):  # else no hit waits for what another thread encodes
+            with self._engine_lock:
+                self._canaries.check(request)
 
     def _read_again(self, job: Job, failed: Positions) -> Positions:
         """Read rows that failed once more: another process may have mended them since.

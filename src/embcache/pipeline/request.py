@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -101,6 +101,11 @@ class Request(ABC):
     def prompts(self) -> str:
         """What is put in front of the texts, for messages."""
 
+    @property
+    @abstractmethod
+    def context(self) -> Hashable:
+        """What decides how a text comes to the engine, beside the text: equal for equal ways."""
+
     @abstractmethod
     def canaries(self, *, with_prompt: bool) -> Request:
         """The same request over the canary texts.
@@ -165,6 +170,11 @@ class TextRequest(Request):
     def prompts(self) -> str:
         """The prompt, for messages."""
         return f"prompt {self.prompt!r}"
+
+    @property
+    def context(self) -> Hashable:
+        """The prompt."""
+        return self.prompt
 
     def canaries(self, *, with_prompt: bool) -> TextRequest:
         """`canary_texts.TEXTS`, see `Request.canaries`."""
@@ -246,6 +256,11 @@ class PairRequest(Request):
         if not any(self.suffixes):
             return prefixes
         return "{}, suffixes {!r} and {!r}".format(prefixes, *self.suffixes)
+
+    @property
+    def context(self) -> Hashable:
+        """Both prefixes."""
+        return self.prefixes
 
     def canaries(self, *, with_prompt: bool) -> PairRequest:
         """`canary_texts.PAIRS`, see `Request.canaries`."""

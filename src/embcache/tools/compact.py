@@ -63,6 +63,14 @@ def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -
         CacheError: Lance cannot read or write it.
     """
     fragments, size = len(space.open().fragments), space.location.size()
+    _optimize(space, older_than)
+    if space.canaries.location.has_table():
+        _optimize(space.canaries, older_than)
+    after = len(space.open().fragments)
+    return CompactReport(space.location, fragments, after, size, space.location.size())
+
+
+def _optimize(space: Space, older_than: timedelta) -> None:
     with lance_errors("Compacting", space.location, WRITE_FIX):
         for attempt in range(_ATTEMPTS):
             try:
@@ -74,5 +82,3 @@ def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -
                 if _CONFLICT not in str(error) or attempt == _ATTEMPTS - 1:
                     raise
                 time.sleep(0.1 * 2**attempt)
-    after = len(space.open().fragments)
-    return CompactReport(space.location, fragments, after, size, space.location.size())
