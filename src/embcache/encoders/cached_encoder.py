@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from embcache.encoders.experiment import experiment_meta
-from embcache.encoders.inputs import Items, canary_dataset, read_items
+from embcache.encoders.inputs import read_items
 from embcache.encoders.live_settings import changed_settings
+from embcache.encoders.model_request import ModelRequest, text_parts
 from embcache.encoders.new_space import say_what_differs
 from embcache.encoders.registry import truncated_meta, warn_if_untrained
-from embcache.encoders.vllm_base import VllmWrapperBase
-from embcache.engine.mteb_model import Item, ModelCall, ModelEngine
+from embcache.encoders.wrapped_model import as_mteb_encoder, display_name
+from embcache.engine.mteb_model import ModelCall, ModelEngine
 from embcache.errors import ConfigError
 from embcache.identity.home import home_needed
 from embcache.identity.identity import Identity, canonical
-from embcache.identity.keys import Keys, text_keys
 from embcache.identity.live_model import (
-    NO_NAME,
     LiveModel,
     base_identity,
     hugging_face_config,
     sentence_transformer,
 )
-from embcache.identity.prompt_rules import AppliedPrompt, Call, find_rule
-from embcache.pipeline.canary_texts import TEXTS
+from embcache.identity.prompt_rules import Call, find_rule
 from embcache.pipeline.pipeline import OnMiss, Pipeline, check_on_miss
-from embcache.pipeline.request import Request, Rows, TextRequest
 from embcache.pipeline.result import Truncation
 from embcache.pipeline.stats import EncodeStats
-from embcache.store import Column, Database
+from embcache.store import Database
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -57,8 +52,6 @@ _PROMPT_NAMES = frozenset(
     {"model_prompts", "prompts_dict", "prompts", "default_prompt_name", "use_instructions"}
     | {"instruction_template", "apply_instruction_to_passages"}
 )
-# Columns beside `text` that mteb's loaders make of a text and that an encoder may read.
-_TEXT_PARTS = ("title", "body", "query", "instruction", "conversation")
 
 
 class CachedEncoder:
@@ -120,7 +113,7 @@ class CachedEncoder:
         check_on_miss(on_miss)
         if isinstance(model, CachedEncoder):
             raise ConfigError("CachedEncoder has a cache already. Use it as it is.")
-        self._model = _as_mteb_encoder(model)
+        self._model = as_mteb_encoder(model)
         self._truncation = None if truncate_dim is None else Truncation(truncate_dim)
         self._write = not read_only and on_miss == "encode"
         self._on_miss: OnMiss = on_miss
@@ -134,7 +127,7 @@ class CachedEncoder:
         self._rule = find_rule(self._model, applied_prompt)
         self._live = LiveModel(self._model, _PROMPT_NAMES if self._rule.known else frozenset())
         self._base = base_identity(self._model, meta, self._live, self._rule, identity)
-        self._name = _display_name(self._model, meta)
+        self._name = display_name(self._model, meta)
         self._database = None if cache_path is None else Database(cache_path, writable=self._write)
         self._pipelines: dict[str, Pipeline] = {}
         self._lock = threading.RLock()  # two threads make one pipeline, and count in turn
@@ -217,14 +210,14 @@ class CachedEncoder:
             return self._pass_through(inputs, circumstances | kwargs)
         precision = self._own_precision(kwargs)
         arguments = {**circumstances, **kwargs, "show_progress_bar": False}
-        request = _ModelRequest(
+        request = ModelRequest(
             texts=items.texts,
             prompt_type=None if prompt_type is None else str(getattr(prompt_type, "value", "")),
             task=task_metadata.name,
             show_progress=bool(kwargs.get("show_progress_bar", True)),
             began=began,
             applied=self._rule.apply(call),
-            parts=None if self._rule.known else _text_parts(items),
+            parts=None if self._rule.known else text_parts(items),
             call=ModelCall(items.dataset, items.collate_fn, arguments),
         )
         vectors, stats = self._pipeline(kwargs).encode(request)
@@ -360,109 +353,7 @@ class CachedEncoder:
                 self._live.settle()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ModelRequest(TextRequest):
-    """Texts of a call to a wrapped model.
-
-    Attributes:
-        applied: What stands for the prompt.
-        parts: Other columns that the model may read, by name, row i belongs to `texts[i]`; None
-            for a model that reads nothing but the texts.
-        call: The call of mteb, with all rows and arguments for the model.
-    """
-
-    applied: AppliedPrompt
-    parts: Mapping[str, Sequence[Any]] | None
-    call: ModelCall
-
-    def keys(self, identity: bytes) -> Keys:
-        """Hash identity, prompt, text, and the other columns that the model may read."""
-        if not self.parts:
-            return text_keys(identity, self.applied.key, self.texts)
-        rows = zip(self.texts, *self.parts.values(), strict=True)
-        prompt = json.dumps({"prompt": self.applied.key, "columns": sorted(self.parts)})
-        return text_keys(identity, prompt, [json.dumps(row, default=str) for row in rows])
-
-    def inputs(self, rows: Rows) -> list[Any]:
-        """The rows of the call as `Item`s, without prompt: the model adds that itself."""
-        return [Item(self.call, row, self.texts[row]) for row in rows]
-
-    def columns(self, rows: Rows) -> Mapping[str, Column]:
-        """Columns of `store.schema.VECTORS`; the prompt is null where it is not known."""
-        return {**super().columns(rows), "prompt": self.applied.text}
-
-    @property
-    def context(self) -> Hashable:
-        """The prompt, or the circumstances that stand for it, and the columns that there are."""
-        return self.applied.key, *sorted(self.call.dataset.column_names)
-
-    def canaries(self, *, with_prompt: bool) -> _ModelRequest:
-        """The canary texts in this call's circumstances, with all columns that it has."""
-        dataset = canary_dataset(self.call.dataset, TEXTS)
-        return replace(
-            self,
-            texts=TEXTS,
-            task=None,
-            show_progress=False,
-            parts=None if self.parts is None else {n: dataset[n][:] for n in self.parts},
-            call=replace(self.call, dataset=dataset),
-        )
-
-    def canaries_again(self, columns: Sequence[Mapping[str, Any]]) -> Sequence[Request]:
-        """This one alone: only the model puts prompts in front of texts."""
-        return [self]
-
-    @property
-    def prompts(self) -> str:
-        """The prompt, or the circumstances that stand for it, for messages."""
-        text = self.applied.text
-        return f"prompt {text!r}" if text is not None else f"circumstances {self.applied.key}"
-
-
-def _text_parts(items: Items) -> dict[str, Sequence[Any]]:
-    return {
-        name: items.dataset[name][:] for name in _TEXT_PARTS if name in items.dataset.column_names
-    }
-
-
 def _quantize(vectors: Any, precision: str) -> Any:
     from sentence_transformers.util import quantize_embeddings
 
     return quantize_embeddings(vectors, precision=precision) if len(vectors) else vectors
-
-
-def _as_mteb_encoder(model: Any) -> Any:
-    """The model as mteb would wrap it.
-
-    Raises:
-        ConfigError: The model is no encoder, or its vectors cannot be cached by text.
-    """
-    from mteb.models import CompressionWrapper, SentenceTransformerEncoderWrapper
-    from sentence_transformers import SentenceTransformer
-
-    kind = type(model).__name__
-    if isinstance(model, str):
-        raise ConfigError(
-            f"model={model!r} is a name. CachedEncoder wraps a loaded encoder: "
-            f"CachedEncoder(mteb.get_model({model!r})); for vLLM, VllmEncoderWrapper({model!r})."
-        )
-    if isinstance(model, VllmWrapperBase):
-        raise ConfigError(f"{kind} has a cache already. Use it as it is.")
-    if isinstance(model, CompressionWrapper):
-        raise ConfigError(
-            "CompressionWrapper's vectors depend on the other texts of a call, so they cannot be "
-            "cached by text. Wrap the other way round: CompressionWrapper(CachedEncoder(model))."
-        )
-    if isinstance(model, SentenceTransformer):
-        return SentenceTransformerEncoderWrapper(model)
-    if not callable(getattr(model, "encode", None)):
-        hint = ""
-        if hasattr(model, "predict"):
-            hint = " For cross-encoders on vLLM there is VllmCrossEncoderWrapper."
-        raise ConfigError(f"{kind} is no mteb encoder: it has no encode().{hint}")
-    return model
-
-
-def _display_name(model: Any, meta: Any) -> str:
-    """What the model is called in tables' names and messages."""
-    return type(model).__name__ if meta.name in NO_NAME else str(meta.name)

@@ -21,7 +21,8 @@ from embcache.identity.keys import Keys
 from embcache.pipeline.canaries import Canaries
 from embcache.pipeline.chunks import Chunk, Chunker, Refuse
 from embcache.pipeline.job import Job
-from embcache.pipeline.request import Request, missing_error, non_finite_error, refused_error
+from embcache.pipeline.messages import missing_error, non_finite_error, refused_error
+from embcache.pipeline.request import Request
 from embcache.pipeline.result import Result, Truncation, Vectors
 from embcache.pipeline.stats import Bar, EncodeStats, Watcher
 from embcache.store import Overlay, Space, Store
