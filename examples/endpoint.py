@@ -15,8 +15,9 @@ memory that vLLM asks for must be free.) Then, in another terminal, as often as 
     python examples/endpoint.py http://localhost:8000 intfloat/e5-small --task STS13 \
         --server "vllm 0.32, float32"
 
-The first run sends the texts, later ones send none. The endpoint has to be there nevertheless:
-mteb's wrapper asks it for its models when it is made.
+The first run sends the texts, later ones send none but the canaries, five texts in one request, to
+see that the endpoint still is what it was. So it has to be there; mteb's wrapper, too, asks it for
+its models when it is made.
 """
 
 from __future__ import annotations

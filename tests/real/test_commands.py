@@ -140,8 +140,10 @@ def test_map(run: Run, warmed: dict[str, Any]) -> None:
 
 
 def test_check_compact_merge_and_rm(run: Run, warmed: dict[str, Any]) -> None:
-    rows = f": {warmed['encoded']} rows, ok"
-    assert run("check").strip().endswith(rows) and run("check", "--fix").strip().endswith(rows)
+    for command in (["check"], ["check", "--fix"]):
+        rows, canaries = run(*command).splitlines()
+        assert rows.endswith(f": {warmed['encoded']} rows, ok")
+        assert canaries.startswith("  canaries: 15 (vllm") and "'search_query: '" in canaries
     (compacted,) = run("compact", "--json")
     assert compacted["fragments_after"] == 1 <= compacted["fragments_before"]
     (merged,) = run("merge", "cache", "--cache", "other", "--json")["spaces"]

@@ -219,6 +219,7 @@ class CachedEncoder:
             applied=self._rule.apply(call),
             parts=None if self._rule.known else text_parts(items),
             call=ModelCall(items.dataset, items.collate_fn, arguments),
+            pads=sentence_transformer(self._model) is not None,
         )
         vectors, stats = self._pipeline(kwargs).encode(request)
         with self._lock:

@@ -28,11 +28,14 @@ class ModelRequest(TextRequest):
         parts: Other columns that the model may read, by name, row i belongs to `texts[i]`; None
             for a model that reads nothing but the texts.
         call: The call of mteb, with all rows and arguments for the model.
+        pads: Whether the model pads a batch to its longest text. Canaries are then encoded one by
+            one: beside the long one, padding the others would cost three times the time.
     """
 
     applied: AppliedPrompt
     parts: Mapping[str, Sequence[Any]] | None
     call: ModelCall
+    pads: bool = False
 
     def keys(self, identity: bytes) -> Keys:
         """Hash identity, prompt, text, and the other columns that the model may read."""
@@ -58,13 +61,14 @@ class ModelRequest(TextRequest):
     def canaries(self, *, with_prompt: bool) -> ModelRequest:
         """The canary texts in this call's circumstances, with all columns that it has."""
         dataset = canary_dataset(self.call.dataset, TEXTS)
+        arguments = {**self.call.arguments, **({"batch_size": 1} if self.pads else {})}
         return replace(
             self,
             texts=TEXTS,
             task=None,
             show_progress=False,
             parts=None if self.parts is None else {n: dataset[n][:] for n in self.parts},
-            call=replace(self.call, dataset=dataset),
+            call=replace(self.call, dataset=dataset, arguments=arguments),
         )
 
     def canaries_again(self, columns: Sequence[Mapping[str, Any]]) -> Sequence[Request]:

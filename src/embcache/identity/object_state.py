@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 # Attributes that decide no vector, whosever they are: where files came from, where and how fast
-# something runs, what it is called, how results are compared, and secrets.
+# something runs, what it is called, how results are compared, and secrets. A server's address is
+# another one in each run of a job queue; what it serves is compared by canaries.
 _IGNORED_NAMES = frozenset(
     {"name_or_path", "_name_or_path", "base_model_name_or_path", "_commit_hash", "cache_dir"}
     | {"transformers_version", "local_files_only", "vocab_file", "tokenizer_file", "init_kwargs"}
@@ -38,7 +39,7 @@ _IGNORED_NAMES = frozenset(
     | {"deprecation_warnings", "warnings_issued", "similarity_fn_name", "_similarity_fn_name"}
     | {"_similarity", "_similarity_pairwise", "_prompt_length_mapping", "_model_config"}
     | {"_model_card_text", "_device_map", "_accelerate_placement_hook", "_modules_placed"}
-    | {"is_hpu_graph_enabled"}
+    | {"is_hpu_graph_enabled", "endpoint_url", "base_url", "api_base", "verify_ssl"}
 )
 # Of torch.nn.Module: parameters are hashed by `LiveModel.weights`, `training` is set by encode(),
 # and hooks on gradients and state dicts have no part in a vector.
