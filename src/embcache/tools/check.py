@@ -25,8 +25,8 @@ class CanaryReport:
 
     Attributes:
         count: How many there are.
-        prompts: The prompts that they were encoded with, as far as the space keeps prompts; of
-            scores, both prefixes.
+        prompts: The prompts that they were encoded with, as far as the space keeps and knows
+            them; of scores, the prefixes.
         engine_version: Engine package and version that the first of them come from.
         damaged: How many of them fail their checksum, or have a key that does not fit.
         problem: Why their table cannot be read; None if it can.
@@ -48,8 +48,8 @@ class CanaryReport:
     def __str__(self) -> str:
         if not self.count and self.problem is None:
             return ""
-        prompts = ", ".join(map(repr, self.prompts)) or "not kept"
-        lines = [f"canaries: {self.count} ({self.engine_version}; prompts {prompts})"]
+        prompts = f"; prompts {', '.join(map(repr, self.prompts))}" if self.prompts else ""
+        lines = [f"canaries: {self.count} ({self.engine_version}{prompts})"]
         if self.problem is not None:
             lines = [f"canaries cannot be read: {self.problem}"]
         if self.damaged:
@@ -181,10 +181,11 @@ def check_canaries(space: Space, *, fix: bool = False) -> CanaryReport:
     try:
         reader = canaries.open()
         found = survey(reader)
-        rows = [row for batch in reader.scan(_prompts(reader)) for row in batch.to_pylist()]
+        prompts = [name for name in reader.layout.prompts if name in reader.columns]
+        rows = [row for batch in reader.scan(prompts) for row in batch.select(prompts).to_pylist()]
         report = CanaryReport(
             found.rows,
-            tuple(dict.fromkeys(row[name] or "" for row in rows for name in _prompts(reader))),
+            tuple(dict.fromkeys(v for row in rows for v in row.values() if v is not None)),
             reader.metadata.engine_version,
             damaged=len(found.damaged) + len(found.misfits),
             problem="; ".join(found.unreadable) or None,
@@ -195,10 +196,6 @@ def check_canaries(space: Space, *, fix: bool = False) -> CanaryReport:
         canaries.location.remove()
         return replace(report, mended=True)
     return report
-
-
-def _prompts(reader: Reader) -> list[str]:
-    return [name for name in reader.layout.prompts if name in reader.columns]
 
 
 def _table_problems(reader: Reader) -> Iterator[str]:
