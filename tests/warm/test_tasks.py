@@ -23,7 +23,7 @@ from embcache import (
 )
 from embcache.warm import BadRow, Warmer
 from embcache.warm.tasks import estimate_texts, read_task
-from tests.fakes import FakeEngine
+from tests.fakes import FakeEngine, Shared
 
 Make = Callable[..., VllmEncoderWrapper]
 TEXT_TASKS = [task for task in ALL_MOCK_TASK_TEST_GRID if task.metadata.modalities == ["text"]]
@@ -75,7 +75,8 @@ def test_a_task_with_an_empty_document(
     """Evaluating names its row, with all others cached; warming leaves it out and reads on."""
     refusing = FakeEngine()
     refusing.refuse = {""}
-    monkeypatch.setattr(fake_engines, "_make", lambda *_: refusing)
+    # Shared: an encoder that is collected closes its engine, in the middle of another's work.
+    monkeypatch.setattr(fake_engines, "_make", lambda *_: Shared(refusing))
     task = WithAnEmptyDocument()
     task.load_data()
     documents = len(task.dataset["default"]["test"]["corpus"])
