@@ -16,7 +16,7 @@ from embcache.cli import warm as module
 from embcache.cli.sources import Sources
 from embcache.warm import Columns, Dialect
 from tests.conftest import encode
-from tests.fakes import FakeEngine, fake_vector
+from tests.fakes import FakeEngine, Shared, fake_vector
 
 TEXTS = [f"text {i}" for i in range(300)]
 Run = Callable[..., Result]
@@ -165,7 +165,7 @@ def test_refused_texts_are_rows_that_are_left_out(
     """One list and one count with the rows that have no text; the rest is encoded."""
     refusing = FakeEngine()
     refusing.refuse = {"", "bad"}
-    monkeypatch.setattr(fake_engines, "_make", lambda *_: refusing)
+    monkeypatch.setattr(fake_engines, "_make", lambda *_: Shared(refusing))
     path = tmp_path / "x.jsonl"
     texts = [{"text": "a"}, {"text": None}, {"text": ""}, {"text": "b"}, {"text": "bad"}]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in texts))
