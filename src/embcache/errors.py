@@ -42,6 +42,18 @@ class CacheFormatError(CacheError):
     """A space was written by a newer embcache, or not by embcache at all."""
 
 
+class NewerFormatError(CacheFormatError):
+    """A space was written by a newer embcache: what is in it is whole, and only that one reads it."""
+
+
+class DamagedSpaceError(CacheError):
+    """A file of a space is missing, or does not hold what was written to it."""
+
+
+class CacheWriteError(CacheError):
+    """The cache cannot be written: disk full, quota, permissions, a folder that is gone."""
+
+
 class MissingTextsError(EmbcacheError):
     """Some texts are not in the cache, and `on_miss="raise"` forbids encoding them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embcache.errors import CacheError, ConfigError
+from embcache.errors import ConfigError, DamagedSpaceError
 from embcache.identity.keys import Keys
+from embcache.store import panics
 from embcache.store.base import Part
 from embcache.store.index import Positions
-from embcache.store.location import READ_FIX, Location, is_of_lance, lance_errors
+from embcache.store.location import READ_FIX, Location, lance_errors
 from embcache.store.schema import SpaceMetadata, read_metadata, schema_layout, value_dim
 from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
+
+logger = logging.getLogger(__name__)
 
 # From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
 _SCAN_FROM_FRACTION = 0.1
@@ -26,21 +30,31 @@ _TAKE_THREADS = 2
 _ERROR_CHARACTERS = 200  # Lance appends paths of its own source files
 
 
-def open_table(location: Location) -> lance.LanceDataset:
-    """The latest version of a table.
+def open_table(location: Location, version: int | None = None) -> lance.LanceDataset:
+    """A version of a table.
+
+    Args:
+        location: The table.
+        version: Which; None for the latest.
 
     Raises:
-        ConfigError: There is none.
-        CacheError: Lance cannot open it.
+        ConfigError: There is no table.
+        DamagedSpaceError: Lance cannot open it.
+        CacheError: The operating system does not let it (too many open files, no permission).
     """
     if not location.has_table():
         raise ConfigError(
             f"{str(location)!r} is no space: there is no Lance table. Give the folder of one, "
             "<cache>/<name>.lance."
         )
-    with lance_errors("Opening", location, READ_FIX):
+    with lance_errors("Opening", location, READ_FIX), panics.off_screen():
         options = dict(location.storage_options) or None
-        return lance.dataset(str(location), storage_options=options)
+        dataset = lance.dataset(str(location), version=version, storage_options=options)
+        # Lance is lazy: asked here for what panics after a flip in a manifest, it may be asked
+        # anywhere from now on.
+        dataset.schema  # noqa: B018
+        dataset.get_fragments()
+        return dataset
 
 
 class Reader:
@@ -56,11 +70,15 @@ class Reader:
     Attributes:
         dataset: As given.
         location: As given.
+        fragments: Its fragments, in scan order.
+        starts: `(len(fragments) + 1,) int64`, the position of each fragment's first row, and at
+            the end the number of rows.
         metadata: What the table says about itself.
         layout: Whether it holds vectors or scores.
 
     Raises:
         CacheFormatError: The table is of a newer format, or no space of embcache.
+        DamagedSpaceError: Its schema is not what it was.
     """
 
     def __init__(self, dataset: lance.LanceDataset, location: Location) -> None:
@@ -68,13 +86,32 @@ class Reader:
         self.location = location
         self.metadata: SpaceMetadata = read_metadata(dataset.schema, str(location))
         self.layout = schema_layout(dataset.schema)
-        self.fragments: list[lance.LanceFragment] = dataset.get_fragments()
-        sizes = [fragment.metadata.num_rows for fragment in self.fragments]
-        self._starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+        with lance_errors("Opening", location, READ_FIX):
+            self.fragments: list[lance.LanceFragment] = dataset.get_fragments()
+            sizes = [fragment.metadata.num_rows for fragment in self.fragments]
+        self.starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+
+    def try_reading(self) -> None:
+        """Read a row, to find out whether the schema fits the data files.
+
+        Where it does not (the dimension was flipped, say), native code panics; what goes wrong
+        otherwise is left to whoever reads.
+
+        Raises:
+            DamagedSpaceError: It does not fit.
+        """
+        if not len(self):
+            return
+        names = ["key", self.layout.value, "checksum"]
+        with lance_errors("Opening", self.location, READ_FIX), panics.off_screen():
+            try:
+                self.dataset.take([0], columns=names)
+            except Exception as error:
+                logger.debug("%s: the first row cannot be read: %s", self.location, error)
 
     def __len__(self) -> int:
         """Number of rows."""
-        return int(self._starts[-1])
+        return int(self.starts[-1])
 
     @property
     def schema(self) -> pa.Schema:
@@ -103,9 +140,9 @@ class Reader:
         """
         order = np.argsort(positions, kind="stable")
         positions, keys = positions[order], keys[order]
-        owner = np.searchsorted(self._starts, positions, side="right") - 1
+        owner = np.searchsorted(self.starts, positions, side="right") - 1
         wanted = np.bincount(owner, minlength=len(self.fragments))
-        scanned = wanted >= _SCAN_FROM_FRACTION * np.diff(self._starts)
+        scanned = wanted >= _SCAN_FROM_FRACTION * np.diff(self.starts)
         with lance_errors("Reading vectors from", self.location, READ_FIX):
             for select, source in (
                 (np.flatnonzero(scanned[owner]), self._scan_positions),
@@ -125,20 +162,32 @@ class Reader:
             columns: Which columns the batches need beside key, value and checksum.
 
         Raises:
-            CacheError: Lance cannot read it; the message begins with its files' names.
+            DamagedSpaceError: Lance cannot read it; the message begins with its files' names.
         """
         names = list(dict.fromkeys(["key", self.layout.value, "checksum", *columns]))
-        try:
-            for batch in self._batches(names, [fragment], with_row_id=True):
-                yield verify(batch, self.layout)
-        except BaseException as error:
-            if not is_of_lance(error):
-                raise
-            files = ", ".join(
-                f"data/{file.path.rpartition('/')[2]}" for file in fragment.metadata.files
+        for batch in self._guarded(fragment, names):
+            yield verify(batch, self.layout)
+
+    def keys_of(self, fragment: lance.LanceFragment) -> Iterator[pa.RecordBatch]:
+        """Keys and row ids of a fragment, by batches.
+
+        Raises:
+            DamagedSpaceError: Lance cannot read it.
+        """
+        yield from self._guarded(fragment, ["key"])
+
+    def try_fragment(self, fragment: lance.LanceFragment, columns: Sequence[str]) -> None:
+        """Read some columns of a fragment to their end, to find out whether they can be.
+
+        Raises:
+            DamagedSpaceError: They cannot; the message begins with the data files' names.
+            CacheError: It is no damage (too many open files, no permission).
+        """
+        rows = sum(batch.num_rows for batch in self._guarded(fragment, list(columns)))
+        if rows != fragment.metadata.num_rows:
+            raise DamagedSpaceError(
+                f"{_files(fragment)}: {rows:,} rows where {fragment.metadata.num_rows:,} should be"
             )
-            said = f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]
-            raise CacheError(f"{files} ({fragment.metadata.num_rows:,} rows): {said}") from error
 
     def read_range(self, start: int, count: int) -> Verified:
         """Read neighbouring rows, each checked with its own key.
@@ -176,6 +225,18 @@ class Reader:
         with lance_errors("Reading rows of", self.location, READ_FIX):
             return self.dataset.take(positions, columns=list(columns))
 
+    def _guarded(
+        self, fragment: lance.LanceFragment, columns: list[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Batches of a fragment; errors name its files, which are what is at fault."""
+        try:
+            with lance_errors("Reading", self.location, READ_FIX):
+                yield from self._batches(columns, [fragment], with_row_id=True)
+        except DamagedSpaceError as error:
+            cause = error.__cause__ or error
+            said = f"{type(cause).__name__}: {cause}"[:_ERROR_CHARACTERS]
+            raise DamagedSpaceError(f"{_files(fragment)}: {said}") from cause
+
     def _batches(
         self,
         columns: list[str],
@@ -205,8 +266,8 @@ class Reader:
         if not len(positions):
             return
         # Position within the scan = position in the table less the rows of skipped fragments.
-        skipped = np.cumsum(np.where(scanned, 0, np.diff(self._starts)))
-        owner = np.searchsorted(self._starts, positions, side="right") - 1
+        skipped = np.cumsum(np.where(scanned, 0, np.diff(self.starts)))
+        owner = np.searchsorted(self.starts, positions, side="right") - 1
         local = positions - skipped[owner]
         fragments = [self.fragments[i] for i in np.flatnonzero(scanned)]
         start = 0
@@ -247,3 +308,9 @@ class Reader:
 
     def _columns(self, batch: pa.RecordBatch) -> tuple[Values, npt.NDArray[np.uint64]]:
         return batch_values(batch, self.layout), batch.column("checksum").to_numpy()
+
+
+def _files(fragment: lance.LanceFragment) -> str:
+    """A fragment's data files and rows, for messages."""
+    files = ", ".join(f"data/{file.path.rpartition('/')[2]}" for file in fragment.metadata.files)
+    return f"{files} ({fragment.metadata.num_rows:,} rows)"

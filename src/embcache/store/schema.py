@@ -11,7 +11,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from embcache.errors import CacheFormatError
+from embcache.errors import CacheFormatError, NewerFormatError, shown
 from embcache.identity.identity import Identity
 from embcache.identity.keys import KEY_BYTES
 
@@ -129,7 +129,8 @@ def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:
         where: Names the table in errors.
 
     Raises:
-        CacheFormatError: The table is of a newer format, or no space of embcache.
+        NewerFormatError: The table is of a newer format.
+        CacheFormatError: It is no space of embcache, or what it says cannot be read.
     """
     raw = schema.metadata or {}
     if _FORMAT not in raw:
@@ -137,13 +138,15 @@ def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:
             f"{where} is a Lance table but not one that embcache wrote: its schema metadata has no "
             f"{_FORMAT.decode()}. Use another cache_path, or move the table away."
         )
-    found = raw[_FORMAT].decode()
-    if not found.isdecimal() or int(found) > FORMAT_VERSION:
-        raise CacheFormatError(
+    found = raw[_FORMAT].decode("utf-8", "backslashreplace")
+    if found.isascii() and found.isdecimal() and int(found) > FORMAT_VERSION:
+        raise NewerFormatError(
             f"{where} has format version {found}; this embcache ({embcache_version()}) reads up to "
             f"{FORMAT_VERSION}. Upgrade with `pip install -U embcache`, or use another cache_path."
         )
     try:
+        if int(found) < 1:
+            raise ValueError(f"no format version: {found!r}")
         return SpaceMetadata(
             identity=Identity.from_json(raw[_IDENTITY].decode()),
             model=raw[_MODEL].decode(),
@@ -152,6 +155,6 @@ def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CacheFormatError(
-            f"{where} has format version {found} but unreadable schema metadata "
+            f"{where} has format version {shown(found)} but unreadable schema metadata "
             f"({type(error).__name__}: {error}). Move the table away; its texts are encoded again."
         ) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby
 
 import lance
 import numpy as np
@@ -16,6 +17,9 @@ from embcache.store.reader import Reader
 from embcache.store.verify import Values, batch_keys
 
 
+Shape = list[tuple["Mark", bool]]
+
+
 class SpaceSnapshot:
     """What a space held at one moment: a version of its table, and the index of its keys.
 
@@ -24,18 +28,27 @@ class SpaceSnapshot:
     Args:
         reader: The version; None before the space's first row.
         index: The keys of the reader's rows; None for none.
+        lost: Marks of fragments that cannot be read, whose keys `index` has not.
 
     Attributes:
         reader: As given.
         index: The keys, none where none were given.
+        shape: The fragments' marks, and whether `index` has their keys.
     """
 
-    def __init__(self, reader: Reader | None = None, index: KeyParts | None = None) -> None:
+    def __init__(
+        self,
+        reader: Reader | None = None,
+        index: KeyParts | None = None,
+        lost: Collection[Mark] = frozenset(),
+    ) -> None:
         self.reader = reader
         self.index = KeyParts() if index is None else index
+        self.shape: Shape = [] if reader is None else _shape(reader, lost)
 
     def __len__(self) -> int:
-        return len(self.index)
+        """Number of rows, those that cannot be read included: their positions are taken."""
+        return 0 if self.reader is None else len(self.reader)
 
     @property
     def dim(self) -> int | None:
@@ -59,6 +72,22 @@ class SpaceSnapshot:
     def keys(self) -> Keys:
         """All keys in scan order, `(len(self), 2) uint64`: row i lies at position i."""
         return self.index.keys()
+
+    def row_ids(self, keys: Keys) -> npt.NDArray[np.uint64]:
+        """Lance's stable row ids of all rows with some keys, `(m,) uint64`.
+
+        Raises:
+            CacheError: Lance cannot read the table.
+        """
+        if self.reader is None:
+            return np.empty(0, np.uint64)
+        wanted = KeyIndex.build(keys, np.arange(len(keys), dtype=np.uint64))
+        found = [np.empty(0, np.uint64)]
+        for fragment, (_, there) in zip(self.reader.fragments, self.shape, strict=True):
+            for batch in self.reader.keys_of(fragment) if there else ():
+                chosen = wanted.find(batch_keys(batch)) >= 0
+                found.append(batch.column("_rowid").to_numpy()[chosen])
+        return np.concatenate(found)
 
     def read(self, positions: Positions, keys: Keys) -> Iterator[Part]:
         """Read rows by parts, see `Reader.read`."""
@@ -98,18 +127,54 @@ class SpaceSnapshot:
             yield from self.reader.scan(columns)
 
 
-def extended_index(before: SpaceSnapshot, reader: Reader) -> KeyParts:
-    """The index of a newer version: of new fragments only, where the old ones are all unchanged."""
-    known = [] if before.reader is None else _shape(before.reader)
-    if known and _shape(reader)[: len(known)] == known:
-        index, fresh = before.index, reader.fragments[len(known) :]
-    else:
-        index, fresh = KeyParts(), reader.fragments
-    return index.extended(_index_keys(reader.dataset, fresh, len(index)))
+Mark = tuple[object, ...]
+"""What tells a fragment from every other one, of this table or of one that takes its place."""
 
 
-def _shape(reader: Reader) -> list[tuple[int, int]]:
-    return [(f.fragment_id, f.metadata.num_rows) for f in reader.fragments]
+def fragment_mark(reader: Reader, fragment: lance.LanceFragment) -> Mark:
+    """The mark of a fragment: its files, and the dimension that the schema gives them."""
+    metadata = fragment.metadata
+    return (
+        fragment.fragment_id,
+        metadata.num_rows,
+        reader.dim,
+        *(file.path for file in metadata.files),
+        str(metadata.deletion_file),
+    )
+
+
+def extended_index(
+    before: SpaceSnapshot, reader: Reader, lost: Collection[Mark] = frozenset()
+) -> KeyParts:
+    """The index of a newer version: of new fragments only, where the old ones are all unchanged.
+
+    Args:
+        before: The older version.
+        reader: The newer one.
+        lost: Marks of fragments that cannot be read; their keys are left out.
+    """
+    shape = _shape(reader, lost)
+    known = [] if before.reader is None else before.shape
+    index, at = KeyParts(), 0
+    if known and shape[: len(known)] == known:
+        index, at = before.index, len(known)
+    for start, stop in _runs([there for _, there in shape], at):
+        fresh = reader.fragments[start:stop]
+        index = index.extended(_index_keys(reader.dataset, fresh, int(reader.starts[start])))
+    return index
+
+
+def _shape(reader: Reader, lost: Collection[Mark]) -> Shape:
+    marks = [fragment_mark(reader, fragment) for fragment in reader.fragments]
+    return [(mark, mark not in lost) for mark in marks]
+
+
+def _runs(there: list[bool], at: int) -> Iterator[tuple[int, int]]:
+    """Spans of neighbours that are there, from a place on."""
+    for is_there, group in groupby(range(at, len(there)), key=there.__getitem__):
+        if is_there:
+            numbers = list(group)
+            yield numbers[0], numbers[-1] + 1
 
 
 def _index_keys(
