@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,8 +56,13 @@ def at_chunk(engine: FakeEngine, number: int, do: Callable[[], None]) -> None:
 
 
 def replaced_by_a_file(path: Path) -> None:
-    shutil.rmtree(path)
+    removed(path)
     path.write_text("a file")
+
+
+def removed(path: Path) -> None:
+    """In one step: what is written meanwhile would else be in the way."""
+    path.rename(path.with_name(f"{path.name} is removed"))
 
 
 MEANWHILE: dict[str, Callable[[Space], None]] = {
@@ -94,7 +98,7 @@ def test_a_folder_that_is_deleted_meanwhile_is_made_again(tmp_path: Path, whole:
     pipeline = small_chunks(space, engine)
     encode(pipeline, TEXTS[:4])
     gone = folder(space).parent if whole else folder(space)
-    at_chunk(engine, len(engine.chunks) + 2, lambda: shutil.rmtree(gone))
+    at_chunk(engine, len(engine.chunks) + 2, lambda: removed(gone))
     assert right(encode(pipeline, TEXTS)[0], TEXTS)
     found, stats = encode(pipeline, TEXTS)
     assert right(found, TEXTS) and stats.unwritten == 0
@@ -152,9 +156,10 @@ def test_a_commit_that_conflicts(
     add, calls = Space.add, []
 
     def conflict(self: Space, rows: Any) -> Any:
-        calls.append(len(rows))
-        if self.name == space.name and len(calls) == 2:
-            raise CacheWriteError("Writing failed: too many concurrent writers")
+        if self is space:
+            calls.append(len(rows))
+            if len(calls) == 3:
+                raise CacheWriteError("Writing failed: too many concurrent writers")
         return add(self, rows)
 
     monkeypatch.setattr(Space, "add", conflict)
@@ -214,6 +219,7 @@ def test_rows_that_are_damaged_as_soon_as_they_are_written(
     assert "fail their checksum. The disk or its memory is failing" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_in_a_process_of_its_own(tmp_path: Path) -> None:
     """A real refusal by the system, in the middle of a run: EFBIG, as of a full disk."""
     said = run_python(
@@ -225,11 +231,10 @@ def test_a_file_size_limit_in_a_process_of_its_own(tmp_path: Path) -> None:
         "pipeline = small_chunks(space, engine)\n"
         "encode(pipeline, TEXTS[:4])\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4500, 4500))\n"
+        "limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "at_chunk(engine, len(engine.chunks) + 2, limit)\n"
-        "texts = TEXTS + ['long ' * 3000]\n"
-        "found, stats = encode(pipeline, texts)\n"
-        "print(right(found, texts), stats.unwritten > 0)\n"
+        "found, stats = encode(pipeline, TEXTS)\n"
+        "print(right(found, TEXTS), stats.unwritten > 0)\n"
     )
     assert "True True" in said and "File too large" in said and "cannot be written" in said
 

@@ -28,7 +28,6 @@ from embcache.store import aside
 from embcache.store.trial import try_commit
 
 
-
 class Fix(NamedTuple):
     """What to do where Lance fails at something.
 

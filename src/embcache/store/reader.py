@@ -27,6 +27,7 @@ _SCAN_FROM_FRACTION = 0.1
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 4 * 2**20
 _TAKE_THREADS = 2
+_SAMPLE_ROWS = 64
 _ERROR_CHARACTERS = 200  # Lance appends paths of its own source files
 
 
@@ -127,6 +128,33 @@ class Reader:
     def columns(self) -> list[str]:
         """Names of the table's columns."""
         return list(self.schema.names)
+
+    def check_fit(self) -> None:
+        """See that the schema is that of the data files: that any row at all is intact.
+
+        A dimension that was flipped to a smaller one gives wrong values without an error, and
+        every row would be taken for damaged, and deleted. A few rows of one fragment nearly always
+        decide it; only where none of them is intact, others are looked at.
+
+        Raises:
+            DamagedSpaceError: There are rows, and none of those that were looked at is intact.
+        """
+        for start, stop in zip(self.starts.tolist(), self.starts[1:].tolist(), strict=False):
+            if start == stop:
+                continue
+            try:
+                with panics.off_screen():
+                    found = self.read_range(start, min(stop - start, _SAMPLE_ROWS))
+            except DamagedSpaceError as error:
+                logger.debug("%s", error)
+                continue
+            if not found.damaged.all():
+                return
+        if len(self):
+            raise DamagedSpaceError(
+                f"{self.location}: no row of version {self.dataset.version} is intact. "
+                f"{READ_FIX.text}"
+            )
 
     def read(self, positions: Positions, keys: Keys) -> Iterator[Part]:
         """Read values by position, each row checked with the key that it should have.

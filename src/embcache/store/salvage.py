@@ -16,8 +16,13 @@ from dataclasses import dataclass, field
 
 import lance
 
-from embcache.errors import CacheError, CacheFormatError, DamagedSpaceError, NewerFormatError
-from embcache.store import panics
+from embcache.errors import (
+    CacheError,
+    CacheFormatError,
+    CacheWriteError,
+    DamagedSpaceError,
+    NewerFormatError,
+)
 from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
 from embcache.store.reader import Reader
 from embcache.store.snapshot import Mark, SpaceSnapshot, extended_index, fragment_mark
@@ -49,6 +54,7 @@ class Salvage:
     open_version: Callable[[int | None], Reader]
     lost: set[Mark] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
+    _versions: list[int] = field(default_factory=list)
 
     def snapshot(self, last: SpaceSnapshot, *, write: bool, values: bool) -> SpaceSnapshot:
         """The newest version that can be used, without what of it cannot be read.
@@ -76,16 +82,41 @@ class Salvage:
                     index = extended_index(last, reader, self.lost)
                 return SpaceSnapshot(reader, index, self.lost)
             except DamagedSpaceError:
-                if not self._lose(reader, ["key"]) and not _outdated(reader):
+                if not self._lose(reader, ["key"]) and not self._outdated():
                     raise
         raise DamagedSpaceError(
             f"{self.location} changes or fails again and again while it is read. {READ_FIX.text}"
         )
 
+    def clear_place(self) -> None:
+        """Make room for a new table, where data files are left of one that has no manifests.
+
+        Raises:
+            CacheWriteError: They are in the way, and cannot be set aside.
+        """
+        if self._versions_gone():
+            try:
+                with self.location.alone():
+                    if self._versions_gone():  # another process may have been here
+                        (aside,) = self.location.set_aside()
+                        self._tell(
+                            f"{self.location} has data files and no manifest that says what is in "
+                            f"them. They are set aside, not deleted: {aside}. Its texts are "
+                            "encoded again."
+                        )
+            except OSError as error:
+                raise CacheWriteError(
+                    f"{self.location} has data files and no manifest that says what is in them, "
+                    f"and cannot be set aside: {error.strerror or error}. Move it away."
+                ) from error
+
+    def _versions_gone(self) -> bool:
+        return not self.location.has_table() and self.location.holds_rows()
+
     def _lose(self, reader: Reader, columns: list[str]) -> int:
         """Find fragments that cannot be read; returns how many of them are new."""
         found = dict(_unreadable(reader, columns, self.lost))
-        if not found or _outdated(reader):  # then a compaction may have removed their files
+        if not found or self._outdated():  # then a compaction may have removed their files
             return 0
         self.lost.update(found)
         rows = sum(int(mark[1]) for mark in found)  # type: ignore[call-overload]
@@ -124,7 +155,8 @@ class Salvage:
         """
         first: CacheError | None = None
         damaged: list[int] = []
-        for version in self.location.versions():
+        self._versions = self.location.versions()
+        for version in self._versions:
             try:
                 reader = self.open_version(version)
                 if self._has_rows(reader) or (first is None and not reader.fragments):
@@ -175,6 +207,10 @@ class Salvage:
                 done = lance.LanceDataset.commit(str(self.location), nothing, read_version=at)
                 at = done.version
 
+    def _outdated(self) -> bool:
+        """Whether versions came since `_newest`, so that the files of older ones may be removed."""
+        return self.location.versions()[:1] != self._versions[:1]
+
     def _tell(self, what: str) -> None:
         """Warn, of the same thing once."""
         if what.partition(" (")[0] not in self._told:
@@ -191,16 +227,7 @@ def _instead(reader: Reader | None) -> str:
     )
 
 
-def _outdated(reader: Reader) -> bool:
-    """Whether there is a newer version than the reader's, so that its files may be removed."""
-    with lance_errors("Opening", reader.location, READ_FIX), panics.off_screen():
-        versions = reader.location.versions()
-        return not versions or versions[0] != reader.dataset.version
-
-
-def _unreadable(
-    reader: Reader, columns: list[str], known: set[Mark]
-) -> Iterator[tuple[Mark, str]]:
+def _unreadable(reader: Reader, columns: list[str], known: set[Mark]) -> Iterator[tuple[Mark, str]]:
     """Fragments that cannot be read to their end, and why; those that are known are left out."""
     for fragment in reader.fragments:
         mark = fragment_mark(reader, fragment)

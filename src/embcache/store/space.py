@@ -72,7 +72,7 @@ class Space:
         self._store_text = store_text
         self._lock = threading.RLock()
         self._snapshot = SpaceSnapshot()
-        self._salvage = Salvage(location, self.open)
+        self._salvage = Salvage(location, self._open_sound)
 
     @property
     def name(self) -> str:
@@ -253,10 +253,18 @@ class Space:
             with lance_errors("Opening", self.location, READ_FIX):
                 if dataset.latest_version == dataset.version:
                     return last
-        reader = self.open()
+        reader = self._open_sound()
         with lance_errors("Reading the keys of", self.location, READ_FIX):
             lost = self._salvage.lost
             return SpaceSnapshot(reader, extended_index(last, reader, lost), lost)
+
+    def _open_sound(self, version: int | None = None) -> Reader:
+        """A version whose schema is that of its data files, as far as that was not seen before."""
+        reader = self.open(version)
+        last = self._snapshot.reader
+        if last is None or not len(last) or last.schema != reader.schema:
+            reader.check_fit()
+        return reader
 
     def _add(
         self, keys: Keys, dim: int, make: Callable[[pa.Schema, Positions], pa.Table]
@@ -286,6 +294,7 @@ class Space:
         once, the second creation may commit as an overwrite (Lance 13), and take the rows with it
         that the first has written by then.
         """
+        self._salvage.clear_place()
         schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
         options = {"new_table_enable_stable_row_ids": "true"}
         with self.location.made_elsewhere() as hidden:
@@ -305,7 +314,9 @@ class Space:
     def _check_schema(self, schema: pa.Schema, dim: int) -> None:
         self._check_identity(read_metadata(schema, str(self.location)))
         if value_dim(schema) != dim:
-            raise CacheError(
+            # What was read before says who is wrong: the table's manifest, or what is to be added.
+            kind = DamagedSpaceError if self._snapshot.dim == dim else CacheError
+            raise kind(
                 f"{self.location} holds vectors of {value_dim(schema)} components, and those to be "
                 f"added have {dim}. One identity cannot have two dimensions: the table is not "
                 "what its metadata says. Move the folder away; its texts are encoded again."
