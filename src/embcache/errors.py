@@ -43,7 +43,7 @@ class CacheFormatError(CacheError):
 
 
 class NewerFormatError(CacheFormatError):
-    """A space was written by a newer embcache: what is in it is whole, and only that one reads it."""
+    """A space was written by a newer embcache: it is whole, and this one cannot read it."""
 
 
 class DamagedSpaceError(CacheError):

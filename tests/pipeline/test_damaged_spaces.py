@@ -11,12 +11,11 @@ import lance
 import pytest
 
 from embcache import CacheError, DamagedSpaceError, EmbcacheError
-from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
 from embcache.pipeline.pipeline import Pipeline
 from embcache.pipeline.request import TextRequest
 from embcache.pipeline.stats import Watcher
-from embcache.store import Rows, Space
+from embcache.store import Space
 from embcache.tools.check import check_space
 from tests.fakes import FakeEngine
 from tests.pipeline.test_pipeline import IDENTITY
@@ -66,8 +65,8 @@ def newest(space: Space) -> Path:
     return files(space, "_versions")[0]  # by their distance from 2**64
 
 
-def each(space: Space, kind: str, do: Callable[[Path], None]) -> None:
-    for path in files(space, kind):
+def each(space: Space, kind: str, do: Callable[[Path], None], most: int | None = None) -> None:
+    for path in files(space, kind)[:most]:
         do(path)
 
 
@@ -76,7 +75,7 @@ IN_PART: dict[str, Callable[[Space], None]] = {
     "a data file is empty": lambda s: truncate(files(s, "data")[1], 0),
     "a data file is cut": lambda s: truncate(files(s, "data")[2]),
     "a data file is garbled": lambda s: garble(files(s, "data")[3]),
-    "two data files": lambda s: [truncate(path, 0.9) for path in files(s, "data")[:2]][0],
+    "two data files": lambda s: each(s, "data", truncate, 2),
     "a data file is another table's": lambda s: files(s, "data")[0].write_bytes(
         next(folder(s).glob("_canaries.lance/data/*")).read_bytes()
     ),
@@ -85,11 +84,12 @@ IN_PART: dict[str, Callable[[Space], None]] = {
     "the newest manifest is cut": lambda s: truncate(newest(s)),
     "the newest manifest is empty": lambda s: truncate(newest(s), 0),
     "the newest manifest is garbled": lambda s: garble(newest(s)),
-    "the newest two manifests": lambda s: [truncate(p) for p in files(s, "_versions")[:2]][0],
+    "the newest two manifests": lambda s: each(s, "_versions", truncate, 2),
     "a type in the newest manifest": lambda s: replace_bytes(newest(s), b"uint64", b"uhnt64"),
     "the dimension in it": lambda s: replace_bytes(newest(s), b"list:float:8", b"list:float:9"),
     "the identity in it": lambda s: replace_bytes(newest(s), b"organization", b"orgAnization"),
     "the identity's JSON in it": lambda s: replace_bytes(newest(s), b'"dtype"', b"'dtype\""),
+    "a column's name in it": lambda s: replace_bytes(newest(s), b"created_at", b"created_bt"),
     "what makes it a space": lambda s: replace_bytes(
         newest(s), b"format_version", b"farmat_version"
     ),
@@ -186,7 +186,7 @@ def test_a_warm_goes_on(what: str, space: Space) -> None:
     pipeline.refresh()
     keys = request.keys(IDENTITY.to_bytes())
     pipeline.fill(request, keys, watcher=Watcher(), refuse={}.update)
-    found, stats = encode(small_chunks(open_space(folder(space).parent)), TEXTS)
+    found, _ = encode(small_chunks(open_space(folder(space).parent)), TEXTS)
     assert right(found, TEXTS)
 
 
@@ -250,7 +250,7 @@ def test_corrupt_rows_beside_a_lost_file(space: Space) -> None:
     truncate(lost)
     assert right(encode(small_chunks(space), TEXTS)[0], TEXTS)
     fresh = FakeEngine()
-    found, stats = encode(small_chunks(open_space(folder(space).parent), fresh), TEXTS)
+    found, _ = encode(small_chunks(open_space(folder(space).parent), fresh), TEXTS)
     assert right(found, TEXTS) and fresh.starts == 0
 
 

@@ -103,10 +103,9 @@ class Reader:
         """
         if not len(self):
             return
-        names = ["key", self.layout.value, "checksum"]
         with lance_errors("Opening", self.location, READ_FIX), panics.off_screen():
             try:
-                self.dataset.take([0], columns=names)
+                self.dataset.take([0])
             except Exception as error:
                 logger.debug("%s: the first row cannot be read: %s", self.location, error)
 
@@ -211,11 +210,8 @@ class Reader:
             DamagedSpaceError: They cannot; the message begins with the data files' names.
             CacheError: It is no damage (too many open files, no permission).
         """
-        rows = sum(batch.num_rows for batch in self._guarded(fragment, list(columns)))
-        if rows != fragment.metadata.num_rows:
-            raise DamagedSpaceError(
-                f"{_files(fragment)}: {rows:,} rows where {fragment.metadata.num_rows:,} should be"
-            )
+        for _ in self._guarded(fragment, list(columns)):
+            pass
 
     def read_range(self, start: int, count: int) -> Verified:
         """Read neighbouring rows, each checked with its own key.
@@ -257,13 +253,23 @@ class Reader:
         self, fragment: lance.LanceFragment, columns: list[str]
     ) -> Iterator[pa.RecordBatch]:
         """Batches of a fragment; errors name its files, which are what is at fault."""
+        rows, promised = 0, fragment.metadata.num_rows
         try:
             with lance_errors("Reading", self.location, READ_FIX):
-                yield from self._batches(columns, [fragment], with_row_id=True)
+                for batch in self._batches(columns, [fragment], with_row_id=True):
+                    rows += batch.num_rows
+                    if rows > promised:
+                        break
+                    yield batch
         except DamagedSpaceError as error:
             cause = error.__cause__ or error
             said = f"{type(cause).__name__}: {cause}"[:_ERROR_CHARACTERS]
             raise DamagedSpaceError(f"{_files(fragment)}: {said}") from cause
+        if rows != promised:
+            raise DamagedSpaceError(
+                f"{_files(fragment)}: {rows:,} rows {'at least ' if rows > promised else ''}where "
+                f"the manifest has {promised:,}"
+            )
 
     def _batches(
         self,

@@ -16,7 +16,6 @@ from embcache.store.index import KeyIndex, KeyParts, Positions, UnsortedKeys
 from embcache.store.reader import Reader
 from embcache.store.verify import Values, batch_keys
 
-
 Shape = list[tuple["Mark", bool]]
 
 
