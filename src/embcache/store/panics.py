@@ -2,11 +2,11 @@
 
 Rust prints a panic to file descriptor 2 before Python hears of it, with a backtrace where
 RUST_BACKTRACE is set, and has no way to be told otherwise from outside. So descriptor 2 leads into
-memory for the milliseconds in which a table is opened, which is where nearly all panics over
-damaged files are (their schema is not what it was); what others print meanwhile is printed
-afterwards. Not while rows are read: that goes on for long, and a process that is started meanwhile
-would take the descriptor along. Filtering everything through a pipe for good would stand between
-the user and every other library.
+memory while a table is opened and its keys are read, which is where nearly all panics over damaged
+files are, and while tools read rows; what others print meanwhile is printed afterwards. Not while
+an encoder reads vectors: that goes on for long, and a process that is started meanwhile, a vLLM
+engine, would take the descriptor along and print its errors to nobody. Filtering everything
+through a pipe for good would stand between the user and every other library.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _STDERR = 2
 _PANIC = re.compile(rb"^\n?thread '.*' (\(\d+\) )?panicked at ", re.MULTILINE)
@@ -95,3 +98,14 @@ def off_screen() -> Iterator[None]:
         yield
     finally:
         _capture.leave()
+
+
+def each_off_screen(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made off screen; what is done with them is not."""
+    while True:
+        with off_screen():
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item

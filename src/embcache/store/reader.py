@@ -210,8 +210,9 @@ class Reader:
             DamagedSpaceError: They cannot; the message begins with the data files' names.
             CacheError: It is no damage (too many open files, no permission).
         """
-        for _ in self._guarded(fragment, list(columns)):
-            pass
+        with panics.off_screen():  # as a whole: Lance reads ahead
+            for _ in self._guarded(fragment, list(columns)):
+                pass
 
     def read_range(self, start: int, count: int) -> Verified:
         """Read neighbouring rows, each checked with its own key.
@@ -236,9 +237,10 @@ class Reader:
             CacheError: Lance cannot read the table.
         """
         with lance_errors("Scanning", self.location, READ_FIX):
-            yield from self.dataset.scanner(
+            scanner = self.dataset.scanner(
                 columns=list(columns), with_row_id=True, batch_size=batch_rows, scan_in_order=True
-            ).to_batches()
+            )
+            yield from panics.each_off_screen(scanner.to_batches())
 
     def take(self, positions: Positions, columns: Sequence[str]) -> pa.Table:
         """Some columns of a few rows, in the order of the positions; rows are not checked.
@@ -246,7 +248,7 @@ class Reader:
         Raises:
             CacheError: Lance cannot read the table.
         """
-        with lance_errors("Reading rows of", self.location, READ_FIX):
+        with lance_errors("Reading rows of", self.location, READ_FIX), panics.off_screen():
             return self.dataset.take(positions, columns=list(columns))
 
     def _guarded(
@@ -256,7 +258,8 @@ class Reader:
         rows, promised = 0, fragment.metadata.num_rows
         try:
             with lance_errors("Reading", self.location, READ_FIX):
-                for batch in self._batches(columns, [fragment], with_row_id=True):
+                batches = self._batches(columns, [fragment], with_row_id=True)
+                for batch in panics.each_off_screen(batches):
                     rows += batch.num_rows
                     if rows > promised:
                         break

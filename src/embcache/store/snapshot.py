@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embcache.identity.keys import Keys
+from embcache.store import panics
 from embcache.store.base import Part
 from embcache.store.index import KeyIndex, KeyParts, Positions, UnsortedKeys
 from embcache.store.reader import Reader
@@ -191,6 +192,7 @@ def _index_keys(
             batch_readahead=2,  # as fast as the defaults, for a third of their memory
             fragment_readahead=1,
         )
-        for batch in scanner.to_batches():
-            keys.add(batch_keys(batch), batch.column("_rowid").to_numpy())
+        with panics.off_screen():
+            for batch in scanner.to_batches():
+                keys.add(batch_keys(batch), batch.column("_rowid").to_numpy())
     return keys.index(first)
