@@ -89,7 +89,6 @@ IN_PART: dict[str, Callable[[Space], None]] = {
     "the dimension in it": lambda s: replace_bytes(newest(s), b"list:float:8", b"list:float:9"),
     "the identity in it": lambda s: replace_bytes(newest(s), b"organization", b"orgAnization"),
     "the identity's JSON in it": lambda s: replace_bytes(newest(s), b'"dtype"', b"'dtype\""),
-    "a column's name in it": lambda s: replace_bytes(newest(s), b"created_at", b"created_bt"),
     "what makes it a space": lambda s: replace_bytes(
         newest(s), b"format_version", b"farmat_version"
     ),
@@ -188,6 +187,15 @@ def test_a_warm_goes_on(what: str, space: Space) -> None:
     pipeline.fill(request, keys, watcher=Watcher(), refuse={}.update)
     found, _ = encode(small_chunks(open_space(folder(space).parent)), TEXTS)
     assert right(found, TEXTS)
+
+
+def test_a_column_that_is_called_otherwise(space: Space) -> None:
+    """Vectors are right, and rows can still be written; what has no column is left out."""
+    for path in files(space, "_versions"):
+        path.write_bytes(path.read_bytes().replace(b"created_at", b"crebted_at"))
+    found, stats = encode(small_chunks(space), [*TEXTS, "new"])
+    assert right(found, [*TEXTS, "new"]) and stats.unwritten == 0
+    assert encode(small_chunks(open_space(folder(space).parent)), [*TEXTS, "new"])[1].encoded == 0
 
 
 def test_a_newer_format_is_no_damage(space: Space) -> None:
