@@ -70,8 +70,13 @@ class SpaceSnapshot:
         return self.index.find(keys)
 
     def keys(self) -> Keys:
-        """All keys in scan order, `(len(self), 2) uint64`: row i lies at position i."""
-        return self.index.keys()
+        """All keys in scan order, `(len(self), 2) uint64`: row i lies at position i.
+
+        Where fragments cannot be read, theirs are left out, and the others are in no order.
+        """
+        if len(self.index) == len(self):
+            return self.index.keys()
+        return np.concatenate([np.empty((0, 2), np.uint64), *(p.keys for p in self.index.parts)])
 
     def row_ids(self, keys: Keys) -> npt.NDArray[np.uint64]:
         """Lance's stable row ids of all rows with some keys, `(m,) uint64`.
