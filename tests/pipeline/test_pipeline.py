@@ -270,7 +270,7 @@ def test_a_damaged_file_is_no_compaction(make: Make, space: Space) -> None:
     run(make(), TEXTS)
     for path in data_files(space):
         path.unlink()
-    with pytest.raises(DamagedSpaceError, match="Reading the keys of"):
+    with pytest.raises(DamagedSpaceError, match="Reading vectors from"):
         run(make(on_miss="raise", write=False), TEXTS)
 
 

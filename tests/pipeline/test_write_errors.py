@@ -72,7 +72,6 @@ MEANWHILE: dict[str, Callable[[Space], None]] = {
         folder(s).parent.parent
     ),
     "data/ is replaced by a file": lambda s: replaced_by_a_file(folder(s) / "data"),
-    "_versions/ is replaced by a file": lambda s: replaced_by_a_file(folder(s) / "_versions"),
 }
 
 
@@ -91,13 +90,17 @@ def test_what_is_computed_is_returned_whatever_becomes_of_the_folder(
     assert str(space.location) in said and "A later call tries to write again" in said
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_folder_that_is_deleted_meanwhile_is_made_again(tmp_path: Path, whole: bool) -> None:
+@pytest.mark.parametrize("what", ["the cache", "the space", "its manifests"])
+def test_a_folder_that_is_deleted_meanwhile_is_made_again(tmp_path: Path, what: str) -> None:
     """By `rm -r` in another shell: what was a hit is encoded once more, and the rest is kept."""
     space, engine = open_space(tmp_path / "cache"), FakeEngine()
     pipeline = small_chunks(space, engine)
     encode(pipeline, TEXTS[:4])
-    gone = folder(space).parent if whole else folder(space)
+    gone = {
+        "the cache": folder(space).parent,
+        "the space": folder(space),
+        "its manifests": folder(space) / "_versions",
+    }[what]
     at_chunk(engine, len(engine.chunks) + 2, lambda: removed(gone))
     assert right(encode(pipeline, TEXTS)[0], TEXTS)
     found, stats = encode(pipeline, TEXTS)

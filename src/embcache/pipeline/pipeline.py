@@ -139,7 +139,7 @@ class Pipeline:
         job.make_room()  # before anything is encoded: a cut may be refused there
         encoded = self._serve(job, first)
         result.repeat(source)
-        hits = len(first) - encoded
+        hits = max(0, len(first) - encoded)  # what another process removed is encoded twice
         seconds = time.perf_counter() - request.began
         stats = EncodeStats(
             len(keys), len(first), hits, encoded, seconds, request.unit, unwritten=store.unwritten

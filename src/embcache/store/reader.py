@@ -138,6 +138,7 @@ class Reader:
         Raises:
             DamagedSpaceError: There are rows, and none of those that were looked at is intact.
         """
+        first: DamagedSpaceError | None = None
         for start, stop in zip(self.starts.tolist(), self.starts[1:].tolist(), strict=False):
             if start == stop:
                 continue
@@ -145,12 +146,12 @@ class Reader:
                 with panics.off_screen():
                     found = self.read_range(start, min(stop - start, _SAMPLE_ROWS))
             except DamagedSpaceError as error:
-                logger.debug("%s", error)
+                first = first or error
                 continue
             if not found.damaged.all():
                 return
         if len(self):
-            raise DamagedSpaceError(
+            raise first or DamagedSpaceError(
                 f"{self.location}: no row of version {self.dataset.version} is intact. "
                 f"{READ_FIX.text}"
             )

@@ -25,7 +25,7 @@ from embcache.errors import (
 )
 from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
 from embcache.store.reader import Reader
-from embcache.store.snapshot import Mark, SpaceSnapshot, extended_index, fragment_mark
+from embcache.store.snapshot import Mark, SpaceSnapshot, fragment_marks, indexed
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +79,7 @@ class Salvage:
                 values = False
             try:
                 with lance_errors("Reading the keys of", self.location, READ_FIX):
-                    index = extended_index(last, reader, self.lost)
-                return SpaceSnapshot(reader, index, self.lost)
+                    return indexed(last, reader, self.lost)
             except DamagedSpaceError:
                 if not self._lose(reader, ["key"]) and not self._outdated():
                     raise
@@ -172,7 +171,7 @@ class Salvage:
         return None, damaged, first
 
     def _has_rows(self, reader: Reader) -> bool:
-        return any(fragment_mark(reader, one) not in self.lost for one in reader.fragments)
+        return any(mark not in self.lost for mark in fragment_marks(reader))
 
     def _set_aside(self, reader: Reader | None, damaged: list[int], error: CacheError) -> None:
         """Move what is damaged out of the way; nobody else does so at the same time.
@@ -229,8 +228,7 @@ def _instead(reader: Reader | None) -> str:
 
 def _unreadable(reader: Reader, columns: list[str], known: set[Mark]) -> Iterator[tuple[Mark, str]]:
     """Fragments that cannot be read to their end, and why; those that are known are left out."""
-    for fragment in reader.fragments:
-        mark = fragment_mark(reader, fragment)
+    for fragment, mark in zip(reader.fragments, fragment_marks(reader), strict=True):
         if mark in known:
             continue
         try:

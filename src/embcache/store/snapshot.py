@@ -28,7 +28,7 @@ class SpaceSnapshot:
     Args:
         reader: The version; None before the space's first row.
         index: The keys of the reader's rows; None for none.
-        lost: Marks of fragments that cannot be read, whose keys `index` has not.
+        shape: The reader's, see `Attributes`; none for none.
 
     Attributes:
         reader: As given.
@@ -40,11 +40,11 @@ class SpaceSnapshot:
         self,
         reader: Reader | None = None,
         index: KeyParts | None = None,
-        lost: Collection[Mark] = frozenset(),
+        shape: Shape | None = None,
     ) -> None:
         self.reader = reader
         self.index = KeyParts() if index is None else index
-        self.shape: Shape = [] if reader is None else _shape(reader, lost)
+        self.shape: Shape = [] if shape is None else shape
 
     def __len__(self) -> int:
         """Number of rows, those that cannot be read included: their positions are taken."""
@@ -136,42 +136,41 @@ Mark = tuple[object, ...]
 """What tells a fragment from every other one, of this table or of one that takes its place."""
 
 
-def fragment_mark(reader: Reader, fragment: lance.LanceFragment) -> Mark:
-    """The mark of a fragment: its files, and the dimension that the schema gives them."""
-    metadata = fragment.metadata
-    return (
-        fragment.fragment_id,
-        metadata.num_rows,
-        reader.dim,
-        *(file.path for file in metadata.files),
-        str(metadata.deletion_file),
-    )
+def fragment_marks(reader: Reader) -> list[Mark]:
+    """The marks of a version's fragments, in scan order: files, and the dimension they have."""
+    dim = reader.dim
+    return [
+        (
+            fragment.fragment_id,
+            fragment.metadata.num_rows,
+            dim,
+            *(file.path for file in fragment.data_files()),
+            str(fragment.metadata.deletion_file),
+        )
+        for fragment in reader.fragments
+    ]
 
 
-def extended_index(
+def indexed(
     before: SpaceSnapshot, reader: Reader, lost: Collection[Mark] = frozenset()
-) -> KeyParts:
-    """The index of a newer version: of new fragments only, where the old ones are all unchanged.
+) -> SpaceSnapshot:
+    """The snapshot of a newer version; its index is that of the older one where it can be.
+
+    Of new fragments only, where the old ones are all unchanged.
 
     Args:
         before: The older version.
         reader: The newer one.
         lost: Marks of fragments that cannot be read; their keys are left out.
     """
-    shape = _shape(reader, lost)
-    known = [] if before.reader is None else before.shape
+    shape = [(mark, mark not in lost) for mark in fragment_marks(reader)]
     index, at = KeyParts(), 0
-    if known and shape[: len(known)] == known:
-        index, at = before.index, len(known)
+    if before.shape and shape[: len(before.shape)] == before.shape:
+        index, at = before.index, len(before.shape)
     for start, stop in _runs([there for _, there in shape], at):
         fresh = reader.fragments[start:stop]
         index = index.extended(_index_keys(reader.dataset, fresh, int(reader.starts[start])))
-    return index
-
-
-def _shape(reader: Reader, lost: Collection[Mark]) -> Shape:
-    marks = [fragment_mark(reader, fragment) for fragment in reader.fragments]
-    return [(mark, mark not in lost) for mark in marks]
+    return SpaceSnapshot(reader, index, shape)
 
 
 def _runs(there: list[bool], at: int) -> Iterator[tuple[int, int]]:

@@ -30,7 +30,7 @@ from embcache.store.schema import (
     space_schema,
     value_dim,
 )
-from embcache.store.snapshot import SpaceSnapshot, extended_index
+from embcache.store.snapshot import SpaceSnapshot, indexed
 from embcache.store.verify import batch_keys
 
 if TYPE_CHECKING:
@@ -255,8 +255,7 @@ class Space:
                     return last
         reader = self._open_sound()
         with lance_errors("Reading the keys of", self.location, READ_FIX):
-            lost = self._salvage.lost
-            return SpaceSnapshot(reader, extended_index(last, reader, lost), lost)
+            return indexed(last, reader, self._salvage.lost)
 
     def _open_sound(self, version: int | None = None) -> Reader:
         """A version whose schema is that of its data files, as far as that was not seen before."""
