@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from embcache.store import Database
 from embcache.store.panics import each_off_screen, off_screen
+from tests.spaces import IDENTITY, folder, make_rows
 
 PANIC = (
     b"\nthread '<unnamed>' (460) panicked at rust/lance-core/src/datatypes/field.rs:193:42:\n"
@@ -77,3 +82,22 @@ def test_items_are_made_off_screen_and_used_on_it(capfd: pytest.CaptureFixture[s
     for number in each_off_screen(iter(items())):  # type: ignore[call-overload]
         os.write(2, b"%d\n" % number)
     assert capfd.readouterr().err == "0\n1\n"
+
+
+def test_a_command_over_a_manifest_with_a_flip_in_its_schema(tmp_path: Path) -> None:
+    """A whole process: its screen has the clear error and nothing of Rust."""
+    space = Database(tmp_path, writable=True).space(IDENTITY, IDENTITY.model, "vllm 1.0")
+    space.add(make_rows(["a", "b"]))
+    for path in (folder(space) / "_versions").glob("*.manifest"):
+        path.write_bytes(path.read_bytes().replace(b"uint64", b"uhnt64"))
+    for command in ("ls", "check --cache", "show name --cache"):
+        done = subprocess.run(
+            [sys.executable, "-m", "embcache", *command.split(), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "RUST_BACKTRACE": "1"},
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == 1 and "Lance panicked: " in said and "uhnt64" in said
+        assert "Traceback" not in said and "stack backtrace" not in said and "thread '" not in said

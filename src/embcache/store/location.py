@@ -263,6 +263,7 @@ class Location:
         In one step: a reader, or another process that makes the same table, sees all or nothing.
         """
         parent = self._path.parent
+        parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted since it was made
         with tempfile.TemporaryDirectory(prefix=".creating-", dir=parent) as folder:
             hidden = Path(folder) / self._path.name
             yield Location(str(hidden), self.storage_options)
