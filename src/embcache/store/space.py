@@ -21,7 +21,7 @@ from embcache.store.index import Positions, unique_keys
 from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
 from embcache.store.reader import Reader, open_table
 from embcache.store.rows import Rows, conform
-from embcache.store.salvage import Salvage
+from embcache.store.salvage import Salvage, is_damage
 from embcache.store.schema import (
     VECTORS,
     Layout,
@@ -122,9 +122,13 @@ class Space:
         """Whether it holds vectors or scores."""
         if self._snapshot.reader is not None:
             return self._snapshot.reader.layout
-        if self._metadata is None and self.location.has_table():
-            return self.open().layout
-        return self._new_layout  # of the same identity: a damaged table need not be asked
+        if self.location.has_table():
+            try:
+                return self.open().layout
+            except CacheError as error:
+                if self._metadata is None or not is_damage(error):
+                    raise  # else whoever made this handle knows the layout as well as the identity
+        return self._new_layout
 
     def __repr__(self) -> str:
         return f"<Space {self.name} in {self.location.parent}>"
