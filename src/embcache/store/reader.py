@@ -103,9 +103,11 @@ class Reader:
         """
         if not len(self):
             return
+        # Not texts: Lance would keep their pages, and they may be large.
+        names = [name for name in self.columns if name not in self.layout.texts]
         with lance_errors("Opening", self.location, READ_FIX), panics.off_screen():
             try:
-                self.dataset.take([0])
+                self.dataset.take([0], columns=names)
             except Exception as error:
                 logger.debug("%s: the first row cannot be read: %s", self.location, error)
 
