@@ -42,6 +42,10 @@ class CacheFormatError(CacheError):
     """A space was written by a newer embcache, or not by embcache at all."""
 
 
+class NewerFormatError(CacheFormatError):
+    """A space was written by a newer embcache: this one neither reads nor mends it."""
+
+
 class MissingTextsError(EmbcacheError):
     """Some texts are not in the cache, and `on_miss="raise"` forbids encoding them.
 

@@ -61,16 +61,20 @@ def check(
     cache: CacheOption = DEFAULT_CACHE,
     fix: Annotated[
         bool,
-        typer.Option("--fix", help="Delete damaged rows, rows of other keys, and duplicates."),
+        typer.Option(
+            "--fix",
+            help="Mend what is damaged: rows that can still be read stay, others are encoded again "
+            "when needed. Duplicates go too.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every row and file; say what is damaged.
+    """Read every row, file and version; say what is damaged.
 
     Exit code 1 if something is wrong and was not fixed.
     """
     reports: list[CheckReport] = []
-    for space in find_spaces(spaces, cache):
+    for space in find_spaces(spaces, cache, damaged=True):
         report = check_space(space, fix=fix)
         reports.append(report)
         if not as_json:

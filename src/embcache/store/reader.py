@@ -33,14 +33,23 @@ def open_table(location: Location) -> lance.LanceDataset:
         ConfigError: There is none.
         CacheError: Lance cannot open it.
     """
+    check_table(location)
+    with lance_errors("Opening", location, READ_FIX):
+        options = dict(location.storage_options) or None
+        return lance.dataset(str(location), storage_options=options)
+
+
+def check_table(location: Location) -> None:
+    """Refuse a place where no table is.
+
+    Raises:
+        ConfigError: There is none.
+    """
     if not location.has_table():
         raise ConfigError(
             f"{str(location)!r} is no space: there is no Lance table. Give the folder of one, "
             "<cache>/<name>.lance."
         )
-    with lance_errors("Opening", location, READ_FIX):
-        options = dict(location.storage_options) or None
-        return lance.dataset(str(location), storage_options=options)
 
 
 class Reader:

@@ -5,6 +5,7 @@ A change here that older embcache versions would misread needs a higher `FORMAT_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -119,6 +120,34 @@ def is_space(schema: pa.Schema) -> bool:
 def format_version(schema: pa.Schema) -> int:
     """The format of a space's table; its schema's metadata says it."""
     return int(schema.metadata[_FORMAT])
+
+
+def format_is_newer(schema: pa.Schema) -> bool:
+    """Whether the table says that a newer embcache wrote it."""
+    found = (schema.metadata or {}).get(_FORMAT, b"")
+    return found.isdigit() and int(found) > FORMAT_VERSION
+
+
+def column_problems(schema: pa.Schema, metadata: SpaceMetadata) -> Iterator[str]:
+    """What is wrong with a table's columns, so that its rows cannot be read.
+
+    Args:
+        schema: The table's.
+        metadata: What it says about itself.
+    """
+    layout = schema_layout(schema)
+    wanted = {"key", "checksum", layout.value}
+    if missing := wanted - set(schema.names):
+        yield f"columns are missing: {', '.join(sorted(missing))}"
+        return
+    kind = schema.field(layout.value).type
+    if layout.value == "vector" and not pa.types.is_fixed_size_list(kind):
+        yield f"column vector is {kind}, not fixed_size_list<float>"
+        return
+    expected = space_schema(layout, value_dim(schema), metadata, store_text=True)
+    for name in schema.names:
+        if name in expected.names and schema.field(name).type != expected.field(name).type:
+            yield f"column {name} is {schema.field(name).type}, not {expected.field(name).type}"
 
 
 def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -179,6 +180,46 @@ class Space:
             return conform(rows.take(pa.array(new)), schema)
 
         return self._add(batch_keys(rows), dim, make)[1]
+
+    def append(self, rows: pa.Table, dim: int) -> None:
+        """Commit rows without looking whether their keys are there: no row of the space is read.
+
+        For repairs: where a fragment is damaged, `add_arrow` fails on the keys in it.
+
+        Args:
+            rows: As `add_arrow`.
+            dim: As `add_arrow`.
+
+        Raises:
+            CacheError: The space cannot be written, or has another dimension.
+        """
+        with self._lock, lance_errors("Writing to", self.location, WRITE_FIX):
+            table = self._open_or_create(dim)
+            self._check_schema(table.schema, dim)
+            table.add(conform(rows, table.schema))
+
+    def drop_fragments(self, reader: Reader, fragments: Sequence[int]) -> None:
+        """Commit that some fragments are deleted: of each all rows, none of which is read.
+
+        Args:
+            reader: The version that they are of.
+            fragments: Their ids.
+
+        Raises:
+            CacheError: Another process changed them since, or the space cannot be written.
+        """
+        deletion = lance.LanceOperation.Delete(
+            updated_fragments=[],
+            deleted_fragment_ids=list(fragments),
+            predicate=f"fragment IN ({', '.join(map(str, fragments))})",  # for people to read
+        )
+        with lance_errors("Deleting damaged files from", self.location, WRITE_FIX):
+            lance.LanceDataset.commit(
+                self.location.uri,
+                deletion,
+                read_version=reader.dataset.version,
+                storage_options=dict(self.location.storage_options) or None,
+            )
 
     def drop(self, keys: Keys) -> None:
         """Delete every row of these keys, in as few transactions as it takes."""

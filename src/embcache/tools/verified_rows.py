@@ -41,6 +41,9 @@ class Survey:
         misfits: `(m,) uint64`, row ids of intact rows whose key is not that of their text.
         unverified: Number of intact rows whose key could not be computed again.
         unreadable: Data files that Lance cannot read, each with its error.
+        broken: Ids of the fragments that `unreadable` is of.
+        partial: `(p,) uint64`, those of `row_ids` that lie in these, so that they cannot stay.
+        spoilt: Ids of the fragments that hold damaged rows.
     """
 
     rows: int
@@ -50,6 +53,9 @@ class Survey:
     misfits: RowIds
     unverified: int
     unreadable: tuple[str, ...]
+    broken: tuple[int, ...]
+    partial: RowIds
+    spoilt: tuple[int, ...]
 
     @property
     def first(self) -> npt.NDArray[np.bool_]:
@@ -63,13 +69,17 @@ def survey(reader: Reader) -> Survey:
     What cannot be read is part of the answer, not an error.
     """
     keys, row_ids = np.empty((len(reader), 2), np.uint64), np.empty(len(reader), np.uint64)
-    damaged, misfits = [_NO_IDS], [_NO_IDS]
-    unreadable = []
+    damaged, misfits, partial = [_NO_IDS], [_NO_IDS], [_NO_IDS]
+    unreadable, broken, spoilt = [], [], []
     at, unverified = 0, 0
     for fragment in reader.fragments:
         judged, error = _judge_fragment(reader, fragment)
         if error:
             unreadable.append(error)
+            broken.append(fragment.fragment_id)
+            partial += [batch.row_ids for batch in judged]
+        if any(len(batch.damaged) for batch in judged):
+            spoilt.append(fragment.fragment_id)
         for batch in judged:
             stop = at + len(batch.row_ids)
             keys[at:stop], row_ids[at:stop] = batch.keys, batch.row_ids
@@ -86,6 +96,9 @@ def survey(reader: Reader) -> Survey:
         np.concatenate(misfits),
         unverified,
         tuple(unreadable),
+        tuple(broken),
+        np.concatenate(partial),
+        tuple(spoilt),
     )
 
 
@@ -136,21 +149,21 @@ def _judge_fragment(
     reader: Reader, fragment: lance.LanceFragment
 ) -> tuple[list[_Judged], str | None]:
     """A fragment's batches, as far as it can be read; and the error, if that is not to its end."""
-    texts = [name for name in reader.layout.texts if name in reader.columns]
-    judged, error = _judge_columns(reader, fragment, texts)
-    if error is None or not texts:
+    # All columns, for a compaction fails on any of them.
+    judged, error = _judge_columns(reader, fragment, reader.columns)
+    if error is None:
         return judged, error
     # One byte that is no UTF-8 fails a whole batch, and its vectors may all be intact.
     judged, worse = _judge_columns(reader, fragment, [])
-    return judged, worse or f"texts in {error}"
+    return judged, worse or f"texts or notes in {error}"
 
 
 def _judge_columns(
-    reader: Reader, fragment: lance.LanceFragment, texts: list[str]
+    reader: Reader, fragment: lance.LanceFragment, columns: Sequence[str]
 ) -> tuple[list[_Judged], str | None]:
     judged: list[_Judged] = []
     try:
-        for part in reader.read_fragment(fragment, texts):
+        for part in reader.read_fragment(fragment, columns):
             judged.append(_judge(part, reader))
     except CacheError as error:
         return judged, str(error)

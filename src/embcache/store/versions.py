@@ -1,0 +1,247 @@
+"""A table's versions, each opened by itself: which of them can be used, and why others cannot.
+
+Lance opens the newest version and fails where its manifest is damaged, though all older ones may
+be whole; and it compacts no table of which any manifest, however old, cannot be read. So each is
+tried. That a manifest can be read says little: it has no checksum. A version counts as sound only
+if it calls itself what its file is called, its identity is the one that the folder's name stands
+for, and its columns are those that its data files have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import lance
+import pyarrow as pa
+
+from embcache.errors import CacheError, CacheFormatError, NewerFormatError
+from embcache.store.data_file import DataFile
+from embcache.store.location import READ_FIX, Location, lance_errors
+from embcache.store.reader import Reader
+from embcache.store.schema import column_problems, format_is_newer, read_metadata
+
+_LAST = 2**64 - 1
+_DIGITS = 20  # of a manifest's name: the version is subtracted from the last, so newest sort first
+_FINGERPRINT = re.compile(r"--([0-9a-f]{10})$")
+_COMPARED_FILES = 8
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A manifest that stands for no version which can be used.
+
+    Attributes:
+        path: The file.
+        why: What is wrong with it.
+        newer: Whether a normal opening meets it, and not only a compaction.
+    """
+
+    path: Path
+    why: str
+    newer: bool
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What became of looking at every version.
+
+    Attributes:
+        newest: The newest one that can be used; None if there is none.
+        unusable: Manifests that cannot, newest first.
+        unnamed: Data files that neither the newest one nor any older one names: what a killed
+            writer left, or what a lost manifest named.
+    """
+
+    newest: Reader | None
+    unusable: tuple[Unusable, ...]
+    unnamed: tuple[Path, ...]
+
+
+def fingerprint_in(name: str) -> str | None:
+    """The fingerprint at the end of a space's name; None if there is none."""
+    found = _FINGERPRINT.search(name)
+    return found[1] if found else None
+
+
+def data_paths(location: Location) -> list[Path]:
+    """Every data file of a table, oldest first, whether a version names it or not."""
+    found = (Path(location.uri) / "data").glob("*.lance")
+    return sorted(found, key=lambda path: (_written(path), path.name))
+
+
+def data_names(fragments: Iterable[lance.LanceFragment]) -> set[str]:
+    """Names of the data files of some fragments."""
+    return {
+        file.path.rpartition("/")[2] for fragment in fragments for file in fragment.metadata.files
+    }
+
+
+def open_version(location: Location, number: int) -> lance.LanceDataset:
+    """One version of a table.
+
+    Raises:
+        CacheError: Lance cannot open it, or it is another one.
+    """
+    with lance_errors(f"Opening version {number} of", location, READ_FIX):
+        options = dict(location.storage_options) or None
+        dataset = lance.dataset(location.uri, version=number, storage_options=options)
+        if dataset.version != number:
+            raise CacheError(
+                f"The manifest of version {number} of {location} says that it is version "
+                f"{dataset.version}: the file was swapped, or is damaged."
+            )
+        return dataset
+
+
+def read_versions(location: Location) -> Versions:
+    """Look at every version of a table.
+
+    Raises:
+        NewerFormatError: The table is of a newer format: it is not for this embcache to judge.
+    """
+    expected = fingerprint_in(location.name)
+    found = _judge(location, expected)
+    if found.newest is None and expected and not _any_file_is_of(location, expected):
+        return _judge(location, None)  # nothing here is of its name: a folder that was renamed
+    return found
+
+
+def sound_reader(location: Location, number: int, fingerprint: str | None) -> Reader:
+    """One version, if it is sound; see above for what that is.
+
+    Args:
+        location: The table.
+        number: Which version.
+        fingerprint: What that of its identity must be; None for any.
+
+    Raises:
+        NewerFormatError: It is of a newer format.
+        CacheError: It is not sound.
+    """
+    dataset = open_version(location, number)
+    with lance_errors(f"Reading version {number} of", location, READ_FIX):
+        files = _files_of(dataset, location)
+        if format_is_newer(dataset.schema):
+            _refuse_newer_format(dataset.schema, files, location)
+        reader = Reader(dataset, location)
+        problems = [*column_problems(reader.schema, reader.metadata)]
+        if files and not any(_agree(file.schema, reader.schema) for file in files):
+            problems.append("its columns are not those of its data files")
+    found = reader.metadata.identity.fingerprint()
+    if fingerprint not in (None, found):
+        problems.append(
+            f"its identity has the fingerprint {found}, and the folder's name {fingerprint}"
+        )
+    if problems:
+        raise CacheError(f"Version {number} of {location} cannot be used: {'; '.join(problems)}.")
+    return reader
+
+
+def _judge(location: Location, fingerprint: str | None) -> Versions:
+    newest: Reader | None = None
+    unusable: list[Unusable] = []
+    unnamed = {path.name: path for path in data_paths(location)}
+    for path, number in _manifests(location):
+        try:
+            if number is None:
+                raise CacheError(f"{path} has a name that no manifest of this table can have.")
+            if newest is None:
+                newest = sound_reader(location, number, fingerprint)
+                fragments = newest.fragments
+            else:
+                fragments = _fragments(location, number, wanted=bool(unnamed))
+            for name in data_names(fragments):
+                unnamed.pop(name, None)
+        except NewerFormatError:
+            raise
+        except CacheError as error:
+            unusable.append(Unusable(path, str(error), newest is None or number is None))
+    return Versions(newest, tuple(unusable), tuple(unnamed.values()))
+
+
+def _manifests(location: Location) -> list[tuple[Path, int | None]]:
+    """Manifests and their versions, newest first; None where the name fits no version.
+
+    What is not called as a manifest at all, Lance passes over, and so does this.
+    """
+    folder = Path(location.uri) / "_versions"
+    found = {path: path.stem for path in folder.glob("*.manifest") if path.stem.isdecimal()}
+    new = any(len(stem) == _DIGITS for stem in found.values())
+    if not new:  # the names of tables that Lance made before 2025
+        return sorted(((path, int(stem)) for path, stem in found.items()), key=_by_version)
+    numbers = {
+        path: _LAST - int(stem) if len(stem) == _DIGITS and int(stem) <= _LAST else None
+        for path, stem in found.items()
+    }
+    return sorted(numbers.items(), key=_by_version)
+
+
+def _by_version(manifest: tuple[Path, int | None]) -> float:
+    number = manifest[1]
+    return float("-inf") if number is None else -number
+
+
+def _fragments(location: Location, number: int, *, wanted: bool) -> list[lance.LanceFragment]:
+    """An older version's, if they are wanted: of a thousand versions they take a while."""
+    dataset = open_version(location, number)
+    with lance_errors(f"Reading version {number} of", location, READ_FIX):
+        return dataset.get_fragments() if wanted else []
+
+
+def _files_of(dataset: lance.LanceDataset, location: Location) -> list[DataFile]:
+    """Some of a version's data files, those that can be opened."""
+    names = sorted(data_names(dataset.get_fragments()))
+    folder = Path(location.uri) / "data"
+    return [*_opened(folder / name for name in names[:_COMPARED_FILES])]
+
+
+def _opened(paths: Iterable[Path]) -> Iterator[DataFile]:
+    for path in paths:
+        with suppress(CacheError):  # damaged: what reads its rows says so
+            yield DataFile(path)
+
+
+def _refuse_newer_format(schema: pa.Schema, files: list[DataFile], location: Location) -> None:
+    """Tell a newer format, which is not for this embcache to judge, from a flipped digit."""
+    if files and not any(format_is_newer(file.schema) for file in files):
+        raise CacheError(f"{location} has another format version than its data files.")
+    try:
+        read_metadata(schema, str(location))
+    except CacheFormatError as error:
+        raise NewerFormatError(str(error)) from error
+
+
+def _agree(inside: pa.Schema, table: pa.Schema) -> bool:
+    """Whether a file's columns, as far as the table has them, are of the table's types."""
+    return all(
+        field.type == table.field(field.name).type for field in inside if field.name in table.names
+    )
+
+
+def _any_file_is_of(location: Location, fingerprint: str) -> bool:
+    return any(
+        file.metadata.identity.fingerprint() == fingerprint
+        for file in _opened(data_paths(location))
+    )
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # a compaction of another process removed it just now
+        return 0
+
+
+def is_lost(table: Location) -> bool:
+    """Whether rows are here and no manifest is, so that no table is."""
+    return table.is_table and not table.has_table() and bool(data_paths(table))
+
+
+def lost_tables(cache: Location) -> list[Location]:
+    """Folders of a cache that were spaces before all their manifests were lost, by name."""
+    found = sorted(path.stem for path in Path(cache.uri).glob("[!.]*.lance"))
+    return [table for table in map(cache.table, found) if is_lost(table)]
