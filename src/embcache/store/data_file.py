@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from lance.file import LanceFileReader
 
@@ -72,21 +74,31 @@ class DataFile:
         """Components of its vectors; 1 for scores."""
         return value_dim(self.schema)
 
-    def read(self) -> Iterator[Verified]:
-        """All rows that can be read, each checked with its own key; other columns may be null."""
+    def read(self, live: npt.NDArray[np.bool_] | None = None) -> Iterator[Verified]:
+        """Rows that can be read, each checked with its own key.
+
+        Args:
+            live: `(len(self),) bool`, False for rows to leave out; None for all.
+
+        Returns:
+            Batches with all columns of the file; those beside key, value and checksum are null
+            where they cannot be read.
+        """
         step = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (4 * self.dim)))
         for start in range(0, self._count, step):
-            rows = self._rows(start, min(step, self._count - start))
-            if rows.num_rows:
-                yield verify(rows.combine_chunks().to_batches()[0], self.layout)
+            for at, rows in self._rows(start, min(step, self._count - start)):
+                if live is not None:
+                    rows = rows.filter(pa.array(live[at : at + rows.num_rows]))
+                if rows.num_rows:
+                    yield verify(rows.combine_chunks().to_batches()[0], self.layout)
 
-    def _rows(self, start: int, count: int) -> pa.Table:
-        names = self.schema.names
-        if (whole := self._try(names, start, count)) is not None:
-            return whole
+    def _rows(self, start: int, count: int) -> Iterator[tuple[int, pa.Table]]:
+        if (whole := self._try(self.schema.names, start, count)) is not None:
+            yield start, whole
+            return
         needed = ["key", self.layout.value, "checksum"]
-        parts = [self._with_rest(values, at) for at, values in self._pieces(needed, start, count)]
-        return pa.concat_tables(parts) if parts else self.schema.empty_table()
+        for at, values in self._pieces(needed, start, count):
+            yield at, self._with_rest(values, at)
 
     def _with_rest(self, rows: pa.Table, start: int) -> pa.Table:
         """The rows with all other columns, null where these cannot be read."""

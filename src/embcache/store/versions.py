@@ -9,6 +9,7 @@ for, and its columns are those that its data files have.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -52,13 +53,16 @@ class Versions:
     Attributes:
         newest: The newest one that can be used; None if there is none.
         unusable: Manifests that cannot, newest first.
-        unnamed: Data files that neither the newest one nor any older one names: what a killed
-            writer left, or what a lost manifest named.
+        older: Numbers of older versions, newest first, which name data files that no newer one
+            does: what a compaction or a deletion left behind.
+        unnamed: Data files that no version names: what a killed writer left, or what a lost
+            manifest named.
     """
 
     newest: Reader | None
-    unusable: tuple[Unusable, ...]
-    unnamed: tuple[Path, ...]
+    unusable: tuple[Unusable, ...] = ()
+    older: tuple[int, ...] = ()
+    unnamed: tuple[Path, ...] = ()
 
 
 def fingerprint_in(name: str) -> str | None:
@@ -78,6 +82,26 @@ def data_names(fragments: Iterable[lance.LanceFragment]) -> set[str]:
     return {
         file.path.rpartition("/")[2] for fragment in fragments for file in fragment.metadata.files
     }
+
+
+def can_be_opened(path: Path) -> bool:
+    """Whether a file is there, so that an error of Lance's is about what it holds.
+
+    Raises:
+        CacheError: The system refuses: a permission, or too many open files. That is no damage.
+    """
+    try:
+        with path.open("rb"):
+            return True
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno == errno.EIO:
+            return True  # a bad sector is damage
+        raise CacheError(
+            f"{path} cannot be opened: {error.strerror or error}. That says nothing of what it "
+            "holds, so nothing is mended; see that it can be read, and try again."
+        ) from error
 
 
 def open_version(location: Location, number: int) -> lance.LanceDataset:
@@ -144,6 +168,7 @@ def sound_reader(location: Location, number: int, fingerprint: str | None) -> Re
 def _judge(location: Location, fingerprint: str | None) -> Versions:
     newest: Reader | None = None
     unusable: list[Unusable] = []
+    older: list[int] = []
     unnamed = {path.name: path for path in data_paths(location)}
     for path, number in _manifests(location):
         try:
@@ -151,16 +176,17 @@ def _judge(location: Location, fingerprint: str | None) -> Versions:
                 raise CacheError(f"{path} has a name that no manifest of this table can have.")
             if newest is None:
                 newest = sound_reader(location, number, fingerprint)
-                fragments = newest.fragments
+                own = data_names(newest.fragments)
             else:
-                fragments = _fragments(location, number, wanted=bool(unnamed))
-            for name in data_names(fragments):
-                unnamed.pop(name, None)
+                own = data_names(_fragments(location, number, wanted=bool(unnamed)))
+                older += [number] if own & unnamed.keys() else []
+            unnamed = {name: path for name, path in unnamed.items() if name not in own}
         except NewerFormatError:
             raise
         except CacheError as error:
-            unusable.append(Unusable(path, str(error), newest is None or number is None))
-    return Versions(newest, tuple(unusable), tuple(unnamed.values()))
+            if can_be_opened(path):  # else it was removed just now
+                unusable.append(Unusable(path, str(error), newest is None or number is None))
+    return Versions(newest, tuple(unusable), tuple(older), tuple(unnamed.values()))
 
 
 def _manifests(location: Location) -> list[tuple[Path, int | None]]:

@@ -7,46 +7,39 @@ would commit its version into the new one, and a large space would be copied for
 
 1. Manifests of versions that cannot be used are moved to a hidden folder beside the table, so that
    the newest usable version is the newest one.
-2. Rows that it lacks, and that some data file here still holds, are appended: of files that no
-   version names; and, if something of it is damaged, of all its damaged files and of older ones.
+2. Rows that it lacks, and that some data file here still holds, are appended: those of data files
+   that no version names; what can be read of its damaged files; and, of older versions, the very
+   rows (by row id) that are damaged in it.
 3. The fragments that cannot be read are deleted as a whole, then rows that are damaged, have the
    key of another text, or are duplicates.
 
 Rows that come back are checked like all others: checksum, identity, and key, as far as texts are
-stored. Deletions are lost with what is damaged: rows that were deleted from such a file, or by a
-version whose manifest is set aside, may be there again unless a compaction removed them.
+stored. Deletions are lost only where what says them is: with the manifest that is set aside, or
+with a file of `_deletions`. Such rows are there again if no compaction has removed them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from embcache.errors import CacheError, NewerFormatError
-from embcache.identity.identity import Identity
-from embcache.identity.keys import Keys
-from embcache.store import Location, Space, Verified
+from embcache.store import Location, Space
 from embcache.store.aside import Aside
 from embcache.store.data_file import DataFile
-from embcache.store.index import KeyIndex, KeyParts, run_starts, unique_keys
-from embcache.store.verify import key_fits
+from embcache.store.index import run_starts
 from embcache.store.versions import (
     Versions,
-    data_names,
+    can_be_opened,
     data_paths,
     fingerprint_in,
     read_versions,
 )
-from embcache.tools.merge import Appender
+from embcache.tools.recover import Recovery, open_files, paths_of
 from embcache.tools.verified_rows import RowIds, Survey, survey
 
-_NO_KEYS = np.empty((0, 2), np.uint64)
 _ROUNDS = 4  # where other processes commit what a round did not see
 
 
@@ -137,7 +130,7 @@ def examine(location: Location) -> Condition:
     try:
         versions = read_versions(location)
     except NewerFormatError as error:
-        return Condition(location, Versions(None, (), ()), None, str(error))
+        return Condition(location, Versions(None), None, str(error))
     if versions.newest is None:
         return Condition(location, versions, None)
     found = survey(versions.newest)
@@ -191,50 +184,36 @@ def _mend(condition: Condition, aside: Aside, done: Repair) -> Repair:
     found, reader = condition.found, versions.newest
     space = Space(condition.location, reader.metadata)
     broken = [one for one in reader.fragments if one.fragment_id in found.broken]
-    files = {path.name: path for path in data_paths(condition.location)}
     stays = ~np.isin(found.row_ids, found.partial)
-    collector = _Collector(space, reader.dim, reader.metadata.identity, found.keys[stays])
-    collector.take_in(_sources(condition))
+    recovery = Recovery(space, reader.dim, reader.metadata.identity, found.keys[stays])
+    recovery.take_in(versions.unnamed)
+    recovery.take_back(reader, found, versions.older)
     if broken:
-        for name in sorted(data_names(broken) & files.keys()):
-            aside.keep(files[name])
+        for path in filter(can_be_opened, paths_of(condition.location, broken)):
+            aside.keep(path)
         space.drop_fragments(reader, found.broken)
     wrong = np.concatenate((found.damaged, found.misfits, condition.later))
     if len(wrong):
         space.delete_rows(np.sort(wrong))
     return replace(
         done,
-        recovered=done.recovered + collector.recovered,
+        recovered=done.recovered + recovery.recovered,
         dropped=done.dropped + sum(one.metadata.num_rows for one in broken),
         deleted=done.deleted + len(wrong),
     )
 
 
-def _sources(condition: Condition) -> list[Path]:
-    """Data files that may hold rows which the newest usable version lacks, oldest first."""
-    reader, found = condition.versions.newest, condition.found
-    if reader is None or found is None:
-        return data_paths(condition.location)
-    doubtful = {*found.broken, *found.spoilt}
-    if not doubtful:
-        return list(condition.versions.unnamed)
-    whole = data_names(one for one in reader.fragments if one.fragment_id not in doubtful)
-    return [path for path in data_paths(condition.location) if path.name not in whole]
-
-
 def _rebuild(condition: Condition, aside: Aside, done: Repair) -> Repair:
     """Begin the table again, from data files alone: each says what it is of."""
     location = condition.location
-    files = [*_open_files(data_paths(location))]
+    files = [*open_files(data_paths(location))]
     expected = fingerprint_in(location.name)
-    kinds = Counter(
-        _kind(file)
-        for file in files
-        if expected in (None, file.metadata.identity.fingerprint())
-        for _ in range(len(file))
-    )
-    if kinds:
-        chosen, _ = kinds.most_common(1)[0]
+    rows: Counter[str] = Counter()
+    for file in files:
+        if expected in (None, file.metadata.identity.fingerprint()):
+            rows[_kind(file)] += len(file)
+    if rows:
+        ((chosen, _),) = rows.most_common(1)
         first = next(file for file in files if _kind(file) == chosen)
         space = Space(
             location,
@@ -242,74 +221,15 @@ def _rebuild(condition: Condition, aside: Aside, done: Repair) -> Repair:
             layout=first.layout,
             store_text=first.layout.texts[0] in first.schema.names,
         )
-        collector = _Collector(space, first.dim, first.metadata.identity)
-        collector.take_in(data_paths(location))
-        if collector.recovered:
-            recovered = done.recovered + collector.recovered
+        recovery = Recovery(space, first.dim, first.metadata.identity)
+        recovery.take_in(data_paths(location))
+        if recovery.recovered:
+            recovered = done.recovered + recovery.recovered
             return replace(done, recovered=recovered, rebuilt=True)
     aside.move_table()
     return replace(done, moved=True)
 
 
-def _open_files(paths: Iterable[Path]) -> Iterator[DataFile]:
-    for path in paths:
-        with suppress(CacheError):  # nothing in it can be read, and what is missing is a miss
-            yield DataFile(path)
-
-
 def _kind(file: DataFile) -> str:
     """Identity, columns and dimension in one: files of one table have them in common."""
     return str(file.schema.to_string(truncate_metadata=False))
-
-
-class _Collector:
-    """Appends rows of data files to a space, those whose keys it lacks.
-
-    Args:
-        space: Where they go; begun if need be.
-        dim: Components of its vectors; 1 for scores.
-        identity: Its own: files of another one are passed over.
-        keys: `(n, 2) uint64`, of the rows that it has.
-
-    Attributes:
-        recovered: Rows that were committed.
-    """
-
-    def __init__(self, space: Space, dim: int, identity: Identity, keys: Keys = _NO_KEYS) -> None:
-        self.recovered = 0
-        self._space = space
-        self._dim = dim
-        self._identity = identity
-        self._known = KeyParts()
-        self._remember(keys)
-
-    def take_in(self, paths: Iterable[Path]) -> None:
-        """Append what can be read of some data files, in their order.
-
-        Raises:
-            CacheError: The space cannot be written.
-        """
-        appender = Appender(self._commit)
-        for file in _open_files(paths):
-            same = file.metadata.identity == self._identity and file.dim == self._dim
-            for part in file.read() if same else ():
-                appender.add(self._new(part, file))
-        appender.flush()
-
-    def _commit(self, rows: pa.Table) -> int:
-        if len(rows):
-            self._space.append(rows, self._dim)
-            self.recovered += len(rows)
-        return len(rows)
-
-    def _new(self, part: Verified, file: DataFile) -> pa.RecordBatch:
-        fits = key_fits(part.batch, part.keys, file.layout, self._identity)
-        good = np.flatnonzero(~part.damaged & (fits != 0) & (self._known.find(part.keys) < 0))
-        first, _ = unique_keys(part.keys[good])
-        chosen = good[first]
-        self._remember(part.keys[chosen])
-        return part.batch.take(pa.array(chosen))
-
-    def _remember(self, keys: Keys) -> None:
-        order = np.arange(len(keys), dtype=np.uint64)
-        self._known = self._known.extended(KeyIndex.build(keys, order))

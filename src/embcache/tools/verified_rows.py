@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 RowIds = npt.NDArray[np.uint64]
 """`(n,) uint64`: Lance's stable row ids."""
 
+_ROW_VERSIONS = ("_row_created_at_version", "_row_last_updated_at_version")
 _NO_IDS = np.empty(0, np.uint64)
 
 
@@ -149,8 +150,9 @@ def _judge_fragment(
     reader: Reader, fragment: lance.LanceFragment
 ) -> tuple[list[_Judged], str | None]:
     """A fragment's batches, as far as it can be read; and the error, if that is not to its end."""
-    # All columns, for a compaction fails on any of them.
-    judged, error = _judge_columns(reader, fragment, reader.columns)
+    # All columns, and what the manifest says of each row: a compaction fails on any of them.
+    inline = _ROW_VERSIONS if reader.dataset.has_stable_row_ids else ()
+    judged, error = _judge_columns(reader, fragment, [*reader.columns, *inline])
     if error is None:
         return judged, error
     # One byte that is no UTF-8 fails a whole batch, and its vectors may all be intact.
