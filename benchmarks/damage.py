@@ -37,7 +37,7 @@ import numpy as np
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys, pair_keys, text_keys, to_bytes
 from embcache.store import SCORES, VECTORS, Database, Layout, Location, Reader, Rows, Space
-from embcache.store.verify import verify
+from embcache.store.verify import key_fits, verify
 from embcache.tools.check import check_space
 from embcache.tools.compact import compact_space
 from embcache.tools.find import find_spaces
@@ -383,10 +383,12 @@ def _keys(reader: Reader, start: int, count: int, template: Template) -> list[by
     """Keys of the rows that can be read among some; what fails is halved until it is one row."""
     if not count:
         return []
-    columns = ["key", reader.layout.value, "checksum"]
     try:
-        rows = reader.dataset.take(range(start, start + count), columns=columns).combine_chunks()
+        rows = reader.dataset.take(
+            range(start, start + count), columns=reader.columns
+        ).combine_chunks()
         part = verify(rows.to_batches()[0], reader.layout)
+        fits = key_fits(part.batch, part.keys, reader.layout, IDENTITY)
     except BaseException as error:
         if not _of_library(error):
             raise
@@ -397,7 +399,8 @@ def _keys(reader: Reader, start: int, count: int, template: Template) -> list[by
             *_keys(reader, start, half, template),
             *_keys(reader, start + half, count - half, template),
         ]
-    return [key for key in raw_keys(part.keys[~part.damaged]) if key in template.committed]
+    good = part.keys[~part.damaged & (fits != 0)]
+    return [key for key in raw_keys(good) if key in template.committed]
 
 
 def _of_library(error: BaseException) -> bool:

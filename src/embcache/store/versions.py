@@ -179,7 +179,9 @@ def _judge(location: Location, fingerprint: str | None) -> Versions:
                 own = data_names(newest.fragments)
             else:
                 own = data_names(_fragments(location, number, wanted=bool(unnamed)))
-                older += [number] if own & unnamed.keys() else []
+                if own & unnamed.keys():
+                    sound_reader(location, number, fingerprint)
+                    older.append(number)
             unnamed = {name: path for name, path in unnamed.items() if name not in own}
         except NewerFormatError:
             raise

@@ -145,6 +145,8 @@ def _live_rows(reader: Reader, fragment: lance.LanceFragment) -> tuple[RowIds, L
                 columns=[], with_row_id=True, with_row_address=True, fragments=[fragment]
             )
             rows = scanner.to_table()
+            if rows.num_rows != fragment.metadata.num_rows:
+                raise CacheError("The deletions of a fragment are not its own.")
             live = np.zeros(fragment.metadata.physical_rows, bool)
             live[rows.column("_rowaddr").to_numpy() & _OFFSET] = True
     except CacheError:

@@ -20,6 +20,7 @@ from embcache.identity.keys import Keys
 from embcache.store import Reader, Verified
 from embcache.store.index import run_starts, sorting_order
 from embcache.store.verify import key_fits
+from embcache.store.versions import data_names
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +170,13 @@ def _judge_columns(
             judged.append(_judge(part, reader))
     except CacheError as error:
         return judged, str(error)
+    read = sum(len(part.row_ids) + len(part.damaged) + len(part.misfits) for part in judged)
+    if read != fragment.metadata.num_rows:  # the file of another fragment's deletions, say
+        names = ", ".join(sorted(data_names([fragment])))
+        return (
+            judged,
+            f"data/{names}: {read:,} rows, {fragment.metadata.num_rows:,} in the manifest",
+        )
     return judged, None
 
 
