@@ -33,6 +33,7 @@ from pathlib import Path
 
 import lance
 import numpy as np
+import pyarrow as pa
 
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys, pair_keys, text_keys, to_bytes
@@ -384,11 +385,15 @@ def _keys(reader: Reader, start: int, count: int, template: Template) -> list[by
     if not count:
         return []
     try:
-        rows = reader.dataset.take(
-            range(start, start + count), columns=reader.columns
-        ).combine_chunks()
-        part = verify(rows.to_batches()[0], reader.layout)
-        fits = key_fits(part.batch, part.keys, reader.layout, IDENTITY)
+        part = verify(_take(reader, start, count, ["checksum"]), reader.layout)
+        texts = [name for name in reader.layout.texts if name in reader.columns]
+        try:
+            batch = _take(reader, start, count, texts)
+            fits = key_fits(batch, part.keys, reader.layout, IDENTITY)
+        except BaseException as error:
+            if count > 1 or not _of_library(error):
+                raise
+            fits = np.full(1, -1, np.int8)  # the vector can be read, and its text cannot
     except BaseException as error:
         if not _of_library(error):
             raise
@@ -401,6 +406,12 @@ def _keys(reader: Reader, start: int, count: int, template: Template) -> list[by
         ]
     good = part.keys[~part.damaged & (fits != 0)]
     return [key for key in raw_keys(good) if key in template.committed]
+
+
+def _take(reader: Reader, start: int, count: int, columns: list[str]) -> pa.RecordBatch:
+    names = ["key", reader.layout.value, *columns]
+    rows = reader.dataset.take(range(start, start + count), columns=names)
+    return rows.combine_chunks().to_batches()[0]
 
 
 def _of_library(error: BaseException) -> bool:
