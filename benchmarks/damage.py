@@ -35,6 +35,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
+from embcache.cli.apart import check_apart
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys, pair_keys, text_keys, to_bytes
 from embcache.store import SCORES, VECTORS, Database, Layout, Location, Reader, Rows, Space
@@ -250,6 +251,8 @@ class Trial:
         what: What was damaged and how, for people.
         files: Kinds of the files that were damaged.
         touched: Names of the data files that were damaged.
+        apart: Whether reading this may end the process. Then what can be read is not looked at
+            before, and `check` runs as the command does, in processes that may end.
     """
 
     seed: int
@@ -258,6 +261,7 @@ class Trial:
     what: list[str] = field(default_factory=list)
     files: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)
+    apart: bool = False
 
     def run(self) -> None:
         """Damage, mend, and look.
@@ -271,7 +275,7 @@ class Trial:
         table = cache / self.template.table.name
         for _ in range(rng.choice([1, 1, 1, 1, 2])):
             self.damage(table, rng)
-        readable = keys_in(table, self.template)
+        readable = set() if self.apart else keys_in(table, self.template)
         self.mend(cache)
         now = self.look(cache, table)
         self.compare(readable, now)
@@ -294,6 +298,10 @@ class Trial:
 
     def mend(self, cache: Path) -> None:
         """`embcache check --fix`, and then `embcache check`."""
+        if self.apart:
+            for checked in check_apart(None, cache, fix=True):
+                if not checked.ok:
+                    raise PromiseError(checked.text)
         for fix in (True, False):
             for space in find_spaces(None, cache, damaged=True):
                 report = check_space(space, fix=fix)
@@ -418,12 +426,13 @@ def _of_library(error: BaseException) -> bool:
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
-def work(seeds: range) -> None:
+def work(seeds: range, *, apart: bool) -> None:
     """Run trials, two lines each on standard output."""
     with tempfile.TemporaryDirectory(prefix="embcache-damage-") as folder:
         templates = make_templates(Path(folder, "templates"))
         for seed in seeds:
             trial = Trial(seed, templates[seed % len(templates)], Path(folder, "trial"))
+            trial.apart = apart
             print(f"begin {seed}", flush=True)
             said = _outcome(trial)
             shutil.rmtree(trial.folder)
@@ -452,9 +461,11 @@ class Result:
         trials: How many ended.
         kinds: How many damaged which kind of file.
         failures: What went wrong, each with its seed.
+        deadly: How many ended a process that read the cache without precautions.
     """
 
     trials: int = 0
+    deadly: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
@@ -479,9 +490,6 @@ class Result:
         status = process.wait()
         if status and begun is None:
             self.fail(f"a process ended with status {status} between trials")
-        elif status:
-            self.trials += 1
-            self.fail(f"seed {begun}: the process ended with status {status}")
         return begun if status else None
 
     def fail(self, what: str) -> None:
@@ -504,6 +512,13 @@ def run(first: int, last: int, errors: Path) -> Result:
                 text=True,
             )
             died = result.take(process)
+            if died is not None:  # as it would be without any check
+                result.deadly += 1
+                again = [sys.executable, __file__, "--work", str(died), str(died + 1), "--apart"]
+                process = subprocess.Popen(again, stdout=subprocess.PIPE, stderr=log, text=True)
+                if result.take(process) is not None:
+                    result.trials += 1
+                    result.fail(f"seed {died}: the process that mends ended")
             at = stop if died is None else died + 1
     return result
 
@@ -515,10 +530,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first trial; others count on")
     parser.add_argument("--log", type=Path, default=Path(os.devnull), help="backtraces go here")
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--apart", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL)  # every damage is a warning
     if arguments.work:
-        work(range(*arguments.work))
+        work(range(*arguments.work), apart=arguments.apart)
         return 0
     began = time.monotonic()
     result = run(arguments.seed, arguments.seed + arguments.trials, arguments.log)
@@ -526,7 +542,8 @@ def main() -> int:
     print(
         f"| `make damage ARGS='--trials {arguments.trials} --seed {arguments.seed}'` "
         f"| {result.trials:,} damages | failures: {len(result.failures)} "
-        f"| {kinds}; {time.monotonic() - began:,.0f} s |"
+        f"| {kinds}; {result.deadly} end a process that reads without precautions; "
+        f"{time.monotonic() - began:,.0f} s |"
     )
     return 1 if result.failures else 0
 

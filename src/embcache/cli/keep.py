@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
+from embcache.cli.apart import Checked, check_apart
 from embcache.cli.options import (
     DEFAULT_CACHE,
     AddToOption,
@@ -36,7 +37,6 @@ from embcache.cli.output import (
 from embcache.errors import CacheError, ConfigError, shown
 from embcache.identity.identity import Identity, normalize_dtype
 from embcache.store import Location
-from embcache.tools.check import CheckReport, check_space
 from embcache.tools.compact import CompactReport, compact_space
 from embcache.tools.describe import describe
 from embcache.tools.export import ExportDtype, export_space
@@ -73,19 +73,17 @@ def check(
 
     Exit code 1 if something is wrong and was not fixed.
     """
-    reports: list[CheckReport] = []
-    for space in find_spaces(spaces, cache, damaged=True):
-        report = check_space(space, fix=fix)
+    reports: list[Checked] = []
+    for report in check_apart(spaces, cache, fix=fix):
         reports.append(report)
         if not as_json:
-            typer.echo(str(report))
+            typer.echo(report.text)
     if as_json:
-        fields = [{"ok": report.ok, **vars(report)} for report in reports]
-        print_json(fields)
+        print_json([report.fields for report in reports])
     elif not reports:
         typer.echo(f"There is no space in {cache}.")
     else:
-        print_hints(" ".join(map(str, reports)), ctx)
+        print_hints(" ".join(report.text for report in reports), ctx)
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from embcache.errors import CacheError
 from embcache.store.location import Location
+from embcache.store.watch import changed
 
 _PREFIX = ".damaged-"  # hidden, and without a table's ending: no tool takes it for a table
 
@@ -40,6 +41,7 @@ class Aside:
             CacheError: The file system refuses.
         """
         self._put(file, os.rename)
+        changed(self._table)
 
     def keep(self, file: Path) -> None:
         """Keep a file that some version of the table names, and that a compaction may remove.

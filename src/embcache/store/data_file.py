@@ -27,6 +27,7 @@ from embcache.store.schema import (
     value_dim,
 )
 from embcache.store.verify import Verified, verify
+from embcache.store.watch import reading
 
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 4 * 2**20
@@ -52,8 +53,8 @@ class DataFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._where = Location(str(path))
-        with lance_errors("Opening", self._where, READ_FIX):
+        reading(path)
+        with lance_errors("Opening", Location(str(path)), READ_FIX):
             reader = LanceFileReader(str(path))
             self.schema: pa.Schema = reader.metadata().schema
             self.metadata: SpaceMetadata = read_metadata(self.schema, str(path))
@@ -84,6 +85,7 @@ class DataFile:
             Batches with all columns of the file; those beside key, value and checksum are null
             where they cannot be read.
         """
+        reading(self.path)
         step = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (4 * self.dim)))
         for start in range(0, self._count, step):
             for at, rows in self._rows(start, min(step, self._count - start)):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from embcache.errors import CacheError
 from embcache.identity.identity import Identity, readable_name
-from embcache.store.location import Location
+from embcache.store.location import READ_FIX, Location, lance_errors
 from embcache.store.reader import open_table
 from embcache.store.schema import (
     VECTORS,
@@ -144,6 +144,6 @@ def open_space(location: Location) -> Space | None:
         CacheError: It cannot be opened, or is of a newer format.
     """
     dataset = open_table(location)
-    if not is_space(dataset.schema):
-        return None
-    return Space(location, read_metadata(dataset.schema, str(location)))
+    with lance_errors("Reading the schema of", location, READ_FIX):  # a flip in it is a panic
+        schema = dataset.schema
+    return Space(location, read_metadata(schema, str(location))) if is_space(schema) else None

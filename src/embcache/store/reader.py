@@ -17,6 +17,7 @@ from embcache.store.index import Positions
 from embcache.store.location import READ_FIX, Location, is_of_lance, lance_errors
 from embcache.store.schema import SpaceMetadata, read_metadata, schema_layout, value_dim
 from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
+from embcache.store.watch import reading
 
 # From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
 _SCAN_FROM_FRACTION = 0.1
@@ -34,6 +35,7 @@ def open_table(location: Location) -> lance.LanceDataset:
         CacheError: Lance cannot open it.
     """
     check_table(location)
+    reading(location)
     with lance_errors("Opening", location, READ_FIX):
         options = dict(location.storage_options) or None
         return lance.dataset(str(location), storage_options=options)
@@ -138,6 +140,7 @@ class Reader:
         """
         names = list(dict.fromkeys(["key", self.layout.value, "checksum", *columns]))
         try:
+            reading(f"{self.location}, fragment {fragment.fragment_id} of {self.dataset.version}")
             for batch in self._batches(names, [fragment], with_row_id=True):
                 yield verify(batch, self.layout)
         except BaseException as error:

@@ -24,8 +24,10 @@ from embcache.store.data_file import DataFile
 from embcache.store.location import READ_FIX, Location, lance_errors
 from embcache.store.reader import Reader
 from embcache.store.schema import column_problems, format_is_newer, read_metadata
+from embcache.store.watch import reading
 
 _LAST = 2**64 - 1
+_MAGIC = b"LANC"
 _DIGITS = 20  # of a manifest's name: the version is subtracted from the last, so newest sort first
 _FINGERPRINT = re.compile(r"--([0-9a-f]{10})$")
 _COMPARED_FILES = 8
@@ -172,23 +174,41 @@ def _judge(location: Location, fingerprint: str | None) -> Versions:
     unnamed = {path.name: path for path in data_paths(location)}
     for path, number in _manifests(location):
         try:
+            reading(path)
             if number is None:
                 raise CacheError(f"{path} has a name that no manifest of this table can have.")
-            if newest is None:
-                newest = sound_reader(location, number, fingerprint)
-                own = data_names(newest.fragments)
-            else:
-                own = data_names(_fragments(location, number, wanted=bool(unnamed)))
-                if own & unnamed.keys():
-                    sound_reader(location, number, fingerprint)
-                    older.append(number)
-            unnamed = {name: path for name, path in unnamed.items() if name not in own}
+            # Of an older version, its data files only where they may be ones that no newer names.
+            fragments = _fragments(location, number) if newest is None or unnamed else []
+            own = data_names(fragments) & unnamed.keys()
+            sound = newest is None or own
+            reader = sound_reader(location, number, fingerprint) if sound else None
+            open_version(location, number)
+            _check_end(path)
         except NewerFormatError:
             raise
         except CacheError as error:
             if can_be_opened(path):  # else it was removed just now
                 unusable.append(Unusable(path, str(error), newest is None or number is None))
+        else:
+            older += [number] if newest is not None and own else []
+            newest = newest or reader
+            unnamed = {name: at for name, at in unnamed.items() if name not in own}
     return Versions(newest, tuple(unusable), tuple(older), tuple(unnamed.values()))
+
+
+def _check_end(path: Path) -> None:
+    """Refuse a manifest that does not end as one does: to open it Lance looks for less.
+
+    A compaction, which reads all manifests, looks at this too.
+    """
+    try:
+        complete = path.read_bytes()[-len(_MAGIC) :] == _MAGIC
+    except FileNotFoundError as error:
+        raise CacheError(f"{path} was removed just now.") from error
+    except OSError as error:
+        raise CacheError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not complete:
+        raise CacheError(f"{path} is damaged at its end.")
 
 
 def _manifests(location: Location) -> list[tuple[Path, int | None]]:
@@ -213,11 +233,11 @@ def _by_version(manifest: tuple[Path, int | None]) -> float:
     return float("-inf") if number is None else -number
 
 
-def _fragments(location: Location, number: int, *, wanted: bool) -> list[lance.LanceFragment]:
-    """An older version's, if they are wanted: of a thousand versions they take a while."""
+def _fragments(location: Location, number: int) -> list[lance.LanceFragment]:
     dataset = open_version(location, number)
     with lance_errors(f"Reading version {number} of", location, READ_FIX):
-        return dataset.get_fragments() if wanted else []
+        fragments: list[lance.LanceFragment] = dataset.get_fragments()
+        return fragments
 
 
 def _files_of(dataset: lance.LanceDataset, location: Location) -> list[DataFile]:

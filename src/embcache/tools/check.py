@@ -70,6 +70,7 @@ class CheckReport:
         problems: What is wrong with the table as such: metadata, columns, name.
         unnamed: Data files that no version names: a killed writer left them, or a manifest is lost.
             They are harmless, and `fix` takes in what rows they hold.
+        deleted: Rows that were deleted one by one; 0 without `fix`.
         repair: What was mended; None without `fix`, or where nothing was to be.
         canaries: Of the texts by which a changed model is noticed; they are no rows.
     """
@@ -83,6 +84,7 @@ class CheckReport:
     unreadable: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     unnamed: int = 0
+    deleted: int = 0
     repair: Repair | None = None
     canaries: CanaryReport = field(default_factory=CanaryReport)
 
@@ -92,11 +94,6 @@ class CheckReport:
         bad = self.damaged or self.misfits or self.problems or self.unreadable
         mended = self.repair is not None and self.repair.sound
         return (mended or not bad) and self.canaries.ok
-
-    @property
-    def deleted(self) -> int:
-        """Rows that were deleted; 0 without `fix`."""
-        return 0 if self.repair is None else self.repair.deleted
 
     def __str__(self) -> str:
         lines = [f"{self.location.name}: {self.rows:,} rows, {'ok' if self.ok else 'NOT ok'}"]
@@ -145,7 +142,8 @@ def check_space(space: Space, *, fix: bool = False) -> CheckReport:
     report = _report(condition)
     mendable = not report.ok or report.duplicates or report.unnamed
     if fix and not condition.refused and mendable:
-        report = replace(report, repair=repair_space(condition))
+        repair = repair_space(condition)
+        report = replace(report, repair=repair, deleted=repair.deleted)
     if fix and report.repair is not None and report.repair.moved:
         return report
     if condition.found is None and report.repair is None:
@@ -202,7 +200,8 @@ def check_canaries(space: Space, *, fix: bool = False) -> CanaryReport:
     try:
         reader = canaries.open()
         found = survey(reader)
-        rows = [row for batch in reader.scan(_prompts(reader)) for row in batch.to_pylist()]
+        batches = [] if found.unreadable else reader.scan(_prompts(reader))
+        rows = [row for batch in batches for row in batch.to_pylist()]
         report = CanaryReport(
             found.rows,
             tuple(dict.fromkeys(row[name] or "" for row in rows for name in _prompts(reader))),

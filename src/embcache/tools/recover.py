@@ -23,6 +23,7 @@ from embcache.store.index import KeyIndex, KeyParts, unique_keys
 from embcache.store.location import READ_FIX, lance_errors
 from embcache.store.verify import key_fits, verify
 from embcache.store.versions import data_names, data_paths, open_version
+from embcache.store.watch import reading
 from embcache.tools.merge import Appender
 from embcache.tools.verified_rows import RowIds, Survey, read_rows
 
@@ -140,6 +141,7 @@ class Recovery:
 def _live_rows(reader: Reader, fragment: lance.LanceFragment) -> tuple[RowIds, Live | None]:
     """Row ids of a fragment, and which rows of its file they are; none, None if that is lost."""
     try:
+        reading(f"{reader.location}, row ids of fragment {fragment.fragment_id}")
         with lance_errors("Reading row ids of", reader.location, READ_FIX):
             scanner = reader.dataset.scanner(
                 columns=[], with_row_id=True, with_row_address=True, fragments=[fragment]

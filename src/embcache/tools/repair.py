@@ -193,6 +193,7 @@ def _mend(condition: Condition, aside: Aside, done: Repair) -> Repair:
             aside.keep(path)
         space.drop_fragments(reader, found.broken)
     wrong = np.concatenate((found.damaged, found.misfits, condition.later))
+    wrong = wrong[~np.isin(wrong, found.partial)]  # those are gone, and their ids may be given anew
     if len(wrong):
         space.delete_rows(np.sort(wrong))
     return replace(
