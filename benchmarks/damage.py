@@ -46,7 +46,7 @@ from embcache.tools.find import find_spaces
 
 IDENTITY = Identity("organization/name", "0" * 40, "float32")
 ENGINE = "none 1.0"
-_BATCH = 100  # trials of one process
+_BATCH = 50  # trials of one process
 _CANARIES = 5
 _LAST = 2**64 - 1
 
@@ -498,12 +498,13 @@ class Result:
         print(what, file=sys.stderr, flush=True)
 
 
-def run(first: int, last: int, errors: Path) -> Result:
-    """All trials from one seed to another, in processes of some each."""
+def run(first: int, last: int, errors: Path, minutes: float) -> Result:
+    """Trials from one seed to another, in processes of some each, until the time is over."""
     result = Result()
+    end = time.monotonic() + 60 * minutes
     at = first
     with errors.open("a", encoding="utf-8") as log:
-        while at < last:
+        while at < last and time.monotonic() < end:
             stop = min(at + _BATCH, last)
             process = subprocess.Popen(
                 [sys.executable, __file__, "--work", str(at), str(stop)],
@@ -528,6 +529,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1, help="of the first trial; others count on")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="at most")
     parser.add_argument("--log", type=Path, default=Path(os.devnull), help="backtraces go here")
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--apart", action="store_true", help=argparse.SUPPRESS)
@@ -537,10 +539,12 @@ def main() -> int:
         work(range(*arguments.work), apart=arguments.apart)
         return 0
     began = time.monotonic()
-    result = run(arguments.seed, arguments.seed + arguments.trials, arguments.log)
+    result = run(
+        arguments.seed, arguments.seed + arguments.trials, arguments.log, arguments.minutes
+    )
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(result.kinds.items()))
     print(
-        f"| `make damage ARGS='--trials {arguments.trials} --seed {arguments.seed}'` "
+        f"| `make damage ARGS='--trials {result.trials} --seed {arguments.seed}'` "
         f"| {result.trials:,} damages | failures: {len(result.failures)} "
         f"| {kinds}; {result.deadly} end a process that reads without precautions; "
         f"{time.monotonic() - began:,.0f} s |"

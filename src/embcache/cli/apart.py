@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -86,6 +87,7 @@ def check_apart(spaces: Sequence[str] | None, cache: Path, *, fix: bool) -> Iter
                 stdout=subprocess.PIPE,
                 stderr=log,  # backtraces of the native library
                 text=True,
+                env={**os.environ, "RUST_BACKTRACE": "0"},  # finding its symbols takes seconds
             )
             try:
                 yield from _conversation(process, job, log)

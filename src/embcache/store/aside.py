@@ -59,10 +59,10 @@ class Aside:
         Raises:
             CacheError: The file system refuses.
         """
-        self._put(self._table, os.rename)
+        self._put(self._table, os.rename, within="rest")  # manifests may have come before it
 
-    def _put(self, path: Path, how: Callable[[Path, Path], None]) -> None:
-        target = self._folder / self._table.name / path.relative_to(self._table)
+    def _put(self, path: Path, how: Callable[[Path, Path], None], within: str = "") -> None:
+        target = self._folder / within / self._table.name / path.relative_to(self._table)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):  # another process's repair took it, or there is none

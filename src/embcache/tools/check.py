@@ -143,10 +143,14 @@ def check_space(space: Space, *, fix: bool = False) -> CheckReport:
     mendable = not report.ok or report.duplicates or report.unnamed
     if fix and not condition.refused and mendable:
         repair = repair_space(condition)
-        report = replace(report, repair=repair, deleted=repair.deleted)
-    if fix and report.repair is not None and report.repair.moved:
-        return report
-    if condition.found is None and report.repair is None:
+        if repair != Repair(sound=True):  # else unnamed files held nothing new
+            report = replace(report, repair=repair, deleted=repair.deleted)
+    opens = condition.found is not None and not any(
+        bad.newer for bad in condition.versions.unusable
+    )
+    if report.repair is not None:
+        opens = report.repair.sound and not report.repair.moved
+    if not opens:
         return report
     return replace(report, canaries=check_canaries(Space(location), fix=fix))
 
