@@ -120,7 +120,8 @@ class Location:
     def caches(self) -> list[str]:
         """Names of the folders here that hold tables."""
         folders = {table.parent for table in self._path.glob(f"*/*{_TABLE}")}
-        return sorted(folder.name for folder in folders if folder.suffix != _TABLE)  # canaries
+        shown = {folder.name for folder in folders if not folder.name.startswith(".")}
+        return sorted(name for name in shown if not name.endswith(_TABLE))  # canaries
 
     def holds(self, *names: str) -> bool:
         """Whether files of all these names are here."""

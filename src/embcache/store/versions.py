@@ -23,7 +23,13 @@ from embcache.errors import CacheError, CacheFormatError, NewerFormatError
 from embcache.store.data_file import DataFile
 from embcache.store.location import READ_FIX, Location, lance_errors
 from embcache.store.reader import Reader
-from embcache.store.schema import column_problems, format_is_newer, read_metadata
+from embcache.store.schema import (
+    SCORES,
+    VECTORS,
+    column_problems,
+    format_is_newer,
+    read_metadata,
+)
 from embcache.store.watch import reading
 
 _LAST = 2**64 - 1
@@ -264,7 +270,13 @@ def _refuse_newer_format(schema: pa.Schema, files: list[DataFile], location: Loc
 
 
 def _agree(inside: pa.Schema, table: pa.Schema) -> bool:
-    """Whether a file's columns, as far as the table has them, are of the table's types."""
+    """Whether a file's columns, as far as the table has them, are of the table's types.
+
+    One that the table has not may have been dropped, but not while the table has a strange one.
+    """
+    known = {*inside.names, *VECTORS.texts, *VECTORS.notes, *SCORES.texts, *SCORES.notes}
+    if set(inside.names) - set(table.names) and set(table.names) - known:
+        return False
     return all(
         field.type == table.field(field.name).type for field in inside if field.name in table.names
     )

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from embcache.errors import CacheError
+from embcache.store import Location
+from embcache.store.aside import Aside
+from tests.spaces import refused
+
+
+def test_files_lie_there_as_they_lay_here(tmp_path: Path) -> None:
+    table = tmp_path / "x.lance"
+    for name in ("_versions/1.manifest", "data/a.lance"):
+        (table / name).parent.mkdir(parents=True)
+        (table / name).write_text(name)
+    aside = Aside(Location.of(table))
+    assert aside.location is None
+    aside.move(table / "_versions" / "1.manifest")
+    aside.keep(table / "data" / "a.lance")
+    aside.move(table / "data" / "gone.lance")  # another process was first
+    assert aside.location is not None and aside.location.name.startswith(".damaged-")
+    there = Path(aside.location.uri) / "x.lance"
+    assert (there / "_versions" / "1.manifest").read_text() == "_versions/1.manifest"
+    assert (there / "data" / "a.lance").samefile(table / "data" / "a.lance")
+    assert not (table / "_versions" / "1.manifest").exists()
+    assert Location.of(tmp_path).tables() == [] and Location.of(tmp_path).caches() == []
+    aside.move_table()
+    assert not table.exists() and (there.parent / "rest" / "x.lance" / "data").is_dir()
+
+
+def test_a_folder_that_cannot_be_written(shared_folder: Path) -> None:
+    file = shared_folder / "x.lance" / "_versions" / "1.manifest"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    with refused(shared_folder), pytest.raises(CacheError, match="cannot be set aside in"):
+        Aside(Location.of(shared_folder / "x.lance")).move(file)
+    assert file.exists()
