@@ -87,7 +87,7 @@ def check_apart(spaces: Sequence[str] | None, cache: Path, *, fix: bool) -> Iter
                 stdout=subprocess.PIPE,
                 stderr=log,  # backtraces of the native library
                 text=True,
-                env={**os.environ, "RUST_BACKTRACE": "0"},  # finding its symbols takes seconds
+                env=_environment(),
             )
             try:
                 yield from _conversation(process, job, log)
@@ -100,6 +100,14 @@ def check_apart(spaces: Sequence[str] | None, cache: Path, *, fix: bool) -> Iter
         f"Reading {cache} ended {_MOST_DEATHS} processes: too much of it is damaged. Check one "
         "space at a time, or move the folder away: its texts are encoded again."
     )
+
+
+def _environment() -> dict[str, str]:
+    """This process's, for one that finds the same embcache whatever the working directory is."""
+    own = str(Path(errors.__file__).parents[1])
+    paths = [own, *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Finding the symbols of a backtrace takes Rust seconds.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "RUST_BACKTRACE": "0"}
 
 
 def _conversation(process: subprocess.Popen[str], job: _Job, log: IO[str]) -> Iterator[Checked]:

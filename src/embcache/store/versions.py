@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lance
 import pyarrow as pa
@@ -163,6 +164,9 @@ def sound_reader(location: Location, number: int, fingerprint: str | None) -> Re
         problems = [*column_problems(reader.schema, reader.metadata)]
         if files and not any(_agree(file.schema, reader.schema) for file in files):
             problems.append("its columns are not those of its data files")
+        ids = [*_field_ids(dataset.lance_schema.fields())]
+        if len(set(ids)) < len(ids):
+            problems.append("two of its columns have one id, so that nothing can be written")
     found = reader.metadata.identity.fingerprint()
     if fingerprint not in (None, found):
         problems.append(
@@ -267,6 +271,12 @@ def _refuse_newer_format(schema: pa.Schema, files: list[DataFile], location: Loc
         read_metadata(schema, str(location))
     except CacheFormatError as error:
         raise NewerFormatError(str(error)) from error
+
+
+def _field_ids(fields: Iterable[Any]) -> Iterator[int]:
+    for field in fields:
+        yield field.id()
+        yield from _field_ids(field.children())
 
 
 def _agree(inside: pa.Schema, table: pa.Schema) -> bool:
