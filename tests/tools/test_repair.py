@@ -299,11 +299,11 @@ def test_killed_between_appending_and_deleting(
     flip_bit(path, path.read_bytes().index(b"1 7"), 7)
 
     def kill(*args: object) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("killed")
 
     with monkeypatch.context() as patch:
         patch.setattr(Space, "drop_fragments", kill)
-        with pytest.raises(KeyboardInterrupt, match=""):
+        with pytest.raises(KeyboardInterrupt, match="killed"):
             check_space(Space(space.location), fix=True)
     _, repair = fixed(space)
     assert repair.recovered == 0 and missing(space) == [0, 0, 0]
@@ -315,9 +315,6 @@ def test_row_ids_that_repeat(open_space: Open) -> None:
     space = filled(open_space)
     manifest = manifests(space)[0]
     raw = manifest.read_bytes()
-    # Protobuf, twice: ids of the second fragment begin at 50, those of the third at 100.
-    old, new = bytes([10, 6, 10, 4, 8, 100, 16, 150, 1]), bytes([10, 6, 10, 4, 8, 100, 16, 150, 1])
-    assert old == new and raw  # the encoding is Lance's own: damage it wherever it stands
     at = raw.rindex(bytes([8, 100, 16, 150, 1]))
     manifest.write_bytes(raw[:at] + bytes([8, 50, 16, 100]) + raw[at + 4 :])
     report = check_space(Space(space.location))

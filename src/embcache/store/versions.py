@@ -201,7 +201,7 @@ def _judge(location: Location, fingerprint: str | None) -> Versions:
                 unusable.append(Unusable(path, str(error), newest is None or number is None))
         else:
             older += [number] if newest is not None and own else []
-            newest = newest or reader
+            newest = reader if newest is None else newest  # one without rows is false
             unnamed = {name: at for name, at in unnamed.items() if name not in own}
     return Versions(newest, tuple(unusable), tuple(older), tuple(unnamed.values()))
 
