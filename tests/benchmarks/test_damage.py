@@ -15,7 +15,7 @@ def test_some_damages_are_mended(tmp_path: Path) -> None:
         [sys.executable, script, "--trials", "36", "--seed", "1"],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=ROOT,
         env={**os.environ, "TMPDIR": str(tmp_path), "RUST_BACKTRACE": "0"},
         timeout=500,
         check=False,

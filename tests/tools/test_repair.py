@@ -316,9 +316,11 @@ def test_row_ids_that_repeat(open_space: Open) -> None:
     manifest = manifests(space)[0]
     raw = manifest.read_bytes()
     at = raw.rindex(bytes([8, 100, 16, 150, 1]))
-    manifest.write_bytes(raw[:at] + bytes([8, 50, 16, 100]) + raw[at + 4 :])
+    # From 100 to 150 becomes from 50 to 100, in as many bytes: the ids of the second fragment.
+    manifest.write_bytes(raw[:at] + bytes([8, 50, 16, 100 | 128, 0]) + raw[at + 5 :])
     report = check_space(Space(space.location))
-    assert not report.ok
+    assert not report.ok and len(report.unreadable) == 2
+    assert "its row ids are those of other rows" in str(report)
     fixed(space)
     assert missing(space) == [0, 0, 0]
 
