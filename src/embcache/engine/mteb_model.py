@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embcache.engine.base import Embedded, Prepared, estimated_tokens
-from embcache.errors import EngineError
+from embcache.errors import WrongOutputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,6 +59,10 @@ class ModelEngine:
 
     batch_size = _BATCH_SIZE
     started = True
+    memory_advice = (
+        f"Lower batch_size ({_BATCH_SIZE} by default): encode_kwargs={{'batch_size': 4}} of "
+        "mteb.evaluate; or the model's max_seq_length, which is part of the identity."
+    )
 
     def __init__(self, model: Any, dtype: str, encoded: Callable[[], None] = lambda: None) -> None:
         self._model = model
@@ -99,7 +103,7 @@ class ModelEngine:
             `n` vectors, in the order of the items, without token counts.
 
         Raises:
-            EngineError: The model did not return one vector for each text.
+            WrongOutputError: The model did not return one vector for each text.
         """
         from torch.utils.data import DataLoader
 
@@ -125,7 +129,7 @@ def _vectors(result: Any, count: int, name: str) -> npt.NDArray[np.float32]:
         result = np.stack([_array(row) for row in result])
     array = _array(result)
     if array.ndim != 2 or len(array) != count or array.dtype.kind not in "fiub":
-        raise EngineError(
+        raise WrongOutputError(
             f"{name}.encode returned {_describe(result)} for {count} texts. embcache keeps one "
             f"vector a text and needs an array of shape ({count}, dim): sparse and multi-vector "
             "(late-interaction) encoders cannot be wrapped."

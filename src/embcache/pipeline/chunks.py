@@ -1,4 +1,4 @@
-"""Missing items, cut into chunks: each chunk is one call of the engine and one commit."""
+"""Missing items, cut into chunks: each is one commit and, if all is well, one engine call."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from embcache.engine.base import Engine, Prepared
 from embcache.errors import EngineError
@@ -37,10 +38,19 @@ class Chunk:
     Attributes:
         rows: `(n,) int64`, which items of the request.
         prompts: `n` inputs for `Engine.embed`, `prompts[i]` belongs to `rows[i]`.
+        lengths: `(n,) int64`, how many tokens each of them has, counted or estimated.
     """
 
     rows: Positions
     prompts: list[Any]
+    lengths: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def cut(self, where: slice) -> Chunk:
+        """Some of the rows, by their places in the chunk."""
+        return Chunk(self.rows[where], self.prompts[where], self.lengths[where])
 
 
 class Chunker:
@@ -90,7 +100,9 @@ class Chunker:
                 stop = max(stop, at + 1)
                 chosen = order[at:stop]
                 began = time.perf_counter()
-                yield Chunk(window[chosen], [prepared.prompts[i] for i in chosen])
+                yield Chunk(
+                    window[chosen], [prepared.prompts[i] for i in chosen], prepared.lengths[chosen]
+                )
                 self._adapt(time.perf_counter() - began, full=stop < len(order))
                 at, spent = stop, int(costs[stop - 1])
 
