@@ -305,6 +305,7 @@ class Pipeline:
         stop: Callable[[], bool],
     ) -> int:
         self._start_engine(job, watcher)
+        self.chunker.width = job.snapshot.dim or self.chunker.width
         encoded = 0
 
         def leave_out(refused: Mapping[int, str]) -> None:
@@ -331,6 +332,7 @@ class Pipeline:
                             watcher.committed(pending.result())
                         pending = writer.submit(self._keep, job, part.rows, part.embedded)
                         encoded += len(part.rows)
+                        self.chunker.width = part.embedded.vectors.shape[1]
                         n_tokens = part.embedded.n_tokens
                         tokens = 0 if n_tokens is None else int(n_tokens.sum())
                         watcher.encoded(len(part.rows), tokens)
