@@ -8,6 +8,7 @@ from typing import Any
 import mteb
 import numpy as np
 import pytest
+from mteb.models import SentenceTransformerEncoderWrapper
 from sentence_transformers import SentenceTransformer
 
 from embcache import CachedEncoder, EngineError
@@ -98,8 +99,12 @@ def test_canaries_need_none() -> None:
 TEXTS = [f"{'some words of a text ' * (i % 7)}number {i}" for i in range(600)]
 
 
+def wrapper(model_path: str) -> SentenceTransformerEncoderWrapper:
+    return SentenceTransformerEncoderWrapper(model_path, device="cpu")
+
+
 @pytest.fixture
-def counted(model_path: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
     """Pools that SentenceTransformers start, real ones."""
     pools: list[Any] = []
     start = SentenceTransformer.start_multi_process_pool
@@ -118,7 +123,7 @@ def test_a_real_pool_is_started_once_a_call(
 ) -> None:
     """With many chunks, equal vectors, the same identity, and none where nothing is missing."""
     alone = np.asarray(SentenceTransformer(model_path, device="cpu").encode(TEXTS))
-    encoder = CachedEncoder(SentenceTransformer(model_path, device="cpu"), tmp_path / "cache")
+    encoder = CachedEncoder(wrapper(model_path), tmp_path / "cache")
     task = mteb.get_task("STS13").metadata
     encode(encoder, TEXTS[:3], task_metadata=task)
     pipeline = next(iter(encoder._pipelines.values()))
@@ -127,7 +132,7 @@ def test_a_real_pool_is_started_once_a_call(
     assert (encoder.stats.hits, encoder.stats.encoded) == (3, 597)
     assert np.abs(vectors - alone).max() < 1e-5
     assert len(counted()) == 1
-    warm = CachedEncoder(SentenceTransformer(model_path, device="cpu"), tmp_path / "cache")
+    warm = CachedEncoder(wrapper(model_path), tmp_path / "cache")
     for each in (encoder, warm):
         again = encode(each, TEXTS, task_metadata=task, device=["cpu", "cpu"])
         assert (again == vectors).all() and each.stats.encoded == 0
@@ -139,10 +144,11 @@ def test_a_real_pool_of_the_users(
     model_path: str, tmp_path: Path, counted: Callable[[], list[Any]]
 ) -> None:
     """And a worker that is killed: the user's pool is used no more, and no vector is wrong."""
-    model = SentenceTransformer(model_path, device="cpu")
+    wrapped = wrapper(model_path)
+    model: Any = wrapped.model
     alone = np.asarray(model.encode(TEXTS[:40]))
     pool = model.start_multi_process_pool(["cpu"])
-    encoder = CachedEncoder(model, tmp_path / "cache")
+    encoder = CachedEncoder(wrapped, tmp_path / "cache")
     vectors = encode(encoder, TEXTS[:40], pool=pool)
     assert np.abs(vectors - alone).max() < 1e-5 and len(counted()) == 1
     pool["processes"][0].kill()
@@ -158,10 +164,10 @@ def test_a_killed_worker_of_a_real_pool_is_replaced(
     counted: Callable[[], list[Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = SentenceTransformer(model_path, device="cpu")
-    alone = np.asarray(model.encode(TEXTS))
-    encoder = CachedEncoder(model, tmp_path / "cache")
-    real, killed = model.encode, []
+    wrapped = wrapper(model_path)
+    alone = np.asarray(wrapped.model.encode(TEXTS))
+    encoder = CachedEncoder(wrapped, tmp_path / "cache")
+    real, killed = SentenceTransformer.encode, []
 
     def encode_and_kill(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("pool") and not killed:
@@ -170,7 +176,7 @@ def test_a_killed_worker_of_a_real_pool_is_replaced(
             time.sleep(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(model, "encode", encode_and_kill)
+    monkeypatch.setattr(SentenceTransformer, "encode", encode_and_kill)
     vectors = encode(encoder, TEXTS, device=["cpu"])
     assert killed and len(counted()) == 2
     assert np.abs(vectors - alone).max() < 1e-5
