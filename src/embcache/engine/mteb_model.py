@@ -110,7 +110,7 @@ class ModelEngine:
             `n` vectors, in the order of the items, without token counts.
 
         Raises:
-            EngineError: The call's own pool of processes cannot be used any more.
+            ConfigError: The pool that the caller gave cannot be used any more.
             WrongOutputError: The model did not return one vector for each text.
         """
         from torch.utils.data import DataLoader

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from embcache.errors import EngineError
+from embcache.errors import ConfigError
 
 _MOST_TEXTS = 5000  # that Sentence Transformers hands to a process at once
 _TURNS = 10  # in which each process gets its share, by default
@@ -55,10 +55,10 @@ class CallPool:
             batch_size: How many of them a process encodes at once; it gets no fewer.
 
         Raises:
-            EngineError: The user's pool failed in the middle of a chunk.
+            ConfigError: The user's pool failed in the middle of a chunk.
         """
         if self._broken:
-            raise EngineError(
+            raise ConfigError(
                 "The pool that was given (pool=) has failed in the middle of a chunk, and would "
                 "hand out that chunk's vectors for other texts. Stop it, and start another one."
             )

@@ -85,11 +85,19 @@ class Limit:
 
 @dataclass
 class _Tries:
-    """What went wrong with one chunk: so many calls failed, and after so many it was restarted."""
+    """What went wrong with one chunk.
+
+    Attributes:
+        chunk: The chunk.
+        failures: How many calls failed.
+        restarts: After how many of them something had to be started again.
+        ended: Whether the last one ended the engine.
+    """
 
     chunk: Chunk
     failures: int = 0
     restarts: int = 0
+    ended: bool = False
 
 
 @dataclass
@@ -215,13 +223,13 @@ class Embedder:
 
     def _start_again(self, failure: Exception, tries: _Tries) -> None:
         """Start the engine, if the failure has ended it; raises if it was tried often enough."""
-        ended = not self.engine.started
-        tries.restarts += ended
+        tries.ended = not self.engine.started
+        tries.restarts += tries.ended or died(failure)  # a pool's processes start by themselves
         if tries.failures > _MOST_FAILURES or tries.restarts > _MOST_RESTARTS:
             raise given_up_error(
                 self.request, tries.chunk, self.engine, failure, tries.failures, tries.restarts
             ) from failure
-        if not ended:
+        if not tries.ended:
             return
         try:
             self.restart()
@@ -232,8 +240,9 @@ class Embedder:
 
     def _see_that_it_works(self, failure: Exception, piece: Chunk, tries: _Tries) -> None:
         """Raise what was raised if the engine fails on other texts, too: no text is at fault."""
-        for prompt in self._others(piece):
-            self._start_again(failure, tries)  # where the last one of them has ended it
+        for prompt in self._others(piece, ours=tries.ended or not died(failure)):
+            if not self.engine.started:  # the last one of them has ended it
+                self._start_again(failure, tries)
             try:
                 self.engine.embed([prompt])
             except Exception as error:
@@ -245,19 +254,24 @@ class Embedder:
                 return
         raise failure
 
-    def _others(self, piece: Chunk) -> Iterator[Any]:
-        """Prompts that should work: one that did, or else embcache's own, or some of the piece."""
+    def _others(self, piece: Chunk, *, ours: bool) -> Iterator[Any]:
+        """Prompts that should work: one that did, or two of the piece, or else embcache's own.
+
+        Args:
+            piece: What failed.
+            ours: Whether embcache's own say anything: not of a pool of processes that has died,
+                which they do not go through.
+        """
         if self._proof:
             yield self._proof[0]
-            return
-        try:
-            yield from self.spare()
-        except Exception as error:  # of an engine that fails at whatever it gets
-            logger.debug("there are no other prompts to try: %s", said(error))
-        if len(piece) > 1:
+        elif len(piece) > 1:
             yield piece.prompts[-1]
-        if len(piece) > 2:
-            yield piece.prompts[len(piece) // 2]
+            yield piece.prompts[(len(piece) - 1) // 2]
+        elif ours:
+            try:
+                yield from self.spare()
+            except Exception as error:  # of an engine that fails at whatever it gets
+                logger.debug("there are no other prompts to try: %s", said(error))
 
     def _leave_out(self, piece: Chunk, failure: Exception) -> None:
         reason = f"makes the engine fail, which others do not ({said(failure)}). Drop or change it"
