@@ -22,6 +22,7 @@ from embcache.engine.vllm_process import (
     llvmlite_hidden,
     prepare_environment,
     process_state_kept,
+    woken_if_killed,
 )
 from embcache.engine.vllm_tokens import NO_TOKENS, TRUNCATE, tokenize, tokenizes_plainly
 from embcache.errors import EngineError, EngineNotInstalledError, WrongOutputError
@@ -199,7 +200,8 @@ class VllmEngine:
         """
         self.start()
         try:
-            outputs = self._run(list(prompts), **self._options())
+            with woken_if_killed(self._llm):
+                outputs = self._run(list(prompts), **self._options())
             _check_outputs(prompts, outputs)
         except BaseException as error:
             # Also on Ctrl-C: requests left in the engine would come out among the next call's.
@@ -365,7 +367,8 @@ class VllmScoringEngine(VllmEngine):
             return other[0]  # what the tokenizer refuses alone, it refuses in a pair
         refusal = getattr(exceptions, "VLLMClientError", ValueError)  # the latter in older ones
         try:
-            self._run([pair], **self._options())
+            with woken_if_killed(self._llm):
+                self._run([pair], **self._options())
         except refusal as error:
             said = str(error).rstrip(".")
             return f"is refused by vLLM ({type(error).__name__}: {said}). Drop the row or fill it"
