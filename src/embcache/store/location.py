@@ -16,6 +16,7 @@ from pathlib import Path
 
 from embcache.errors import CacheError, ConfigError, EmbcacheError
 from embcache.identity.home import user_path
+from embcache.store import leftovers
 from embcache.store.trial import try_commit
 
 READ_FIX = (
@@ -29,6 +30,7 @@ WRITE_FIX = (
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one slash: a Path has lost the other
 _TABLE = ".lance"
+_CONFLICT = "commit conflict"  # in Lance's message
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class Location:
         In one step: a reader, or another process that makes the same table, sees all or nothing.
         """
         parent = self._path.parent
-        with tempfile.TemporaryDirectory(prefix=".creating-", dir=parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=leftovers.CREATING, dir=parent) as folder:
             hidden = Path(folder) / self._path.name
             yield Location(str(hidden), self.storage_options)
             with suppress(OSError):  # a table is there already, or what a killed creation left
@@ -201,10 +203,17 @@ class Location:
             raise CacheError(f"{self} is a link or no table's folder; remove it by hand.")
         try:
             # Out of the cache's sight in one step; a table without half its files would be damaged.
-            with tempfile.TemporaryDirectory(prefix=".removed-", dir=self._path.parent) as grave:
+            with tempfile.TemporaryDirectory(
+                prefix=leftovers.REMOVED, dir=self._path.parent
+            ) as grave:
                 self._path.rename(Path(grave) / self._path.name)
         except OSError as error:
             raise CacheError(f"Removing {self} failed: {error.strerror or error}.") from error
+
+    @property
+    def folder(self) -> Path:
+        """The folder, for the store's modules that work on a table's files: locks, compaction."""
+        return self._path
 
     @property
     def _path(self) -> Path:
@@ -232,6 +241,11 @@ def lance_errors(doing: str, where: Location, fix: str) -> Iterator[None]:
             raise
         said = type(error).__name__ if isinstance(error, Exception) else "Lance panicked"
         raise CacheError(f"{doing} {where} failed: {said}: {error}. {fix}") from error
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether Lance refused a commit because another process has committed what contradicts it."""
+    return _CONFLICT in str(error)
 
 
 def is_of_lance(error: BaseException) -> bool:

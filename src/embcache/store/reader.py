@@ -15,6 +15,7 @@ from embcache.identity.keys import Keys
 from embcache.store.base import Part
 from embcache.store.index import Positions
 from embcache.store.location import READ_FIX, Location, is_of_lance, lance_errors
+from embcache.store.locks import Pin
 from embcache.store.schema import SpaceMetadata, read_metadata, schema_layout, value_dim
 from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
 
@@ -52,6 +53,7 @@ class Reader:
     Args:
         dataset: The table, opened at a version.
         location: Where it lies.
+        pin: What keeps the version's files, for as long as this object lives; None for nothing.
 
     Attributes:
         dataset: As given.
@@ -63,9 +65,12 @@ class Reader:
         CacheFormatError: The table is of a newer format, or no space of embcache.
     """
 
-    def __init__(self, dataset: lance.LanceDataset, location: Location) -> None:
+    def __init__(
+        self, dataset: lance.LanceDataset, location: Location, pin: Pin | None = None
+    ) -> None:
         self.dataset = dataset
         self.location = location
+        self._pin = pin
         self.metadata: SpaceMetadata = read_metadata(dataset.schema, str(location))
         self.layout = schema_layout(dataset.schema)
         self.fragments: list[lance.LanceFragment] = dataset.get_fragments()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 import lance
 import numpy as np
@@ -99,13 +100,19 @@ class SpaceSnapshot:
 
 
 def extended_index(before: SpaceSnapshot, reader: Reader) -> KeyParts:
-    """The index of a newer version: of new fragments only, where the old ones are all unchanged."""
+    """The index of a newer version: only what follows the fragments that are unchanged is read.
+
+    A merged fragment comes last, and may hold older rows than some that are unchanged. Where it has
+    a key of theirs, only an index that is made anew knows which row was committed first.
+    """
     known = [] if before.reader is None else _shape(before.reader)
-    if known and _shape(reader)[: len(known)] == known:
-        index, fresh = before.index, reader.fragments[len(known) :]
-    else:
-        index, fresh = KeyParts(), reader.fragments
-    return index.extended(_index_keys(reader.dataset, fresh, len(index)))
+    pairs = zip(known, _shape(reader), strict=False)
+    same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    index = before.index.first(sum(rows for _, rows in known[:same]))
+    fresh = _index_keys(reader.dataset, reader.fragments[same:], len(index))
+    if same < len(known) and (index.find(fresh.keys) >= 0).any():
+        return KeyParts().extended(_index_keys(reader.dataset, reader.fragments, 0))
+    return index.extended(fresh)
 
 
 def _shape(reader: Reader) -> list[tuple[int, int]]:

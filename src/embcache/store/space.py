@@ -17,8 +17,11 @@ from embcache.errors import CacheError
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
+from embcache.store.background import Compactor
 from embcache.store.index import Positions, unique_keys
+from embcache.store.leftovers import remove_leftovers
 from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
+from embcache.store.locks import in_turn, pin
 from embcache.store.reader import Reader, open_table
 from embcache.store.rows import Rows, conform
 from embcache.store.schema import (
@@ -55,6 +58,8 @@ class Space:
             None for a table that exists, whatever it says.
         layout: Whether a new table holds vectors or scores.
         store_text: Whether new rows carry their texts.
+        compact_automatically: Whether to compact the table in the background, after commits, when
+            it pays.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Space:
         *,
         layout: Layout = VECTORS,
         store_text: bool = True,
+        compact_automatically: bool = True,
     ) -> None:
         self.location = location
         self._metadata = metadata
@@ -71,6 +77,8 @@ class Space:
         self._store_text = store_text
         self._lock = threading.RLock()
         self._snapshot = SpaceSnapshot()
+        self._compact_automatically = compact_automatically
+        self.compactor = Compactor(location, self.refresh)
 
     @property
     def name(self) -> str:
@@ -102,6 +110,7 @@ class Space:
             self.metadata,
             layout=self.layout,
             store_text=self.stores_text,
+            compact_automatically=self._compact_automatically,
         )
 
     @property
@@ -128,13 +137,17 @@ class Space:
     def open(self) -> Reader:
         """The latest version, to be read from end to end: its keys are not indexed.
 
+        For as long as the reader lives, automatic compaction leaves its files alone.
+
         Raises:
             ConfigError: There is no table.
             CacheError: Lance cannot open it, or it is of another identity.
         """
-        dataset = open_table(self.location)
+        with in_turn(self.location.folder):  # or its files might go before it is pinned
+            dataset = open_table(self.location)
+            held = pin(self.location.folder, dataset.version)
         with lance_errors("Opening", self.location, READ_FIX):
-            reader = Reader(dataset, self.location)
+            reader = Reader(dataset, self.location, held)
         self._check_identity(reader.metadata)
         return reader
 
@@ -203,7 +216,8 @@ class Space:
         Raises:
             RuntimeError: Another process committed what conflicts with it, at the same time.
         """
-        with warnings.catch_warnings():  # zero is what the caller asked for, and was told about
+        with warnings.catch_warnings(), in_turn(self.location.folder):
+            # Zero is what the caller asked for, and was told about.
             warnings.filterwarnings("ignore", r"optimize\(cleanup_older_than=0\)", UserWarning)
             self.table().optimize(cleanup_older_than=older_than)
 
@@ -238,8 +252,12 @@ class Space:
             with lance_errors("Writing to", self.location, WRITE_FIX):
                 table = self._open_or_create(dim)
                 self._check_schema(table.schema, dim)
-                table.add(make(table.schema, new))
-            return self.refresh(), len(new)
+                rows = make(table.schema, new)
+                with in_turn(self.location.folder):
+                    table.add(rows)
+            snapshot = self.refresh()
+            self._committed(snapshot.reader)
+            return snapshot, len(new)
 
     def _open_or_create(self, dim: int) -> lancedb.table.Table:
         if not self.location.has_table():
@@ -253,6 +271,7 @@ class Space:
         once, the second creation may commit as an overwrite (Lance 13), and take the rows with it
         that the first has written by then.
         """
+        remove_leftovers(self.location.parent.folder)
         schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
         options = {"new_table_enable_stable_row_ids": "true"}
         with self.location.made_elsewhere() as hidden:
@@ -267,7 +286,13 @@ class Space:
         with lance_errors("Deleting rows from", self.location, WRITE_FIX):
             table = self.table()
             for at in range(0, len(literals), at_once):
-                table.delete(f"{column} IN ({', '.join(literals[at : at + at_once])})")
+                with in_turn(self.location.folder):
+                    table.delete(f"{column} IN ({', '.join(literals[at : at + at_once])})")
+        self._committed(self.open())
+
+    def _committed(self, reader: Reader | None) -> None:
+        if self._compact_automatically and reader is not None:
+            self.compactor.after_commit(reader.fragments)
 
     def _check_schema(self, schema: pa.Schema, dim: int) -> None:
         self._check_identity(read_metadata(schema, str(self.location)))

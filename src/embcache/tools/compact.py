@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from embcache.store import Location, Space
-from embcache.store.location import WRITE_FIX, lance_errors
+from embcache.store.compaction import remove_left_behind
+from embcache.store.location import WRITE_FIX, is_conflict, lance_errors
 
 _ATTEMPTS = 5
-_CONFLICT = "commit conflict"  # in Lance's message, where another process committed meanwhile
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CompactReport:
 def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -> CompactReport:
     """Rewrite small fragments into large ones, and remove files that nothing needs any more.
 
-    Other processes may read and write meanwhile. Rows keep their stable row ids: of equal keys, the
+    Writers do this by themselves, in the background, when it pays. This does all of it at once. Other processes may read and write meanwhile. Rows keep their stable row ids: of equal keys, the
     row that was committed first still counts.
 
     Args:
@@ -55,8 +55,8 @@ def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -
             process has the space open; one that has then fails to read.
 
     Returns:
-        Fragments and bytes, before and after. What a killed writer left behind is removed once it
-        is seven days old: before, Lance cannot tell it from a write in progress.
+        Fragments and bytes, before and after. What killed processes left behind is removed once it
+        is an hour old.
 
     Raises:
         ConfigError: There is no table.
@@ -66,6 +66,7 @@ def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -
     _optimize(space, older_than)
     if space.canaries.location.has_table():
         _optimize(space.canaries, older_than)
+    remove_left_behind(space.location)
     after = len(space.open().fragments)
     return CompactReport(space.location, fragments, after, size, space.location.size())
 
@@ -79,6 +80,6 @@ def _optimize(space: Space, older_than: timedelta) -> None:
             except RuntimeError as error:
                 # Another process deleted rows, or compacted, at the same time. Appends never
                 # conflict, so a later attempt goes through.
-                if _CONFLICT not in str(error) or attempt == _ATTEMPTS - 1:
+                if not is_conflict(error) or attempt == _ATTEMPTS - 1:
                     raise
                 time.sleep(0.1 * 2**attempt)
