@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -36,12 +37,13 @@ class Compactor:
 
     Args:
         location: The table's place.
-        merged: Called when fragments were merged: what read them may move on.
+        merged: A method, called when fragments were merged: what read them may move on.
     """
 
     def __init__(self, location: Location, merged: Callable[[], object]) -> None:
         self._location = location
-        self._merged = merged
+        # Weakly: in a cycle, a handle that nobody has any more would go on pinning its version.
+        self._merged = weakref.WeakMethod(merged)
         self._merging: threading.Thread | None = None
         self._cleaning: threading.Thread | None = None
         self._pause_until = 0.0
@@ -69,9 +71,14 @@ class Compactor:
         try:
             with sole_compactor(self._location.folder) as alone:
                 if alone and merge_fragments(self._location, _main_thread_runs):
-                    self._merged()
+                    self._move_on()
         except EmbcacheError as error:
             self._say(error)
+
+    def _move_on(self) -> None:
+        merged = self._merged()
+        if merged is not None:
+            merged()
 
     def _clean(self) -> None:
         until = time.monotonic() + GRACE.total_seconds()

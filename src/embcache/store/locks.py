@@ -1,8 +1,8 @@
 """Who is reading, writing and compacting a table: advisory locks that die with their process.
 
-Every lock is a `flock`, which the kernel releases when its holder is killed, on files that are
-there anyway, so that a cache that may only be read can be pinned too. A registry of readers in
-files of its own would need clean-up itself, and Lance's tags must be written.
+Every lock is a `flock`, which the kernel releases when its holder is killed. A version is pinned by
+its manifest, so that it works where nothing may be written. A registry of readers in files of its
+own would need clean-up itself, and Lance's tags must be written.
 
 Where a file system has no locks, or not for every host (object stores, some cluster file systems),
 nothing here is relied on for what is committed: commits are safe by Lance's own conflict detection,
@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _COMPACTION = "_compaction.lock"
+_TURNS = "_turns.lock"  # a file: NFS locks no folder exclusively
 _LAST = 2**64 - 1  # Lance names the manifest of version v by 2**64 - 1 - v: the latest comes first
 _DIGITS = 20
 
@@ -70,18 +71,22 @@ def pin(table: Path, version: int) -> Pin | None:
 
 
 def is_pinned(table: Path, version: int) -> bool:
-    """Whether a process reads a version; True where that cannot be known."""
+    """Whether a process reads a version, or this one may not look, another user's file, say."""
     with _opened(manifest(table, version), os.O_RDWR) as descriptor:
-        return not (descriptor is not None and _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        return descriptor is None or _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) is False
 
 
 @contextmanager
-def in_turn(table: Path) -> Iterator[None]:
+def in_turn(table: Path, *, committing: bool = True) -> Iterator[None]:
     """While a version is opened and pinned, or committed: no clean-up comes between.
 
     Any number of threads and processes may be in it; a clean-up that has begun is waited for.
+
+    Args:
+        table: The table's folder.
+        committing: Whether something may be written; else the lock's file is not made.
     """
-    with _opened(table, os.O_RDONLY) as descriptor:
+    with _opened(table / _TURNS, os.O_RDONLY | committing * os.O_CREAT) as descriptor:
         if descriptor is not None:
             _lock(descriptor, fcntl.LOCK_SH)
         yield
@@ -94,7 +99,7 @@ def between_turns(table: Path) -> Iterator[bool]:
     Yields:
         Whether that is so; False also where it cannot be known.
     """
-    with _opened(table, os.O_RDONLY) as descriptor:
+    with _opened(table / _TURNS, os.O_RDWR | os.O_CREAT) as descriptor:
         yield descriptor is not None and bool(_lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
 
 
@@ -132,6 +137,6 @@ def _lock(descriptor: int, operation: int) -> bool | None:
         fcntl.flock(descriptor, operation)
     except BlockingIOError:
         return False
-    except OSError:  # ENOLCK, EOPNOTSUPP; EBADF: NFS locks no folder exclusively
+    except OSError:  # ENOLCK, ENOSYS, EOPNOTSUPP
         return None
     return True

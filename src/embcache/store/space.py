@@ -143,7 +143,7 @@ class Space:
             ConfigError: There is no table.
             CacheError: Lance cannot open it, or it is of another identity.
         """
-        with in_turn(self.location.folder):  # or its files might go before it is pinned
+        with in_turn(self.location.folder, committing=False):  # none of its files go meanwhile
             dataset = open_table(self.location)
             held = pin(self.location.folder, dataset.version)
         with lance_errors("Opening", self.location, READ_FIX):

@@ -44,7 +44,8 @@ class CompactReport:
 def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -> CompactReport:
     """Rewrite small fragments into large ones, and remove files that nothing needs any more.
 
-    Writers do this by themselves, in the background, when it pays. This does all of it at once. Other processes may read and write meanwhile. Rows keep their stable row ids: of equal keys, the
+    Encoders do this by themselves in the background, when it pays; this does all of it at once.
+    Other processes may read and write meanwhile. Rows keep their stable row ids: of equal keys, the
     row that was committed first still counts.
 
     Args:
@@ -64,9 +65,10 @@ def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -
     """
     fragments, size = len(space.open().fragments), space.location.size()
     _optimize(space, older_than)
+    remove_left_behind(space.location)
     if space.canaries.location.has_table():
         _optimize(space.canaries, older_than)
-    remove_left_behind(space.location)
+        remove_left_behind(space.canaries.location)
     after = len(space.open().fragments)
     return CompactReport(space.location, fragments, after, size, space.location.size())
 
