@@ -67,9 +67,7 @@ def test_it_can_be_turned_off(open_space: Open) -> None:
     assert space.canaries._compact_automatically is False
 
 
-def test_this_process_moves_on_so_that_the_old_files_go(
-    open_space: Open, no_slack: None
-) -> None:
+def test_this_process_moves_on_so_that_the_old_files_go(open_space: Open, no_slack: None) -> None:
     space = open_space()
     fill(space, FANOUT)
     settle()
@@ -181,7 +179,9 @@ def test_one_thread_at_a_time(open_space: Open, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(background, "merge_fragments", watched)
     one, other = open_space(), open_space()
     threads = [
-        threading.Thread(target=lambda s=s, n=n: [s.add(make_rows([f"{n} {i}"])) for i in range(40)])
+        threading.Thread(
+            target=lambda s=s, n=n: [s.add(make_rows([f"{n} {i}"])) for i in range(40)]
+        )
         for n, s in enumerate((one, other))
     ]
     for thread in threads:

@@ -117,9 +117,13 @@ def test_merging_keeps_order_row_ids_and_values(alone: Space, open_space: Open) 
         add_blindly(alone, part)
     ids = [batch.column("_rowid").to_pylist() for batch in alone.open().scan(["key"])]
     assert merge_all(alone) == 1 and len(sizes(alone)) == 1
-    assert sum(ids, []) == alone.open().dataset.scanner(columns=[], with_row_id=True).to_table()[
-        "_rowid"
-    ].to_pylist()
+    assert (
+        sum(ids, [])
+        == alone.open()
+        .dataset.scanner(columns=[], with_row_id=True)
+        .to_table()["_rowid"]
+        .to_pylist()
+    )
     for space in (alone, open_space()):
         assert (read_all(space, parts[0])[0] == parts[0].values).all()
         assert (read_all(space, parts[9])[0][1:] == parts[9].values[1:]).all()
@@ -262,7 +266,12 @@ def test_files_of_a_killed_writer_go_after_an_hour_unless_someone_commits(
     old = [data / "killed.lance", transaction / "9-killed.txn"]
     for path in (*old, data / "recent.lance"):
         path.write_bytes(b"x")
-    for path in (*old, *data.iterdir(), *transaction.iterdir(), *(folder(alone) / "_versions").iterdir()):
+    for path in (
+        *old,
+        *data.iterdir(),
+        *transaction.iterdir(),
+        *(folder(alone) / "_versions").iterdir(),
+    ):
         if path.name != "recent.lance":
             os.utime(path, (hour, hour))
     with compaction.locks.in_turn(folder(alone)):  # suspended in the middle of a commit, say

@@ -110,9 +110,7 @@ def test_files_of_another_user_can_be_pinned_and_are_taken_for_pinned(
         assert locks.is_pinned(moved, 1) or os.geteuid() == table.parent.stat().st_uid
 
 
-def test_out_of_descriptors_reading_goes_on(
-    table: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_descriptors_reading_goes_on(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(*_: object, **__: object) -> int:
         raise OSError(24, "Too many open files")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import weakref
@@ -95,7 +96,8 @@ class Compactor:
 
     def _say(self, error: EmbcacheError) -> None:
         """The cache is as good as before, so one warning is enough; and none for a lost race."""
-        if is_conflict(error) or not self._location.has_table():
+        gone = not os.path.isdir(self._location.folder / "_versions")
+        if gone or is_conflict(error):
             logger.info("%s", error)
             return
         self._pause_until = time.monotonic() + _PAUSE_SECONDS

@@ -122,27 +122,18 @@ def merge_fragments(location: Location, going_on: Callable[[], bool]) -> bool:
         CacheError: The file system refuses something; or another process deleted or merged the same
             rows at the same time, see `is_conflict`.
     """
-    dataset = open_table(location)
-    fragments = [Fragment.of(fragment) for fragment in dataset.get_fragments()]
-    chosen = fragments_to_merge(fragments)
-    if chosen is None:
-        return False
-    options: CompactionOptions = {
-        "target_rows_per_fragment": _largest_rows(fragments),
-        "materialize_deletions_threshold": DELETED,
-        "excluded_fragment_ids": [f.number for f in fragments if f.number not in chosen],
-        "num_threads": 1,
-        "batch_size": max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / _row_bytes(fragments)))),
-    }
-    merged = False
     with lance_errors("Compacting", location, WRITE_FIX):
+        dataset = open_table(location)
+        options, merged = _plan(dataset), False
+        if options is None:
+            return False
         for task in Compaction.plan(dataset, options).tasks:
             if merged and not going_on():
                 break
             with locks.in_turn(location.folder):
                 Compaction.commit(dataset, [_execute(task, dataset)])
             merged = True
-    return merged
+        return merged
 
 
 def clean_up(location: Location, grace: timedelta) -> None:
@@ -188,11 +179,26 @@ def remove_left_behind(location: Location) -> None:
         CacheError: The table cannot be opened, or the file system refuses something.
     """
     table = location.folder
-    remove_leftovers(table)
-    remove_leftovers(table.parent)
     with locks.between_turns(table) as alone, lance_errors("Compacting", location, WRITE_FIX):
+        remove_leftovers(table)
+        remove_leftovers(table.parent)
         if alone:
             _remove_orphans(table, open_table(location))
+
+
+def _plan(dataset: lance.LanceDataset) -> CompactionOptions | None:
+    """What Lance is to do; None for nothing."""
+    fragments = [Fragment.of(fragment) for fragment in dataset.get_fragments()]
+    chosen = fragments_to_merge(fragments)
+    if chosen is None:
+        return None
+    return {
+        "target_rows_per_fragment": _largest_rows(fragments),
+        "materialize_deletions_threshold": DELETED,
+        "excluded_fragment_ids": [f.number for f in fragments if f.number not in chosen],
+        "num_threads": 1,
+        "batch_size": max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / _row_bytes(fragments)))),
+    }
 
 
 def _largest_rows(fragments: Sequence[Fragment]) -> int:
