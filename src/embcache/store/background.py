@@ -88,9 +88,7 @@ class Compactor:
         self.join()
         grace = GRACE if _main_thread_runs() else timedelta(0)
         try:
-            with sole_compactor(self._location.folder) as alone:
-                if alone:
-                    clean_up(self._location, grace)
+            clean_up(self._location, grace)
         except EmbcacheError as error:
             self._say(error)
 

@@ -99,13 +99,18 @@ def between_turns(table: Path) -> Iterator[bool]:
     Yields:
         Whether that is so; False also where it cannot be known.
     """
-    with _opened(table / _TURNS, os.O_RDWR | os.O_CREAT) as descriptor:
+    # Every commit makes the file. Made here, it would be one more in a folder that is being deleted.
+    with _opened(table / _TURNS, os.O_RDWR) as descriptor:
         yield descriptor is not None and bool(_lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
 
 
 @contextmanager
-def sole_compactor(table: Path) -> Iterator[bool]:
-    """While a table is compacted or cleaned: by one thread of one process.
+def sole_compactor(table: Path, *, wait: bool = False) -> Iterator[bool]:
+    """While fragments of a table are merged: by one thread of one process.
+
+    Args:
+        table: The table's folder.
+        wait: Whether to wait for another one.
 
     Yields:
         False where another one is at it. Where there are no locks True: two of them waste work,
@@ -113,7 +118,7 @@ def sole_compactor(table: Path) -> Iterator[bool]:
     """
     with _opened(table / _COMPACTION, os.O_RDWR | os.O_CREAT) as descriptor:
         busy = descriptor is not None and (
-            _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) is False
+            _lock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)) is False
         )
         yield not busy
 

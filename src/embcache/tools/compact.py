@@ -9,6 +9,7 @@ from datetime import timedelta
 from embcache.store import Location, Space
 from embcache.store.compaction import remove_left_behind
 from embcache.store.location import WRITE_FIX, is_conflict, lance_errors
+from embcache.store.locks import sole_compactor
 
 _ATTEMPTS = 5
 
@@ -64,13 +65,17 @@ def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -
         CacheError: Lance cannot read or write it.
     """
     fragments, size = len(space.open().fragments), space.location.size()
-    _optimize(space, older_than)
-    remove_left_behind(space.location)
+    _compact(space, older_than)
     if space.canaries.location.has_table():
-        _optimize(space.canaries, older_than)
-        remove_left_behind(space.canaries.location)
+        _compact(space.canaries, older_than)
     after = len(space.open().fragments)
     return CompactReport(space.location, fragments, after, size, space.location.size())
+
+
+def _compact(space: Space, older_than: timedelta) -> None:
+    with sole_compactor(space.location.folder, wait=True):  # a writer's own takes a second
+        _optimize(space, older_than)
+        remove_left_behind(space.location)
 
 
 def _optimize(space: Space, older_than: timedelta) -> None:
