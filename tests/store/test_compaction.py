@@ -129,6 +129,26 @@ def test_merging_keeps_order_row_ids_and_values(alone: Space, open_space: Open) 
         assert (read_all(space, parts[9])[0][1:] == parts[9].values[1:]).all()
 
 
+def test_the_first_committed_counts_where_a_merged_fragment_comes_behind_younger_ones(
+    alone: Space, open_space: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that goes on from its own index, and one that makes it anew, agree."""
+    monkeypatch.setattr(compaction, "FANOUT", 2)
+    first = make_rows(["same"], seed=1)
+    alone.add(first)
+    alone.add(make_rows(["other"]))
+    add_blindly(alone, make_rows(["same", *(f"{i}" for i in range(100))], seed=2))
+    follower = open_space(compact_automatically=False)
+    orders = set()
+    for i in range(8):
+        assert (read_all(follower, first)[0] == first.values).all()
+        assert (read_all(open_space(), first)[0] == first.values).all()
+        alone.add(make_rows([f"more {i}"]))
+        merge_all(alone)
+        orders.add(sizes(alone)[0])
+    assert orders == {101}, "no merged fragment came behind a younger one"
+
+
 def test_deleted_rows_leave_the_disk(alone: Space, no_slack: None) -> None:
     rows = make_rows([f"{i}" for i in range(1000)], dim=64)
     alone.add(rows)

@@ -99,7 +99,7 @@ def between_turns(table: Path) -> Iterator[bool]:
     Yields:
         Whether that is so; False also where it cannot be known.
     """
-    # Every commit makes the file. Made here, it would be one more in a folder that is being deleted.
+    # Every commit makes the file; made here, it might be in the way of who deletes the folder.
     with _opened(table / _TURNS, os.O_RDWR) as descriptor:
         yield descriptor is not None and bool(_lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
 
