@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 
 import lance
@@ -117,13 +118,9 @@ def test_merging_keeps_order_row_ids_and_values(alone: Space, open_space: Open) 
         add_blindly(alone, part)
     ids = [batch.column("_rowid").to_pylist() for batch in alone.open().scan(["key"])]
     assert merge_all(alone) == 1 and len(sizes(alone)) == 1
-    assert (
-        sum(ids, [])
-        == alone.open()
-        .dataset.scanner(columns=[], with_row_id=True)
-        .to_table()["_rowid"]
-        .to_pylist()
-    )
+    assert [*chain.from_iterable(ids)] == alone.open().dataset.scanner(
+        columns=[], with_row_id=True
+    ).to_table()["_rowid"].to_pylist()
     for space in (alone, open_space()):
         assert (read_all(space, parts[0])[0] == parts[0].values).all()
         assert (read_all(space, parts[9])[0][1:] == parts[9].values[1:]).all()

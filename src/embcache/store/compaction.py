@@ -48,7 +48,7 @@ SLACK_VERSIONS = 100
 
 KEPT = timedelta(hours=1)
 
-_BATCH_BYTES = 4 * 2**20
+_BATCH_BYTES = 2**20
 _BATCH_ROWS = 8192
 _LANCE_FOLDERS = ("data", "_deletions", "_transactions", "_versions")
 _ROW_VERSIONS = ("created_at_version_meta", "last_updated_at_version_meta")
