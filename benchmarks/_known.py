@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import mteb
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from embcache import VllmEncoderWrapper
+from embcache.encoders.vllm_encoder import VllmEncoderWrapper
+from embcache.engine.base import Embedded, Prepared
 
+# Made here and not in `encode`: a fork server then does it once, and it takes seconds.
+TASK = mteb.get_task("STS13").metadata
 DIM = 32
 CHUNK_TEXTS = 100
 _TOKENS_A_TEXT = 20  # 4 of the text, and what a text costs beside them in `pipeline.chunks`
@@ -52,16 +55,12 @@ class KnownEngine:
         """Be started."""
         self.started = True
 
-    def prepare(self, texts: Sequence[str]) -> Any:
+    def prepare(self, texts: Sequence[str]) -> Prepared:
         """Take the texts as prompts; all are said to be equally long."""
-        from embcache.engine.base import Prepared
-
         return Prepared(list(texts), np.full(len(texts), 4, np.int64))
 
-    def embed(self, prompts: Sequence[str]) -> Any:
+    def embed(self, prompts: Sequence[str]) -> Embedded:
         """The right vectors, `(n, DIM) float32`."""
-        from embcache.engine.base import Embedded
-
         return Embedded(np.stack([vector_of(text) for text in prompts]))
 
     def close(self) -> None:
@@ -85,8 +84,6 @@ def open_encoder(model: Path, cache: Path, **arguments: Any) -> VllmEncoderWrapp
         cache: Directory of the cache.
         **arguments: Further arguments of `VllmEncoderWrapper`.
     """
-    from embcache import VllmEncoderWrapper
-
     encoder = VllmEncoderWrapper(
         str(model), dtype="float32", cache_path=cache, make_engine=KnownEngine, **arguments
     )
@@ -101,11 +98,9 @@ def encode(encoder: VllmEncoderWrapper, texts: Sequence[str]) -> None:
     Raises:
         WrongVectorError: A vector differs in a bit.
     """
-    import mteb
-
     vectors = encoder.encode(
         [{"text": list(texts)}],  # type: ignore[arg-type] - a DataLoader has more, unused
-        task_metadata=mteb.get_task("STS13").metadata,
+        task_metadata=TASK,
         hf_split="test",
         hf_subset="default",
         show_progress_bar=False,
