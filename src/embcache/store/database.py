@@ -128,7 +128,8 @@ class Database:
             store_text: Whether new rows carry their texts.
         """
         fingerprint = identity.fingerprint()
-        name = f"{readable_name(model)[:_NAME_CHARACTERS]}--{identity.dtype}--{fingerprint}"
+        dtype = readable_name(identity.dtype)
+        name = f"{readable_name(model)[:_NAME_CHARACTERS]}--{dtype}--{fingerprint}"
         # Found by fingerprint: a directory that was moved keeps its identity, not its name.
         known = [t for t in self.location.tables() if t.name.endswith(f"--{fingerprint}")]
         metadata = SpaceMetadata(identity, model, engine_version, embcache_version())

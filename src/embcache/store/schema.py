@@ -5,6 +5,8 @@ A change here that older embcache versions would misread needs a higher `FORMAT_
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -22,6 +24,8 @@ _IDENTITY = b"embcache:identity"
 _WRITER = b"embcache:version"
 _ENGINE = b"embcache:engine_version"
 _MODEL = b"embcache:model"
+
+_MOST_BYTES = 2**15  # a path has at most 4096, and each may be written in four
 
 
 @dataclass(frozen=True)
@@ -137,21 +141,37 @@ def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:
             f"{where} is a Lance table but not one that embcache wrote: its schema metadata has no "
             f"{_FORMAT.decode()}. Use another cache_path, or move the table away."
         )
-    found = raw[_FORMAT].decode()
-    if not found.isdecimal() or int(found) > FORMAT_VERSION:
+    found = raw[_FORMAT].decode(errors="backslashreplace")
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", found) or int(found) > FORMAT_VERSION:
         raise CacheFormatError(
-            f"{where} has format version {found}; this embcache ({embcache_version()}) reads up to "
-            f"{FORMAT_VERSION}. Upgrade with `pip install -U embcache`, or use another cache_path."
+            f"{where} has format version {found[:40]}; this embcache ({embcache_version()}) reads "
+            f"up to {FORMAT_VERSION}. Upgrade with `pip install -U embcache`, or use another "
+            "cache_path."
         )
     try:
         return SpaceMetadata(
             identity=Identity.from_json(raw[_IDENTITY].decode()),
-            model=raw[_MODEL].decode(),
-            engine_version=raw[_ENGINE].decode(),
-            embcache_version=raw[_WRITER].decode(),
+            model=_text(raw, _MODEL),
+            engine_version=_text(raw, _ENGINE),
+            embcache_version=_text(raw, _WRITER),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except CacheFormatError as error:
+        raise CacheFormatError(
+            f"{where} has format version {found} but unreadable schema metadata. {error}"
+        ) from error
+    except (KeyError, UnicodeDecodeError) as error:
         raise CacheFormatError(
             f"{where} has format version {found} but unreadable schema metadata "
             f"({type(error).__name__}: {error}). Move the table away; its texts are encoded again."
         ) from error
+
+
+def _text(raw: Mapping[bytes, bytes], name: bytes) -> str:
+    """An entry that people read; in a message, in a table's name, on a terminal."""
+    if len(raw[name]) > _MOST_BYTES:
+        raise CacheFormatError(
+            f"The schema metadata {name.decode()} is {len(raw[name]):,} bytes long, and at most "
+            f"{_MOST_BYTES:,} are read. embcache did not write this. Move the table away; its "
+            "texts are encoded again."
+        )
+    return raw[name].decode()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,7 @@ from embcache.store.schema import (
     value_dim,
 )
 from embcache.store.snapshot import SpaceSnapshot, extended_index
+from embcache.store.untrusted import check_folder
 from embcache.store.verify import batch_keys
 
 if TYPE_CHECKING:
@@ -253,6 +255,7 @@ class Space:
         once, the second creation may commit as an overwrite (Lance 13), and take the rows with it
         that the first has written by then.
         """
+        check_folder(Path(self.location.uri))  # Lance would create it where a link points to
         schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
         options = {"new_table_enable_stable_row_ids": "true"}
         with self.location.made_elsewhere() as hidden:
