@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from embcache.identity.strict_json import MOST_BYTES, StrictJsonError, read_object
 
+finite = st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
+    st.none() | st.booleans() | st.integers() | st.text() | finite,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-)  # fmt: skip
+)
 
 
 @given(st.dictionaries(st.text(), values))

@@ -78,7 +78,7 @@ def test_merge_and_import_do_not_leave_the_cache(dtype: str, tmp_path: Path) -> 
     pq.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(CacheFormatError, match="is not the name of one"):
         target.import_file(tmp_path / "x.parquet")
-    assert not [path for path in tmp_path.rglob("*evil*")]
+    assert not list(tmp_path.rglob("*evil*"))
     assert [path.name for path in (tmp_path / "deep" / "down").iterdir()] in ([], ["cache"])
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embcache.errors import CacheError, CacheFormatError, ConfigError
+from embcache.errors import CacheError, CacheFormatError, ConfigError, shown
 from embcache.identity.home import user_path
 from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
@@ -37,6 +37,7 @@ from embcache.tools.merge import Appender, target_space
 logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 4096
+_MOST_COMPONENTS = 2**20  # of a vector; models have some thousand
 
 
 @dataclass(frozen=True)
@@ -206,18 +207,27 @@ def _check_schema(file: Path, schema: pa.Schema, metadata: SpaceMetadata) -> Non
 
 
 def _numpy_cache(folder: Path) -> tuple[dict[str, int], npt.NDArray[np.float32]]:
+    """Which row each hash has, and all rows; the files may be anybody's, so nothing is believed."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         dim = int((folder / "dimension").read_text(encoding="utf-8"))
         file = folder / "vectors.npy"  # not in NumPy's format, whatever its name says
+        if not isinstance(index, dict) or not all(map(_is_row, index.values())):
+            raise ValueError("index.json does not map hashes to numbers of rows")
+        if not 0 < dim <= _MOST_COMPONENTS:
+            raise ValueError(f"a dimension of {shown(dim)}")
         shape = (file.stat().st_size // (4 * dim), dim)
         vectors = np.memmap(file, dtype="<f4", mode="r", shape=shape)
-    except (OSError, ValueError, ZeroDivisionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{folder} is no NumpyCache of mteb's: {error}. Give a folder with vectors.npy, "
             "index.json and dimension; mteb makes one for each task and prompt type."
         ) from error
-    return {str(key): int(row) for key, row in index.items()}, vectors
+    return index, vectors
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
 
 
 def _hash(text: str) -> str:
