@@ -16,7 +16,13 @@ from embcache.identity.keys import Keys
 from embcache.store.base import Part
 from embcache.store.index import Positions
 from embcache.store.location import READ_FIX, Location, is_of_lance, lance_errors
-from embcache.store.schema import SpaceMetadata, read_metadata, schema_layout, value_dim
+from embcache.store.schema import (
+    SpaceMetadata,
+    check_columns,
+    read_metadata,
+    schema_layout,
+    value_dim,
+)
 from embcache.store.untrusted import check_folder, check_manifest
 from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
 
@@ -65,13 +71,15 @@ class Reader:
         layout: Whether it holds vectors or scores.
 
     Raises:
-        CacheFormatError: The table is of a newer format, or no space of embcache.
+        CacheFormatError: The table is of a newer format, or no space of embcache, or
+            its columns are not those of one.
     """
 
     def __init__(self, dataset: lance.LanceDataset, location: Location) -> None:
         self.dataset = dataset
         self.location = location
         self.metadata: SpaceMetadata = read_metadata(dataset.schema, str(location))
+        check_columns(dataset.schema, self.metadata, str(location))
         self.layout = schema_layout(dataset.schema)
         self.fragments: list[lance.LanceFragment] = dataset.get_fragments()
         sizes = [fragment.metadata.num_rows for fragment in self.fragments]

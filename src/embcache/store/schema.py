@@ -115,6 +115,40 @@ def value_dim(schema: pa.Schema) -> int:
     return 1 if layout is SCORES else int(schema.field(layout.value).type.list_size)
 
 
+def check_columns(schema: pa.Schema, metadata: SpaceMetadata, where: str) -> None:
+    """Refuse a table whose columns are not those of a space: no row of it could be believed.
+
+    Args:
+        schema: The table's schema.
+        metadata: What it says about itself.
+        where: Names the table in errors.
+
+    Raises:
+        CacheFormatError: A column that every space has is missing, or one has another type.
+    """
+    if problem := _column_problem(schema, metadata):
+        raise CacheFormatError(
+            f"{where} says that it is a space of embcache, and its {problem}. Move the table away; "
+            "its texts are encoded again."
+        )
+
+
+def _column_problem(schema: pa.Schema, metadata: SpaceMetadata) -> str | None:
+    layout = schema_layout(schema)
+    if missing := {"key", "checksum", layout.value} - set(schema.names):
+        return f"columns are missing: {', '.join(sorted(missing))}"
+    kind = schema.field(layout.value).type
+    if layout is VECTORS and not (pa.types.is_fixed_size_list(kind) and kind.list_size > 0):
+        return f"column vector is {kind}, not fixed_size_list<float>"
+    expected = space_schema(layout, value_dim(schema), metadata, store_text=True)
+    for field in schema:
+        if schema.names.count(field.name) > 1:
+            return f"column {field.name} is there twice"
+        if field.name in expected.names and field.type != expected.field(field.name).type:
+            return f"column {field.name} is {field.type}, not {expected.field(field.name).type}"
+    return None
+
+
 def is_space(schema: pa.Schema) -> bool:
     """Whether the table calls itself a space of embcache, of whatever format version."""
     return _FORMAT in (schema.metadata or {})

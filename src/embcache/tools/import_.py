@@ -24,6 +24,7 @@ from embcache.identity.keys import text_keys
 from embcache.store import VECTORS, Database, Location, Rows
 from embcache.store.schema import (
     SpaceMetadata,
+    check_columns,
     embcache_version,
     is_space,
     read_metadata,
@@ -197,13 +198,7 @@ def _check_schema(file: Path, schema: pa.Schema, metadata: SpaceMetadata) -> Non
             f"{file} holds float16 values: they are rounded, and not the bits of an engine that "
             f"computes in {metadata.identity.dtype}. Import a float32 export."
         )
-    expected = space_schema(schema_layout(schema), value_dim(schema), metadata, store_text=True)
-    for name in schema.names:
-        if name in expected.names and schema.field(name).type != expected.field(name).type:
-            raise CacheFormatError(
-                f"{file}: column {name} is {schema.field(name).type}, not "
-                f"{expected.field(name).type}. Give a file that `export` wrote."
-            )
+    check_columns(schema, metadata, str(file))
 
 
 def _numpy_cache(folder: Path) -> tuple[dict[str, int], npt.NDArray[np.float32]]:
