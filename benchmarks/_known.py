@@ -98,8 +98,9 @@ def encode(encoder: VllmEncoderWrapper, texts: Sequence[str]) -> None:
     Raises:
         WrongVectorError: A vector differs in a bit.
     """
+    batches: Any = [{"text": list(texts)}]  # a DataLoader has more that is not needed here
     vectors = encoder.encode(
-        [{"text": list(texts)}],  # type: ignore[arg-type] - a DataLoader has more, unused
+        batches,
         task_metadata=TASK,
         hf_split="test",
         hf_subset="default",

@@ -33,18 +33,18 @@ def other(name: str, values: Any, kind: pa.DataType | None = None) -> pa.Table:
     return table.replace_schema_metadata(SCHEMA.metadata)
 
 
-def renamed(old: str, new: str, table: pa.Table = GOOD) -> pa.Table:
-    return table.rename_columns([new if name == old else name for name in table.column_names])
+def as_scores(table: pa.Table) -> pa.Table:
+    names = ["score" if name == "vector" else name for name in table.column_names]
+    return table.rename_columns(names).replace_schema_metadata(SCHEMA.metadata)
 
 
 REFUSED = {
     "vector missing": (GOOD.drop_columns(["vector"]), "columns are missing: vector"),
     "key missing": (GOOD.drop_columns(["key"]), "columns are missing: key"),
     "lists": (other("vector", [[1.0]] * 3), "vector is list<.*>, not fixed_size_list"),
-    "no component": (other("vector", [[]] * 3, pa.list_(pa.float32(), 0)), "not fixed_size_list"),
     "float64": (other("vector", [[1.0]] * 3, pa.list_(pa.float64(), 1)), "double"),
     "strings for vectors": (other("vector", ["x"] * 3), "vector is string"),
-    "strings for scores": (renamed("vector", "score", other("vector", ["x"] * 3)), "score is str"),
+    "strings for scores": (as_scores(other("vector", ["x"] * 3)), "score is str"),
     "keys of 8 bytes": (other("key", [b"12345678"] * 3, pa.binary(8)), r"\[8\], not fixed_size_b"),
     "keys of any size": (other("key", [b"1"] * 3), "key is binary, not fixed_size_binary"),
     "texts": (other("text", [1, 2, 3]), "text is int64, not string"),

@@ -13,6 +13,7 @@ from embcache.store.schema import (
     VECTORS,
     Layout,
     SpaceMetadata,
+    check_columns,
     embcache_version,
     is_space,
     read_metadata,
@@ -147,4 +148,6 @@ def open_space(location: Location) -> Space | None:
     dataset = open_table(location)
     if not is_space(dataset.schema):
         return None
-    return Space(location, read_metadata(dataset.schema, str(location)))
+    metadata = read_metadata(dataset.schema, str(location))
+    check_columns(dataset.schema, metadata, str(location))
+    return Space(location, metadata)

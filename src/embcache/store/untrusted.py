@@ -11,9 +11,10 @@ are checked like all others, and Lance never writes into a file that is there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import lance
 
@@ -60,7 +61,9 @@ def check_manifest(dataset: lance.LanceDataset, table: object) -> None:
     Raises:
         CacheError: Its manifest names other places.
     """
-    if bases := getattr(dataset, "base_paths", dict)():  # younger than the oldest Lance that works
+    # Younger than the oldest Lance that works.
+    bases: Mapping[int, Any] = getattr(dataset, "base_paths", dict)()
+    if bases:
         places = ", ".join(str(base.path) for base in bases.values())
         raise CacheError(
             f"{table} is not opened: its manifest has rows lie elsewhere, in {places}. Give that "
