@@ -74,22 +74,32 @@ def test_the_reason_that_is_given_is_true(space: Space, outside: Path) -> None:
     assert not (outside / "a.lance").exists() and (outside / "b.txt").exists()
 
 
-def test_a_linked_table_is_refused(space: Space, tmp_path: Path) -> None:
+def test_a_linked_table_is_followed_and_not_removed(space: Space, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / folder(space).name).symlink_to(folder(space))
     other = Database(tmp_path / "other", writable=True).space(IDENTITY, "m", "v")
-    with pytest.raises(CacheError, match="is a symbolic link to a folder"):
-        other.add(make_rows(["new"]))
+    other.add(make_rows(["new"]))
     with pytest.raises(CacheError, match="is a link or no table's folder"):
         other.location.remove()
-    assert len(again(space).refresh()) == 15
+    assert len(again(space).refresh()) == 16
+
+
+def test_a_linked_table_obeys_the_same_rules(space: Space, tmp_path: Path, outside: Path) -> None:
+    (folder(space) / "data" / "sub").symlink_to(outside)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / folder(space).name).symlink_to(folder(space))
+    with pytest.raises(CacheError, match="data/sub is a symbolic link to a folder"):
+        Cache(tmp_path / "other").spaces()
 
 
 def test_no_table_is_created_where_a_link_points_to(tmp_path: Path, outside: Path) -> None:
     space = Database(tmp_path / "cache", writable=True).space(IDENTITY, "m", "v")
     folder(space).symlink_to(outside)
-    with pytest.raises(CacheError, match="is a symbolic link to a folder"):
+    refused = pytest.raises(CacheError, match="is a symbolic link to a folder")
+    with refused:
         space.add(make_rows(["new"]))
+    with refused:
+        space.location.try_committing()
     assert sorted(path.name for path in outside.iterdir()) == [
         "a.lance",
         "b.txt",

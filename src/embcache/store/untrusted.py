@@ -4,8 +4,12 @@ Lance follows links, and its clean-up removes from a linked folder what no versi
 names: somebody's files. Measured with Lance 14: a link in `data`, `_deletions` or `_indices` is
 enough. Its manifests may name other folders, or stores in the network, to read rows from (shallow
 clones). And opening a pipe waits for whoever writes to it. So all of this is refused when a table
-is opened, by whatever command, before Lance sees it. Links to single files are followed: their rows
-are checked like all others, and Lance never writes into a file that is there.
+is opened, by whatever command, before Lance sees it.
+
+Two kinds of links are followed, knowingly. A table that is one itself, to a table of the same
+identity, is that table, on another disk, say: rows are added to it, and only what is its own is
+cleaned up; `remove` refuses it. And single files, as DVC and git-annex have them: their rows are
+checked like all others, and Lance never writes into a file that is there.
 """
 
 from __future__ import annotations
@@ -38,8 +42,8 @@ def check_folder(table: Path) -> None:
     """Refuse a table that is not all in its own folder.
 
     Raises:
-        CacheError: The folder, or one in it, is a symbolic link, or there is a pipe or a device.
-            A folder that is not there is none of these.
+        CacheError: A folder in it is a symbolic link, or the table is one and points to no table;
+            or there is a pipe or a device. A folder that is not there is none of these.
     """
     check_name(table)
     for entry in _refused(table):
@@ -72,8 +76,8 @@ def check_manifest(dataset: lance.LanceDataset, table: object) -> None:
 
 
 def _refused(table: Path) -> Iterator[str]:
-    """The table where it is a link, and all in it that is neither folder nor file."""
-    if table.is_symlink():
+    """All in a table that is neither folder nor file; the table where it is a link to none."""
+    if table.is_symlink() and not any((table / "_versions").glob("*.manifest")):
         yield str(table)
         return
     folders = [str(table)]
