@@ -47,7 +47,10 @@ def check_folder(table: Path) -> None:
     """
     check_name(table)
     for entry in _refused(table):
-        kind = "a symbolic link to a folder" if os.path.islink(entry) else "no file"
+        kind = "no file"
+        if os.path.islink(entry):
+            there = os.path.isdir(entry)
+            kind = f"a symbolic link to a {'folder' if there else 'place where no file is'}"
         raise CacheError(
             f"{table} is not opened: {entry} is {kind}, and a table's files are all in its own "
             "folder. Compacting it would remove what is in others. Put the folder itself there "
