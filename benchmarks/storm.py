@@ -158,8 +158,6 @@ class Worker:
 
 def work(place: Place, role: str, number: int, seed: int) -> None:
     """The process: any error is written to a file `error-...`, and ends it."""
-    import lancedb  # noqa: F401 - it starts a thread, so not in the fork server
-
     os.environ["EMBCACHE_HOME"] = str(place.folder / "home")
     os.environ["HF_HUB_OFFLINE"] = "1"
     logging.basicConfig(level=logging.WARNING, filename=place.folder / f"log-{number}")
@@ -198,7 +196,9 @@ class Storm:
         """
         rng = random.Random(self.seed)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["embcache.cache", "embcache.warm", "_known"])
+        # Imports take seconds, and a kill is to fall into work. lancedb mends itself after a fork.
+        modules = ["embcache.cache", "embcache.warm", "embcache.tools.check", "lancedb", "_known"]
+        self._context.set_forkserver_preload(modules)
         self._numbers = iter(range(10**9))
         for role in ROLES:
             self._start(role)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from embcache.errors import CacheError, ConfigError, EmbcacheError
 from embcache.identity.home import user_path
+from embcache.store.forks import in_use
 from embcache.store.trial import try_commit
 from embcache.store.untrusted import check_folder
 
@@ -237,7 +238,8 @@ def lance_errors(doing: str, where: Location, fix: str) -> Iterator[None]:
         CacheError: Lance failed. Errors of embcache's own pass as they are.
     """
     try:
-        yield
+        with in_use():
+            yield
     except EmbcacheError:
         raise
     except BaseException as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,6 +17,7 @@ from embcache.errors import CacheError
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
+from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
 from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
 from embcache.store.reader import Reader, open_table
@@ -71,7 +71,7 @@ class Space:
         self._metadata = metadata
         self._new_layout = layout
         self._store_text = store_text
-        self._lock = threading.RLock()
+        self._lock = ForkLock()
         self._snapshot = SpaceSnapshot()
 
     @property
