@@ -1,0 +1,208 @@
+"""Where a cache is used: forked workers, event loops, few file handles, places that are read-only.
+
+Each in a process of its own, with a fake engine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, run_python
+
+HEAD = """
+import os, sys
+from embcache.pipeline.pipeline import Pipeline
+from embcache.pipeline.request import TextRequest
+from embcache.store import Database
+from embcache.tools.check import check_space
+from embcache.tools.compact import compact_space
+from tests.crash.writer import IDENTITY
+from tests.fakes import FakeEngine, fake_vector
+import numpy as np
+
+def pipeline(place):
+    space = Database(place, writable=True).space(IDENTITY, "m", "fake 1.0")
+    return Pipeline(FakeEngine(batch_size=50), IDENTITY, space)
+
+def encode(pipeline, numbers):
+    texts = [f"text {i}" for i in numbers]
+    vectors, stats = pipeline.encode(TextRequest(texts=texts, show_progress=False))
+    assert (vectors == np.stack([fake_vector(text) for text in texts])).all()
+    return stats
+
+def all_is_well(place, rows):
+    space = pipeline(place).space
+    report = check_space(space)
+    assert report.ok and report.rows - report.duplicates == rows, report
+    print("well", compact_space(space).fragments_after)
+"""
+
+
+def run(code: str, place: Path, **environment: str) -> None:
+    head = f"PLACE = {str(place)!r}\n"
+    out = run_python(head + HEAD + textwrap.dedent(code), **environment)
+    assert "well" in out, out
+
+
+def test_forked_workers_with_an_encoder_that_was_used(tmp_path: Path) -> None:
+    """Children read what is there, and write what is not; so does the parent afterwards."""
+    run(
+        """
+        import multiprocessing
+        used = pipeline(PLACE)
+        encode(used, range(100))
+        def work(number):
+            encode(used, range(100))
+            encode(used, range(100 + 10 * number, 110 + 10 * number))
+            return number
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            assert pool.map(work, range(6)) == [*range(6)]
+        assert encode(used, range(160)).hits == 160
+        all_is_well(PLACE, 160)
+        """,
+        tmp_path,
+    )
+
+
+def test_workers_of_a_data_loader(tmp_path: Path) -> None:
+    run(
+        """
+        from torch.utils.data import DataLoader, Dataset
+        used = pipeline(PLACE)
+        encode(used, range(100))
+        class Vectors(Dataset):
+            def __len__(self):
+                return 100
+            def __getitem__(self, i):
+                return used.encode(TextRequest(texts=[f"text {i}"], show_progress=False))[0][0]
+        loader = DataLoader(Vectors(), batch_size=10, num_workers=2, multiprocessing_context="fork")
+        got = np.concatenate([batch.numpy() for batch in loader])
+        assert (got == np.stack([fake_vector(f"text {i}") for i in range(100)])).all()
+        all_is_well(PLACE, 100)
+        """,
+        tmp_path,
+    )
+
+
+def test_a_fork_beside_a_thread_that_encodes_neither_hangs_nor_crashes(tmp_path: Path) -> None:
+    """The child works, or says why it cannot."""
+    run(
+        """
+        import signal, threading
+        from embcache import CacheError
+        used, stop = pipeline(PLACE), threading.Event()
+        encode(used, range(50))
+        def busy():
+            first = 100
+            while not stop.is_set():
+                encode(used, range(first, first + 20))
+                first += 20
+        thread = threading.Thread(target=busy)
+        thread.start()
+        for number in range(6):
+            if (child := os.fork()) == 0:
+                signal.alarm(60)
+                try:
+                    encode(used, range(50))
+                except CacheError as error:
+                    os._exit(0 if "'spawn'" in str(error) else 3)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        stop.set()
+        thread.join()
+        assert check_space(used.space).ok
+        print("well")
+        """,
+        tmp_path,
+    )
+
+
+def test_inside_a_running_event_loop(tmp_path: Path) -> None:
+    """A cell of a notebook runs in one."""
+    run(
+        """
+        import asyncio
+        async def cell():
+            encode(pipeline(PLACE), range(100))
+            assert encode(pipeline(PLACE), range(150)).hits == 100
+            all_is_well(PLACE, 150)
+        asyncio.run(cell())
+        """,
+        tmp_path,
+    )
+
+
+def test_few_file_handles(tmp_path: Path) -> None:
+    """`ulimit -n 64`, and more files than that."""
+    run(
+        """
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        used = pipeline(PLACE)
+        for first in range(0, 210, 3):
+            encode(used, range(first, first + 3))
+        assert encode(pipeline(PLACE), range(210)).hits == 210
+        assert encode(pipeline(PLACE), range(0, 210, 7)).hits == 30
+        all_is_well(PLACE, 210)
+        """,
+        tmp_path,
+    )
+
+
+def test_only_the_cache_can_be_written(tmp_path: Path) -> None:
+    """The root is read-only, HOME and TMPDIR too, as in a hardened container."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    code = f"PLACE = {str(cache)!r}\n" + HEAD + textwrap.dedent(
+        """
+        import errno
+        for place in (os.environ["HOME"], os.environ["TMPDIR"], "/"):
+            try:
+                open(os.path.join(place, "written"), "w")
+            except OSError as error:
+                assert error.errno == errno.EROFS
+            else:
+                raise AssertionError(place)
+        from embcache import VllmEncoderWrapper
+        encoder = VllmEncoderWrapper(
+            sys.argv[1], dtype="float32", cache_path=PLACE, make_engine=lambda *_: FakeEngine()
+        )
+        from tests.conftest import encode as encode_as_users_do
+        encode_as_users_do(encoder, ["a", "b"])
+        encode(pipeline(PLACE), range(100))
+        encode(pipeline(PLACE), range(150))
+        all_is_well(PLACE, 150)
+        """
+    )  # fmt: skip
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    script = (
+        f'mount --bind "{cache}" "{cache}" && mount -o remount,bind,ro / && '
+        f'{{ mountpoint -q /tmp && mount -o remount,bind,ro /tmp; cd "{ROOT}"; exec "$@"; }}'
+    )
+    if not shutil.which("unshare"):
+        pytest.skip("unshare is not installed")
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home), "HF_HUB_OFFLINE": "1"}
+    environment.pop("EMBCACHE_HOME", None)
+    mounted = ["unshare", "-m", "bash", "-c", script, "-"]
+    if subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    result = subprocess.run(
+        [*mounted, sys.executable, "-c", code, str(model)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0 and "well" in result.stdout, result.stdout + result.stderr
