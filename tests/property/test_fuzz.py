@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import struct
 import tempfile
 from collections.abc import Callable
@@ -38,7 +39,12 @@ from embcache.store.schema import (
 from embcache.warm import Columns
 from embcache.warm.sources import read_files
 
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[*HealthCheck])
+quick = settings(
+    max_examples=int(os.environ.get("EMBCACHE_FUZZ_EXAMPLES", "60")),
+    deadline=None,
+    suppress_health_check=[*HealthCheck],
+    database=None,
+)
 
 IDENTITY = Identity("organization/name", "0" * 40, "float32", {"max_model_len": 512, "a": [{}]})
 METADATA = SpaceMetadata(IDENTITY, "organization/name", "vllm 0.32", "0.1.0")
@@ -122,8 +128,8 @@ types = st.recursive(
     ),
     max_leaves=2,
 )
-column_names = st.sampled_from(sorted({*space_schema(VECTORS, 4, METADATA, store_text=True).names,
-                                       *space_schema(SCORES, 1, METADATA, store_text=True).names}))  # fmt: skip
+_schemas = [space_schema(layout, 4, METADATA, store_text=True) for layout in (VECTORS, SCORES)]
+column_names = st.sampled_from(sorted({name for schema in _schemas for name in schema.names}))
 
 
 @quick

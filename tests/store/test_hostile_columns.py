@@ -118,3 +118,11 @@ def test_a_time_beyond_all_years_is_none(tmp_path: Path) -> None:
     )
     found = Cache(tmp_path).space().describe()
     assert found.rows == 3 and found.first_written is None
+
+
+def test_a_column_that_is_there_twice(tmp_path: Path) -> None:
+    """Found by `make fuzz`; Lance makes no such table, and a file can have one."""
+    table = GOOD.append_column("vector", GOOD["vector"])
+    pq.write_table(table.replace_schema_metadata(SCHEMA.metadata), tmp_path / "x.parquet")
+    with pytest.raises(CacheFormatError, match="its column vector is there twice"):
+        Cache(tmp_path / "cache").import_file(tmp_path / "x.parquet")

@@ -135,6 +135,8 @@ def check_columns(schema: pa.Schema, metadata: SpaceMetadata, where: str) -> Non
 
 def _column_problem(schema: pa.Schema, metadata: SpaceMetadata) -> str | None:
     layout = schema_layout(schema)
+    if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+        return f"column {twice[0]} is there twice"
     if missing := {"key", "checksum", layout.value} - set(schema.names):
         return f"columns are missing: {', '.join(sorted(missing))}"
     kind = schema.field(layout.value).type
@@ -142,8 +144,6 @@ def _column_problem(schema: pa.Schema, metadata: SpaceMetadata) -> str | None:
         return f"column vector is {kind}, not fixed_size_list<float>"
     expected = space_schema(layout, value_dim(schema), metadata, store_text=True)
     for field in schema:
-        if schema.names.count(field.name) > 1:
-            return f"column {field.name} is there twice"
         if field.name in expected.names and field.type != expected.field(field.name).type:
             return f"column {field.name} is {field.type}, not {expected.field(field.name).type}"
     return None

@@ -193,7 +193,7 @@ def _check_schema(file: Path, schema: pa.Schema, metadata: SpaceMetadata) -> Non
         raise CacheFormatError(
             f"{file} has no column {', '.join(sorted(missing))}. Give a file that `export` wrote."
         )
-    if "halffloat" in str(schema.field(value).type):
+    if schema.names.count(value) == 1 and "halffloat" in str(schema.field(value).type):
         raise ConfigError(
             f"{file} holds float16 values: they are rounded, and not the bits of an engine that "
             f"computes in {metadata.identity.dtype}. Import a float32 export."
