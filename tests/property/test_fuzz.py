@@ -237,8 +237,8 @@ def test_no_two_inputs_share_the_bytes_that_are_hashed(identity: bytes, some: li
     one, two, three, four, _ = some
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Recorder, "seen", [], raising=False)
-        patch.setattr(keys.xxhash, "xxh3_128", _Recorder)
-        patch.setattr(keys.xxhash, "xxh3_128_digest", lambda raw: _Recorder(raw).digest())
+        patch.setattr("xxhash.xxh3_128", _Recorder)
+        patch.setattr("xxhash.xxh3_128_digest", lambda raw: _Recorder(raw).digest())
         keys.text_keys(identity, one, [two, three])
         keys.pair_keys(identity, (one, two), [three], [four])
         hashed = [_parts(raw) for raw in _Recorder.seen]

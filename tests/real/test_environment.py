@@ -157,7 +157,11 @@ def test_few_file_handles(tmp_path: Path) -> None:
 
 
 def test_only_the_cache_can_be_written(tmp_path: Path) -> None:
-    """The root is read-only, HOME and TMPDIR too, as in a hardened container."""
+    """The root is read-only, HOME and TMPDIR too, as in a hardened container.
+
+    The working directory is the cache: where there is no temporary directory at all, mteb cannot
+    be imported (dill, which datasets needs, asks for one).
+    """
     cache = tmp_path / "cache"
     cache.mkdir()
     code = f"PLACE = {str(cache)!r}\n" + HEAD + textwrap.dedent(
@@ -186,14 +190,17 @@ def test_only_the_cache_can_be_written(tmp_path: Path) -> None:
     (model / "config.json").write_text("{}")
     script = (
         f'mount --bind "{cache}" "{cache}" && mount -o remount,bind,ro / && '
-        f'{{ mountpoint -q /tmp && mount -o remount,bind,ro /tmp; cd "{ROOT}"; exec "$@"; }}'
+        f'{{ mountpoint -q /tmp && mount -o remount,bind,ro /tmp; cd "{cache}"; exec "$@"; }}'
     )
     if not shutil.which("unshare"):
         pytest.skip("unshare is not installed")
     home = tmp_path / "home"
     home.mkdir()
     environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home), "HF_HUB_OFFLINE": "1"}
+    environment |= {"MTEB_CACHE": str(cache / "mteb"), "HF_HOME": str(cache / "hf")}  # as they ask
     environment.pop("EMBCACHE_HOME", None)
+    paths = (str(ROOT), str(ROOT / "src"), environment.get("PYTHONPATH"))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     mounted = ["unshare", "-m", "bash", "-c", script, "-"]
     if subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
         pytest.skip("mounting needs root")
