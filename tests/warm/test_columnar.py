@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,17 @@ def test_a_file_of_another_kind(kind: str, tmp_path: Path) -> None:
     path.write_bytes(b"no such thing" * 50)
     with pytest.raises(InputError, match=f"x cannot be read as {as_kind(kind)}"):
         read(as_kind(kind), path)
+
+
+@pytest.mark.parametrize("offsets", [(0, 2**30, 4, 6), (0, 2, 2**31 - 1, 6), (0, 4, 2, 6)], ids=str)
+def test_offsets_that_point_elsewhere(offsets: tuple[int, ...], tmp_path: Path) -> None:
+    """Found by `make fuzz`: Arrow reads beyond the end of its memory, and the process is gone."""
+    path = tmp_path / "x.arrow"
+    table = pa.table({"text": ["aa", "bb", "cc"]})
+    with pa.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table)
+    raw, good = path.read_bytes(), struct.pack("<4i", 0, 2, 4, 6)
+    assert raw.count(good) == 1
+    path.write_bytes(raw.replace(good, struct.pack("<4i", *offsets)))
+    with pytest.raises(InputError, match=r"x\.arrow cannot be read as arrow: ArrowInvalid"):
+        read("arrow", path)
