@@ -55,6 +55,10 @@ class CacheFormatError(CacheError):
     """A space was written by a newer embcache, or not by embcache at all."""
 
 
+class ForkedProcessError(EmbcacheError, RuntimeError):
+    """A fork uses the cache that its process has used before; the cache itself is sound."""
+
+
 class MissingTextsError(EmbcacheError):
     """Some texts are not in the cache, and `on_miss="raise"` forbids encoding them.
 

@@ -51,52 +51,12 @@ def run(code: str, place: Path, **environment: str) -> None:
     assert "well" in out, out
 
 
-def test_forked_workers_with_an_encoder_that_was_used(tmp_path: Path) -> None:
-    """Children read what is there, and write what is not; so does the parent afterwards."""
-    run(
-        """
-        import multiprocessing
-        used = pipeline(PLACE)
-        encode(used, range(100))
-        def work(number):
-            encode(used, range(100))
-            encode(used, range(100 + 10 * number, 110 + 10 * number))
-            return number
-        with multiprocessing.get_context("fork").Pool(2) as pool:
-            assert pool.map(work, range(6)) == [*range(6)]
-        assert encode(used, range(160)).hits == 160
-        all_is_well(PLACE, 160)
-        """,
-        tmp_path,
-    )
-
-
-def test_workers_of_a_data_loader(tmp_path: Path) -> None:
-    run(
-        """
-        from torch.utils.data import DataLoader, Dataset
-        used = pipeline(PLACE)
-        encode(used, range(100))
-        class Vectors(Dataset):
-            def __len__(self):
-                return 100
-            def __getitem__(self, i):
-                return used.encode(TextRequest(texts=[f"text {i}"], show_progress=False))[0][0]
-        loader = DataLoader(Vectors(), batch_size=10, num_workers=2, multiprocessing_context="fork")
-        got = np.concatenate([batch.numpy() for batch in loader])
-        assert (got == np.stack([fake_vector(f"text {i}") for i in range(100)])).all()
-        all_is_well(PLACE, 100)
-        """,
-        tmp_path,
-    )
-
-
-def test_a_fork_beside_a_thread_that_encodes_neither_hangs_nor_crashes(tmp_path: Path) -> None:
-    """The child works, or says why it cannot."""
+def test_forks_of_a_process_that_has_used_the_cache(tmp_path: Path) -> None:
+    """None hangs or crashes: each is told why not; also beside a thread that is in Lance."""
     run(
         """
         import signal, threading
-        from embcache import CacheError
+        from embcache import ForkedProcessError
         used, stop = pipeline(PLACE), threading.Event()
         encode(used, range(50))
         def busy():
@@ -104,24 +64,92 @@ def test_a_fork_beside_a_thread_that_encodes_neither_hangs_nor_crashes(tmp_path:
             while not stop.is_set():
                 encode(used, range(first, first + 20))
                 first += 20
-        thread = threading.Thread(target=busy)
-        thread.start()
-        for number in range(6):
+        def forked(make, numbers):
             if (child := os.fork()) == 0:
                 signal.alarm(60)
                 try:
-                    encode(used, range(50))
-                except CacheError as error:
+                    encode(make(), numbers)
+                except ForkedProcessError as error:
                     os._exit(0 if "'spawn'" in str(error) else 3)
-                os._exit(0)
+                os._exit(4)
             assert os.waitpid(child, 0)[1] == 0
-        stop.set()
-        thread.join()
+        def fork_all():
+            for number in range(4):
+                forked(lambda: used, range(50))
+                forked(lambda: used, range(10_000, 10_010))
+                forked(lambda: pipeline(PLACE), range(50))
+        fork_all()
+        thread = threading.Thread(target=busy)
+        thread.start()
+        try:
+            fork_all()
+        finally:
+            stop.set()
+            thread.join()
+        assert encode(used, range(50)).hits == 50
         assert check_space(used.space).ok
         print("well")
         """,
         tmp_path,
     )
+
+
+def test_forks_before_the_first_use(tmp_path: Path) -> None:
+    """Workers that use the cache, all of it imported: four write the same and read it."""
+    run(
+        """
+        import multiprocessing, lancedb, lance
+        def work(number):
+            made = pipeline(PLACE)
+            for first in range(0, 100, 20):
+                encode(made, range(first, first + 30))
+            return encode(made, range(130)).texts
+        if __name__ == "__main__":
+            with multiprocessing.get_context("fork").Pool(4) as pool:
+                assert pool.map(work, range(8), chunksize=2) == [130] * 8
+            all_is_well(PLACE, 130)
+        """,
+        tmp_path,
+    )
+
+
+def test_workers_of_a_data_loader_beside_a_used_encoder(tmp_path: Path) -> None:
+    """They fork and leave the cache alone, as mteb's do: nobody is disturbed."""
+    run(
+        """
+        from torch.utils.data import DataLoader
+        used = pipeline(PLACE)
+        encode(used, range(50))
+        for turn in range(5):
+            loader = DataLoader(
+                range(turn * 20, 100), batch_size=10, num_workers=2, multiprocessing_context="fork"
+            )
+            for batch in loader:
+                encode(used, batch.tolist())
+        all_is_well(PLACE, 100)
+        """,
+        tmp_path,
+    )
+
+
+def test_spawned_workers(tmp_path: Path) -> None:
+    """What the error advises; spawn runs a file."""
+    script = tmp_path / "script.py"
+    body = """
+        import multiprocessing
+        def work(number):
+            return encode(pipeline(PLACE), range(100 + number)).texts
+        if __name__ == "__main__":
+            encode(pipeline(PLACE), range(100))
+            with multiprocessing.get_context("spawn").Pool(2) as pool:
+                assert pool.map(work, [1, 2]) == [101, 102]
+            all_is_well(PLACE, 102)
+        """
+    place = f"PLACE = {str(tmp_path / 'cache')!r}\n"
+    script.write_text(place + HEAD + textwrap.dedent(body))
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    code = f"import subprocess; subprocess.run([sys.executable, {str(script)!r}], check=True)"
+    assert "well" in run_python(code, PYTHONPATH=path)
 
 
 def test_inside_a_running_event_loop(tmp_path: Path) -> None:

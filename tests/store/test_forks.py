@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from embcache import CacheError
+from embcache import CacheError, ForkedProcessError
 from embcache.store import forks
 from embcache.store.forks import ForkLock, in_use
 
@@ -78,23 +78,33 @@ def test_what_the_forking_thread_holds_it_can_release() -> None:
         assert in_a_fork(release)
 
 
-def test_a_fork_in_the_middle_of_a_use_is_said() -> None:
+def test_a_use_in_a_fork_after_a_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "_users", set())
+
     def refused() -> bool:
-        with pytest.raises(CacheError, match=r"forked while another thread .* 'spawn'"), in_use():
+        said = rf"used in process {os.getppid()}, and .* is a fork: .*'spawn'.* before the cache"
+        with pytest.raises(ForkedProcessError, match=said), in_use():
             pass
         return True
 
-    with Held(in_use):
+    with in_use():
         assert in_a_fork(refused)
+    assert in_a_fork(refused)
     with in_use():  # not in this process
         pass
 
 
-def test_a_fork_in_the_middle_of_ones_own_use_goes_on() -> None:
-    def used() -> bool:
-        with in_use():
-            return not forks._State.forked_in_use
+def test_a_fork_before_the_first_use_is_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "_users", set())
 
-    with in_use():
-        assert in_a_fork(used)
-    assert not forks._inside
+    def used() -> bool:
+        with in_use(), in_use():
+            return True
+
+    assert in_a_fork(used)
+    assert used()
+
+
+def test_a_fork_is_no_damage() -> None:
+    """What looks for damage must not set a sound table aside for it."""
+    assert not issubclass(ForkedProcessError, CacheError)
