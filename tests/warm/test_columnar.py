@@ -187,3 +187,20 @@ def test_offsets_that_point_elsewhere(offsets: tuple[int, ...], tmp_path: Path) 
     path.write_bytes(raw.replace(good, struct.pack("<4i", *offsets)))
     with pytest.raises(InputError, match=r"x\.arrow cannot be read as arrow: ArrowInvalid"):
         read("arrow", path)
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary", "string_view"])
+def test_what_is_no_utf8_costs_its_row_alone_whatever_type_holds_it(
+    kind: str, tmp_path: Path
+) -> None:
+    raw = pa.array([b"good", b"\xff\xfe"])
+    column = {
+        "string": lambda: raw.view(pa.string()),
+        "large_string": lambda: raw.cast(pa.large_binary()).view(pa.large_string()),
+        "dictionary": lambda: pa.DictionaryArray.from_arrays([0, 1], raw.view(pa.string())),
+        "string_view": lambda: raw.cast(pa.binary_view()).view(pa.string_view()),
+    }[kind]()
+    bad: list[Any] = []
+    path = write(tmp_path, "arrow", pa.table({"text": column}))
+    assert read("arrow", path, report=bad.append) == ["good"]
+    assert [row.place for row in bad] == [f"{path}, row 1"]

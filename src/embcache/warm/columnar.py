@@ -129,14 +129,25 @@ def _validated(
         batch.validate()
         for where in paths:
             if where is not None:
-                _without_utf8(_column(batch, where)).validate(full=True)
+                _as_bytes(_column(batch, where)).validate(full=True)
         yield batch
 
 
-def _without_utf8(column: pa.Array) -> pa.Array:
-    """Strings as bytes: a row that is no UTF-8 is left out later, and is no reason to stop here."""
-    kinds = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
-    return column.view(kinds[column.type]) if column.type in kinds else column
+def _as_bytes(column: pa.Array) -> pa.Array:
+    """Strings of whatever type as bytes: one that is no UTF-8 is a row to leave out, no error."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        # Whether its indices are in bounds, `_validated` has looked.
+        return pa.DictionaryArray.from_arrays(
+            column.indices, _as_bytes(column.dictionary), safe=False
+        )
+    if pa.types.is_string(kind):
+        return column.cast(pa.binary())
+    if pa.types.is_large_string(kind):
+        return column.cast(pa.large_binary())
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.binary_view())
+    return column
 
 
 @contextmanager
@@ -237,15 +248,9 @@ def _all_texts(found: list[pa.Array | None], columns: Columns) -> list[str] | No
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """A column's values; of strings of whatever type, bytes, since they may be no UTF-8."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.dictionary_decode(), kind.value_type
-    if pa.types.is_string(kind):
-        column = column.cast(pa.binary())
-    elif pa.types.is_large_string(kind):
-        column = column.cast(pa.large_binary())
-    elif pa.types.is_string_view(kind):
-        column = column.cast(pa.binary_view())
+    """A column's values; of strings, bytes."""
+    column = _as_bytes(column)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     values: list[Any] = column.to_pylist()
     return values
