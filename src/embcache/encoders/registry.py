@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from embcache.errors import ConfigError
 from embcache.identity.home import home_needed
+from embcache.identity.hub import local_json
 from embcache.identity.weights import ModelSource
 
 if TYPE_CHECKING:
@@ -65,18 +64,7 @@ def model_config(source: ModelSource, name: str = "config.json") -> dict[str, An
     Returns:
         What the file holds; empty where it is neither in the directory nor in the hub cache.
     """
-    path: str | Path | None = None
-    if source.directory is not None:
-        path = source.directory / name
-    else:
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(source.name, name, revision=source.revision)
-        path = cached if isinstance(cached, str) else None
-    if path is None or not Path(path).is_file():
-        return {}
-    config: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return config
+    return local_json(source.directory or source.name, name, source.revision)
 
 
 REGISTERED = "registered"

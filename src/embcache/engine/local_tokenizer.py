@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy.typing as npt
 
 from embcache.engine.vllm_tokens import one_by_one
 from embcache.errors import ConfigError
+from embcache.identity.hub import local_json
 
 logger = logging.getLogger(__name__)
 
@@ -89,19 +88,8 @@ def _lowest_limit(model: str, where: Mapping[str, Any], tokenizer: Any) -> int |
         limits.append(getattr(config, "max_position_embeddings", None))
     except Exception as error:  # a model of a new kind; the other limits have to do
         logger.info("The configuration of %s cannot be read here: %s", model, error)
-    limits.append(_max_seq_length(model, where["revision"]))
+    # What Sentence Transformers cuts at, which vLLM keeps to.
+    sentence_bert = local_json(model, "sentence_bert_config.json", where["revision"])
+    limits.append(sentence_bert.get("max_seq_length"))
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT]
     return min(known, default=None)
-
-
-def _max_seq_length(model: str, revision: str | None) -> object:
-    """What Sentence Transformers cuts at, which vLLM keeps to."""
-    from huggingface_hub import try_to_load_from_cache
-
-    name = "sentence_bert_config.json"
-    path: object = Path(model) / name
-    if not Path(model).is_dir():
-        path = try_to_load_from_cache(model, name, revision=revision)
-    if not isinstance(path, (str, Path)) or not Path(path).is_file():
-        return None
-    return json.loads(Path(path).read_bytes()).get("max_seq_length")

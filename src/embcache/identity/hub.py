@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in __all__
@@ -176,6 +178,28 @@ def read_file(commit: Commit, name: str, token: str | bool | None = None) -> str
             return None
     # Not a path: the hub is known to have no such file.
     return Path(path).read_text(encoding="utf-8") if isinstance(path, str) else ""
+
+
+def local_json(place: str | Path, name: str, revision: str | None) -> dict[str, Any]:
+    """Read one of a model's JSON files, without the network.
+
+    Args:
+        place: The model's directory, or its hub name.
+        name: Name of the file.
+        revision: Commit of a hub name.
+
+    Returns:
+        What the file holds; empty where it is neither in the directory nor in the hub cache.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    path: object = Path(place) / name
+    if not Path(place).is_dir():
+        path = try_to_load_from_cache(str(place), name, revision=revision)
+    if not isinstance(path, (str, Path)) or not Path(path).is_file():
+        return {}
+    config: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return config
 
 
 def commit_of_snapshot(path: Path) -> Commit | None:

@@ -236,11 +236,10 @@ class Pipeline:
         """Compare an engine that is at hand with the space's canaries, once."""
         if self._canaries is None or not self._engine_is_at_hand:
             return
-        if not self._canaries.compared(
-            request
-        ):  # else no hit waits for what another thread encodes
-            with self._engine_lock:
-                self._canaries.check(request)
+        if self._canaries.compared(request):
+            return  # without the lock: no hit waits for what another thread encodes
+        with self._engine_lock:
+            self._canaries.check(request)
 
     def _read_again(self, job: Job, failed: Positions) -> Positions:
         """Read rows that failed once more: another process may have mended them since.

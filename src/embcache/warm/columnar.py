@@ -11,14 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embcache.errors import InputError
-from embcache.warm.batches import (
-    BATCH_ROWS,
-    STANDARD_INPUT,
-    Report,
-    TextBatch,
-    batched,
-    shown_name,
-)
+from embcache.warm.batches import BATCH_ROWS, Report, TextBatch, batched, shown_name
 from embcache.warm.columns import Columns
 from embcache.warm.opened import can_be_read_again, opened_bytes
 
@@ -153,13 +146,9 @@ def _as_bytes(column: pa.Array) -> pa.Array:
 @contextmanager
 def _opened_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterable[pa.RecordBatch]]]:
     if not can_be_read_again(path):
-        raw = opened_bytes(path)
-        try:
+        with opened_bytes(path) as raw:
             stream = pa.ipc.open_stream(pa.PythonFile(raw, "r"))
             yield stream.schema, stream
-        finally:
-            if path != STANDARD_INPUT:
-                raw.close()
         return
     with pa.memory_map(str(path)) as source:
         is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE

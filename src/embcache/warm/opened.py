@@ -66,27 +66,28 @@ def opened_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
         InputError: It is an empty archive, no archive though named so, or no UTF-8 text at all.
         ConfigError: Standard input is closed.
     """
-    raw = _standard_input() if path == STANDARD_INPUT else path.open("rb")
-    try:
+    with opened_bytes(path) as raw:
         stream = _text_bytes(raw, path)
         # Excel and Windows put a byte order mark in front.
         text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline)
         yield text
-    finally:
-        if path != STANDARD_INPUT:
-            raw.close()
 
 
-def opened_bytes(path: Path) -> Any:
-    """Open standard input or a pipe for a reader of bytes that never seeks.
+@contextmanager
+def opened_bytes(path: Path) -> Iterator[Any]:
+    """Open a file, a pipe or standard input for a reader of bytes that never seeks.
 
     Args:
-        path: The pipe; `STANDARD_INPUT`.
+        path: The file; `STANDARD_INPUT`, which is not closed at the end.
 
     Raises:
         ConfigError: Standard input is closed.
     """
-    return _standard_input() if path == STANDARD_INPUT else path.open("rb")
+    if path == STANDARD_INPUT:
+        yield _standard_input()
+        return
+    with path.open("rb") as raw:
+        yield raw
 
 
 def can_be_read_again(path: Path) -> bool:
