@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine
-from embcache.pipeline.canaries import TOLERANCES, cosine, spread
+from embcache.pipeline.canaries import TOLERANCES, spread
 from embcache.pipeline.canary_texts import TEXTS
+from embcache.pipeline.cosine import cosines
 from embcache.store.verify import Values
 
 progress = Console(stderr=True)
@@ -42,7 +43,7 @@ class Line:
         dtype: What the engine computes in.
         run: What is special about it.
         spreads: `spread` of each canary.
-        cosines: `cosine` of each canary.
+        cosines: Cosine of each canary.
     """
 
     dtype: str
@@ -77,8 +78,8 @@ def main() -> int:
 
 
 def _line(dtype: str, name: str, first: Values, found: Values) -> Line:
-    pairs = list(zip(first, found, strict=True))
-    return Line(dtype, name, [spread(*pair) for pair in pairs], [cosine(*pair) for pair in pairs])
+    spreads = [spread(*pair) for pair in zip(first, found, strict=True)]
+    return Line(dtype, name, spreads, cosines(first, found).tolist())
 
 
 def _honest(model: str, dtype: str) -> Iterator[tuple[str, Callable[[], Values]]]:

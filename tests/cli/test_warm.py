@@ -23,20 +23,8 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(fake_engines: list[FakeEngine], tiny_model: Path, tmp_path: Path) -> Run:
-    app = typer.Typer(rich_markup_mode=None)
-    app.command()(module.warm)
-
-    def run_(*arguments: Any, code: int = 0, **kwargs: Any) -> Result:
-        model = ("--model", tiny_model, "--dtype", "float32", "--cache", tmp_path / "cache")
-        result = CliRunner().invoke(app, [str(a) for a in (*model, *arguments)], **kwargs)
-        unexpected = result.exception
-        if unexpected is not None and not isinstance(unexpected, SystemExit):
-            raise unexpected
-        assert result.exit_code == code, result.output
-        return result
-
-    return run_
+def run(run_warm: Run) -> Run:
+    return run_warm
 
 
 @pytest.fixture

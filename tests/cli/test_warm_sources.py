@@ -14,14 +14,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import typer
 from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTaskClassification, AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from embcache import ConfigError, EmbcacheError, InputError, VllmEncoderWrapper
-from embcache.cli import warm as module
 from embcache.store import Database
 from tests.fakes import FakeEngine
 
@@ -95,20 +93,8 @@ class Kinds(AbsTaskClassification):
 
 
 @pytest.fixture
-def run(fake_engines: list[FakeEngine], tiny_model: Path, tmp_path: Path) -> Run:
-    app = typer.Typer(rich_markup_mode=None)
-    app.command()(module.warm)
-
-    def run_(*arguments: Any, code: int = 0, **kwargs: Any) -> Result:
-        model = ("--model", tiny_model, "--dtype", "float32", "--cache", tmp_path / "cache")
-        result = CliRunner().invoke(app, [str(a) for a in (*model, *arguments)], **kwargs)
-        unexpected = result.exception
-        if unexpected is not None and not isinstance(unexpected, SystemExit):
-            raise unexpected
-        assert result.exit_code == code, result.output
-        return result
-
-    return run_
+def run(run_warm: Run) -> Run:
+    return run_warm
 
 
 @pytest.fixture

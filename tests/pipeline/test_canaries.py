@@ -12,8 +12,9 @@ import xxhash
 from embcache import ChangedModelError, EngineError
 from embcache.engine.base import Embedded, Prepared
 from embcache.identity.identity import Identity
-from embcache.pipeline.canaries import TOLERANCES, cosine, spread
+from embcache.pipeline.canaries import TOLERANCES, spread
 from embcache.pipeline.canary_texts import LONG, PAIRS, TEXTS
+from embcache.pipeline.cosine import cosines
 from embcache.pipeline.pipeline import CompareCanaries, Pipeline
 from embcache.pipeline.request import PairRequest, TextRequest
 from embcache.store import SCORES, VECTORS, Database, Layout, Location, Space
@@ -271,9 +272,9 @@ def test_a_damaged_canary_is_not_compared(
 
 def test_spread_and_cosine() -> None:
     a = np.array([3, 4], np.float32)
-    assert spread(a, a) == 0 and cosine(a, a) == pytest.approx(1)
+    assert spread(a, a) == 0 and cosines(a[None], a[None]) == pytest.approx([1])
     assert spread(a, np.array([3, 4.5], np.float32)) == pytest.approx(0.1)
     assert spread(a, np.zeros(3, np.float32)) == float("inf")
     one, other = np.array([1e-6], np.float32), np.array([2e-6], np.float32)
     assert spread(one, other) == pytest.approx(1e-6)  # scores near 0
-    assert cosine(a, np.zeros(2, np.float32)) == 0
+    assert cosines(a[None], np.zeros((1, 2), np.float32)).tolist() == [0]

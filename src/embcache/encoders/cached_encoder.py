@@ -19,7 +19,7 @@ from embcache.encoders.wrapped_model import as_mteb_encoder, display_name
 from embcache.engine.mteb_model import ModelCall, ModelEngine
 from embcache.errors import ConfigError
 from embcache.identity.home import home_needed
-from embcache.identity.identity import Identity, canonical
+from embcache.identity.identity import LOCAL, Identity, canonical
 from embcache.identity.live_model import (
     LiveModel,
     base_identity,
@@ -133,7 +133,6 @@ class CachedEncoder:
         self._lock = threading.RLock()  # two threads make one pipeline, and count in turn
         self._model_lock = threading.RLock()  # all pipelines call one model
         self._warned = False
-        self._named = bool(identity)
         self._seen: dict[str, Any] | None = None
         self.stats = EncodeStats()
         self.total = EncodeStats()
@@ -149,9 +148,10 @@ class CachedEncoder:
         Around a model as mteb loads it, results are filed as those of the model itself.
         """
         # The revision of a directory is its content, as with the vLLM wrappers.
-        revision = self._base.revision if self._base.model == "local" else None
-        self._look()
-        changed = changed_settings(self._model, self._live, self._meta, self._base.revision)
+        revision = self._base.revision if self._base.model == LOCAL else None
+        changed = changed_settings(
+            self._model, self._live, self._look(), self._meta, self._base.revision
+        )
         meta = experiment_meta(self._meta, {**changed, **self._extra}, revision)
         return meta if self._truncation is None else truncated_meta(meta, self._truncation.dim)
 
@@ -285,7 +285,7 @@ class CachedEncoder:
     def _ask_about(self, closed: Mapping[str, str]) -> None:
         """Say what could not be looked into; without canaries, the user has to say what it is."""
         listed = ", ".join(f"{path} ({kind})" for path, kind in [*closed.items()][:5])
-        if not self._canaries and not self._named:
+        if not self._canaries and "identity" not in self._extra:
             raise ConfigError(
                 f"{self._name} holds what embcache cannot look into, {listed}, and canaries=False: "
                 "a change there would not be noticed. Say what decides its vectors, and change "

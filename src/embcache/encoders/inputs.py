@@ -97,8 +97,9 @@ def canary_dataset(like: Dataset, texts: Sequence[str]) -> Dataset:
     from datasets import Dataset
 
     columns: dict[str, Any] = {}
+    first: dict[str, Any] = like[0] if len(like) else {}
     for name in like.column_names:
-        sample = like[0][name] if len(like) else None
+        sample = first.get(name)
         if name in ("text", "body", "query"):
             columns[name] = list(texts)
         elif name in ("title", "instruction"):

@@ -47,7 +47,7 @@ _PACKAGES = ("mteb", "sentence-transformers", "transformers", "torch")
 
 
 def changed_settings(
-    encoder: Any, live: LiveModel, meta: ModelMeta, revision: str
+    encoder: Any, live: LiveModel, seen: Mapping[str, Any], meta: ModelMeta, revision: str
 ) -> dict[str, Any]:
     """What of a loaded encoder changes vectors and does not follow from its ModelMeta.
 
@@ -56,14 +56,15 @@ def changed_settings(
 
     Args:
         encoder: The mteb encoder.
-        live: The same encoder, looked at a moment ago.
+        live: The same encoder.
+        seen: What its `look` returned a moment ago.
         meta: Its ModelMeta.
         revision: The commit or content that its name stands for; "" where that is not known.
 
     Returns:
         JSON-ready values by name: none for an encoder as mteb loads it.
     """
-    state = _state(encoder, live)
+    state = _state(encoder, seen)
     loader_kwargs = {k: v for k, v in (meta.loader_kwargs or {}).items() if k != "device"}
     usual = None
     if "weights" in state:
@@ -76,15 +77,15 @@ def changed_settings(
     return {name: value for name, value in state.items() if value and usual.get(name) != value}
 
 
-def _state(encoder: Any, live: LiveModel) -> dict[str, Any]:
+def _state(encoder: Any, seen: Mapping[str, Any]) -> dict[str, Any]:
     """Weights, settings and prompts of an encoder, by name; what is not set is left out."""
     parameters = _parameters(encoder)
     found = {name: getattr(encoder, _ATTRIBUTES.get(name, name), None) for name in parameters}
-    found |= live.found.get("settings", {})
+    found |= seen.get("settings", {})
     inner = sentence_transformer(encoder)
     if inner is not None:
         found |= {"prompts": inner.prompts, "default_prompt_name": inner.default_prompt_name}
-    found |= {name: live.found.get(name) for name in ("weights", "state")}
+    found |= {name: seen.get(name) for name in ("weights", "state")}
     return {name: value for name, value in _plain(found).items() if value not in (None, {}, [])}
 
 
@@ -159,9 +160,7 @@ def _as_loaded(
         # result and no more.
         logger.info("It cannot be loaded from here (%s: %s).", type(error).__name__, error)
         return None
-    fresh = live.like(other)
-    fresh.look()
-    state = _state(other, fresh)
+    state = _state(other, live.like(other).look())
     memo.put(key, json.dumps(state))
     return state
 

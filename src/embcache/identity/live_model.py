@@ -55,9 +55,8 @@ class _History:
     def look(self, now: dict[str, str]) -> dict[str, str]:
         """Take in what has changed since the last look; returns `first`."""
         if self.first is None:
-            self.original = now
+            self.original = self.last = now
             self.first = dict(now)
-            self.last = now
         for path in now.keys() | self.last.keys():
             if now.get(path) == self.last.get(path):
                 continue
@@ -88,7 +87,6 @@ class LiveModel:
 
     Attributes:
         closed: What the last `state` could not look into: types by path.
-        found: What the last `look` returned.
     """
 
     def __init__(self, encoder: Any, ignored: frozenset[str] = frozenset()) -> None:
@@ -99,7 +97,6 @@ class LiveModel:
         self._reader = StateReader(ignored)
         self._history = _history_of(encoder)
         self.closed: dict[str, str] = {}
-        self.found: dict[str, Any] = {}
 
     def dtype(self) -> str:
         """What the model computes in.
@@ -130,8 +127,7 @@ class LiveModel:
             "settings": canonical(self.settings(), "settings"),
             "state": self.state(),
         }
-        self.found = {name: value for name, value in found.items() if value}
-        return self.found
+        return {name: value for name, value in found.items() if value}
 
     def like(self, encoder: Any) -> LiveModel:
         """Another encoder, looked at in the same way."""

@@ -18,6 +18,7 @@ import numpy as np
 from embcache.engine.base import Engine
 from embcache.errors import CacheError, ChangedModelError, EngineError
 from embcache.identity.keys import Keys, to_bytes
+from embcache.pipeline.cosine import cosines
 from embcache.pipeline.request import Request
 from embcache.store import Rows, Space
 from embcache.store.verify import Values
@@ -149,10 +150,11 @@ class Canaries:
         return _Known({_raw(keys[row]): values[row] for row in intact.tolist()}, columns)
 
     def _compare(self, request: Request, known: _Known) -> None:
-        keys = request.keys(self._identity)
-        rows = [row for row in range(len(keys)) if _raw(keys[row]) in known.values]
-        if not rows:
+        raw = map(_raw, request.keys(self._identity))
+        cached = {row: known.values[key] for row, key in enumerate(raw) if key in known.values}
+        if not cached:
             return
+        rows = list(cached)
         try:
             found = dict(zip(rows, self._encode(request, rows), strict=True))
         except Exception as error:  # of the engine, or of whatever model it calls
@@ -162,13 +164,13 @@ class Canaries:
                 "canaries=False uses the cache unchecked."
             ) from error
         tolerance = TOLERANCES.get(self._engine.dtype, UNKNOWN_TOLERANCE)
-        spreads = {row: spread(known.values[_raw(keys[row])], found[row]) for row in rows}
+        spreads = {row: spread(cached[row], found[row]) for row in rows}
         logger.debug("canaries of %s differ by %s", self._space.name, spreads)
         beyond = [row for row in rows if not spreads[row] <= tolerance]
         if beyond:
             worst = max(beyond, key=spreads.__getitem__)
             raise ChangedModelError(
-                self._message(request, known.values[_raw(keys[worst])], found[worst], worst)
+                self._message(request, cached[worst], found[worst], worst)
                 + f" {len(beyond)} of {len(rows)} canaries differ by more than {tolerance:g} of "
                 f"their length, the most that {self._engine.dtype} explains. " + _WAY_OUT
             )
@@ -182,7 +184,7 @@ class Canaries:
             how = f"score {was[0]:.6g} in the cache, {now[0]:.6g} now"
         else:
             how = (
-                f"cosine {cosine(was, now):.6f} with the cached vector, "
+                f"cosine {cosines(was[None], now[None])[0]:.6f} with the cached vector, "
                 f"{_times_as_long(was, now):.4f} times its length"
             )
         return (
@@ -259,12 +261,6 @@ def spread(was: Values, now: Values) -> float:
         return float("inf")
     length = max(float(np.linalg.norm(was)), 1.0 if len(was) == 1 else 1e-30)
     return float(np.linalg.norm(was - now)) / length
-
-
-def cosine(a: Values, b: Values) -> float:
-    """Cosine of two vectors; 0 where one of them is zero."""
-    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / lengths if lengths else 0.0
 
 
 def _times_as_long(was: Values, now: Values) -> float:

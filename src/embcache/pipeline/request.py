@@ -8,10 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from embcache.errors import (
-    InputError,
-    shown,
-)
+from embcache.errors import InputError, shown
 from embcache.identity.keys import Keys, pair_keys, text_keys
 from embcache.pipeline.canary_texts import PAIRS, TEXTS
 from embcache.store import Column

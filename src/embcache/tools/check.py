@@ -49,9 +49,11 @@ class CanaryReport:
         if not self.count and self.problem is None:
             return ""
         prompts = f"; prompts {', '.join(map(repr, self.prompts))}" if self.prompts else ""
-        lines = [f"canaries: {self.count} ({self.engine_version}{prompts})"]
-        if self.problem is not None:
-            lines = [f"canaries cannot be read: {self.problem}"]
+        lines = [
+            f"canaries: {self.count} ({self.engine_version}{prompts})"
+            if self.problem is None
+            else f"canaries cannot be read: {self.problem}"
+        ]
         if self.damaged:
             lines.append(f"{self.damaged} canaries are damaged")
         if self.mended:

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from embcache.errors import CacheError, ConfigError
 from embcache.identity.keys import Keys, pair_keys
+from embcache.pipeline.cosine import cosines
 from embcache.store import VECTORS, Space, SpaceSnapshot
 from embcache.store.index import KeyIndex, run_starts
-from embcache.tools.search import cosines
 
 logger = logging.getLogger(__name__)
 

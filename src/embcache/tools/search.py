@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from embcache.errors import CacheError, ConfigError, MissingTextsError, shown
 from embcache.identity import keys as key_bytes
 from embcache.identity.keys import Keys, pair_keys, text_keys
+from embcache.pipeline.cosine import cosines
 from embcache.store import VECTORS, Space
 from embcache.store.location import READ_FIX, lance_errors
 from embcache.store.verify import batch_keys, key_fits
@@ -265,24 +266,3 @@ def _distinct(rows: list[dict[str, Any]], besides: bytes = b"") -> list[dict[str
     """The first row of each key: two processes may have written the same text."""
     first = {row["key"]: row for row in reversed(rows) if row["key"] != besides}
     return [row for row in rows if first.get(row["key"]) is row]
-
-
-def cosines(
-    left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
-    """Row by row, in float64.
-
-    Equal rows have exactly 1, zero rows too; a zero row and another have 0.
-
-    Args:
-        left: `(n, dim) float32`.
-        right: `(n, dim) float32`, or `(1, dim)`, which is compared with every row.
-
-    Returns:
-        `(n,) float64`, from -1 to 1.
-    """
-    x, y = left.astype(np.float64), right.astype(np.float64)
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    found = (x * y).sum(axis=1) / np.where(norms == 0, 1, norms)
-    same = (x == y).all(axis=1)
-    return np.asarray(np.where(same, 1.0, np.clip(found, -1, 1)))

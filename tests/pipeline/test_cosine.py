@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embcache.tools.search import cosines
+from embcache.pipeline.cosine import cosines
 
 ROWS = np.array([[3, 4], [0, 0], [-3, -4], [4, -3]], np.float32)
 
