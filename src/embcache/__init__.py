@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         NonFiniteError,
         RefusedTextsError,
+        WrongOutputError,
     )
     from embcache.identity.identity import Identity
     from embcache.maps.project import SpaceMap
@@ -74,6 +75,7 @@ _MODULES = {
     "TextCosine": "embcache.tools.compare",
     "VllmCrossEncoderWrapper": "embcache.encoders.vllm_cross_encoder",
     "VllmEncoderWrapper": "embcache.encoders.vllm_encoder",
+    "WrongOutputError": "embcache.errors",
 }
 
 __all__ = [
@@ -109,6 +111,7 @@ __all__ = [
     "TextCosine",
     "VllmCrossEncoderWrapper",
     "VllmEncoderWrapper",
+    "WrongOutputError",
 ]
 
 

@@ -71,7 +71,11 @@ class DtypeMismatchError(EngineError):
 
 
 class NonFiniteError(EngineError):
-    """The engine returned NaN or infinity; nothing of that chunk was written."""
+    """The engine returned NaN or infinity for at least half of a chunk, which was not written."""
+
+
+class WrongOutputError(EngineError):
+    """The engine returned something else than one vector for each text, in the texts' order."""
 
 
 _REPR = reprlib.Repr()

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import functools
+import queue
 import sys
+import threading
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from embcache.engine.vllm_process import forget_models, llvmlite_hidden
+from embcache.engine.failures import died
+from embcache.engine.vllm_process import forget_models, llvmlite_hidden, woken_if_killed
 
 
 def test_llvmlite_is_back_whatever_happens() -> None:
@@ -52,3 +55,16 @@ def test_vllm_keeps_what_it_read_where_it_is_looked_for() -> None:
 
     for function in (get_pooling_config, cached_get_tokenizer):
         assert isinstance(function, type(functools.cache(len)))
+
+
+def test_a_killed_engine_wakes_who_waits_for_it() -> None:
+    """As vLLM's own client waits: on a queue into which nobody puts anything any more."""
+    resources = SimpleNamespace(engine_dead=False)
+    core = SimpleNamespace(outputs_queue=queue.Queue(), resources=resources)
+    llm = SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core))
+    with woken_if_killed(llm):
+        threading.Timer(0.2, lambda: setattr(resources, "engine_dead", True)).start()
+        found = core.outputs_queue.get(timeout=30)
+    assert isinstance(found, RuntimeError) and died(found)
+    with woken_if_killed(SimpleNamespace()):  # an engine in this process
+        assert threading.active_count() >= 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,3 +113,39 @@ def test_refused_items_are_named_by_their_rows_and_are_in_no_chunk(
     assert found == [[2], [8]]
     assert [[*window] for window in told] == [[1, 3, 4], [5, 6, 7]]
     assert {reason for window in told for reason in window.values()} == {"is refused by the fake"}
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_windows_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, pairs: bool) -> None:
+    monkeypatch.setattr(chunks, "WINDOW_BYTES", 10_000)
+    texts = [f"{i} " * (1 if i % 3 else 500) for i in range(60)]
+    request: Request = TextRequest(texts=texts, prompt="p: ")
+    engine: FakeEngine = FakeEngine()
+    if pairs:
+        request = PairRequest(queries=["q"] * 60, documents=texts)
+        engine = FakeScoringEngine()
+    seen: list[int] = []
+    prepare = engine.prepare
+
+    def prepared(items: Any) -> Any:
+        seen.append(sum(len("".join(item)) for item in items))
+        return prepare(items)
+
+    monkeypatch.setattr(engine, "prepare", prepared)
+    found = [row for c in Chunker(engine).cut(request, np.arange(60), no_refusal) for row in c.rows]
+    assert sorted(found) == [*range(60)] and max(seen) < 10_000 and len(seen) > 3
+
+
+def test_a_text_larger_than_a_window_is_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "WINDOW_BYTES", 10)
+    assert cut(Chunker(FakeEngine()), ["a" * 50, "b", "c" * 50]) == [[0], [1], [2]]
+
+
+def test_chunks_are_bounded_by_their_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first one the width is not known, and the engine's batch bounds it."""
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 10 * 4 * 768)
+    chunker = Chunker(FakeEngine())
+    chunker.width = 768
+    assert {len(chunk) for chunk in cut(chunker, TEXTS)} == {10}
+    chunker.width = 4096 * 100
+    assert {len(chunk) for chunk in cut(chunker, TEXTS[:5])} == {1}

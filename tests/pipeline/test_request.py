@@ -32,3 +32,11 @@ def test_long_texts_are_shortened_for_messages() -> None:
 def test_pairs_need_two_of_a_length() -> None:
     with pytest.raises(InputError, match="inputs1 holds 2 texts and inputs2 1"):
         PairRequest(queries=["a", "b"], documents=["c"])
+
+
+def test_sizes_are_those_of_inputs() -> None:
+    texts = ["a" * 1000, "", "b" * 50]
+    request = TextRequest(texts=texts, prompt="p" * 100)
+    assert request.sizes([0, 2]).tolist() == pytest.approx([1100, 150], abs=120)
+    pairs = PairRequest(queries=texts, documents=texts[::-1], suffixes=("", "s" * 500))
+    assert pairs.sizes([0, 1]).tolist() == pytest.approx([1550, 500], abs=400)

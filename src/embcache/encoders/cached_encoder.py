@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from embcache.encoders.experiment import experiment_meta
@@ -17,6 +18,7 @@ from embcache.encoders.new_space import say_what_differs
 from embcache.encoders.registry import truncated_meta, warn_if_untrained
 from embcache.encoders.wrapped_model import as_mteb_encoder, display_name
 from embcache.engine.mteb_model import ModelCall, ModelEngine
+from embcache.engine.pools import call_pool
 from embcache.errors import ConfigError
 from embcache.identity.home import home_needed
 from embcache.identity.identity import LOCAL, Identity, canonical
@@ -172,7 +174,10 @@ class CachedEncoder:
         """Vectors of the inputs' texts, from the cache where it has them.
 
         Inputs with images, audio or video go to the model as they are, uncached. What the model
-        itself raises is passed on.
+        itself raises is passed on, if it fails on other texts too; what it cannot encode by itself
+        is refused, once all others are cached. With Sentence Transformers and several devices
+        (`device=["cuda:0", "cuda:1"]`) one pool of processes is started for the call, if anything
+        is missing.
 
         Args:
             inputs: DataLoader whose batches have a `text` list.
@@ -193,8 +198,11 @@ class CachedEncoder:
                 the model's vectors.
             MissingTextsError: Texts are not cached, and `on_miss="raise"`.
             CacheError: The cache cannot be read or written.
-            EngineError: The model did not return one vector for each text.
-            NonFiniteError: The model returned NaN or infinity.
+            EngineError: The model's memory does not suffice for a single text, or it fails again
+                and again.
+            WrongOutputError: The model did not return one vector for each text.
+            RefusedTextsError: The model fails on single texts, or makes NaN or infinity of them.
+            NonFiniteError: The model returned NaN or infinity for at least half of a chunk.
             ChangedModelError: The model is not the one that filled the space.
         """
         began = time.perf_counter()
@@ -210,6 +218,7 @@ class CachedEncoder:
             return self._pass_through(inputs, circumstances | kwargs)
         precision = self._own_precision(kwargs)
         arguments = {**circumstances, **kwargs, "show_progress_bar": False}
+        pool = call_pool(sentence_transformer(self._model), kwargs)
         request = ModelRequest(
             texts=items.texts,
             prompt_type=None if prompt_type is None else str(getattr(prompt_type, "value", "")),
@@ -218,10 +227,11 @@ class CachedEncoder:
             began=began,
             applied=self._rule.apply(call),
             parts=None if self._rule.known else text_parts(items),
-            call=ModelCall(items.dataset, items.collate_fn, arguments),
+            call=ModelCall(items.dataset, items.collate_fn, arguments, pool),
             pads=sentence_transformer(self._model) is not None,
         )
-        vectors, stats = self._pipeline(kwargs).encode(request)
+        with pool or nullcontext():
+            vectors, stats = self._pipeline(kwargs).encode(request)
         with self._lock:
             self.stats = stats
             self.total += stats

@@ -7,11 +7,16 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from embcache.encoders.inputs import Items, canary_dataset
 from embcache.engine.mteb_model import Item, ModelCall
+from embcache.engine.pools import without_pool
+from embcache.engine.runs import runs, text_sizes
 from embcache.identity.keys import Keys, text_keys
 from embcache.identity.prompt_rules import AppliedPrompt
 from embcache.pipeline.canary_texts import TEXTS
+from embcache.pipeline.chunks import WINDOW_BYTES
 from embcache.pipeline.request import Request, Rows, TextRequest
 from embcache.store import Column
 
@@ -41,9 +46,12 @@ class ModelRequest(TextRequest):
         """Hash identity, prompt, text, and the other columns that the model may read."""
         if not self.parts:
             return text_keys(identity, self.applied.key, self.texts)
-        rows = zip(self.texts, *self.parts.values(), strict=True)
         prompt = json.dumps({"prompt": self.applied.key, "columns": sorted(self.parts)})
-        return text_keys(identity, prompt, [json.dumps(row, default=str) for row in rows])
+        keys = [np.empty((0, 2), np.uint64)]
+        for run in runs(text_sizes(self.texts), WINDOW_BYTES):  # of each text there is a copy
+            rows = zip(self.texts[run], *(part[run] for part in self.parts.values()), strict=True)
+            keys.append(text_keys(identity, prompt, [json.dumps(row, default=str) for row in rows]))
+        return np.concatenate(keys)
 
     def inputs(self, rows: Rows) -> list[Any]:
         """The rows of the call as `Item`s, without prompt: the model adds that itself."""
@@ -61,14 +69,14 @@ class ModelRequest(TextRequest):
     def canaries(self, *, with_prompt: bool) -> ModelRequest:
         """The canary texts in this call's circumstances, with all columns that it has."""
         dataset = canary_dataset(self.call.dataset, TEXTS)
-        arguments = {**self.call.arguments, **({"batch_size": 1} if self.pads else {})}
+        arguments = without_pool(self.call.arguments) | ({"batch_size": 1} if self.pads else {})
         return replace(
             self,
             texts=TEXTS,
             task=None,
             show_progress=False,
             parts=None if self.parts is None else {n: dataset[n][:] for n in self.parts},
-            call=replace(self.call, dataset=dataset, arguments=arguments),
+            call=replace(self.call, dataset=dataset, pool=None, arguments=arguments),
         )
 
     def canaries_again(self, columns: Sequence[Mapping[str, Any]]) -> Sequence[Request]:

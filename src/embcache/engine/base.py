@@ -65,7 +65,8 @@ class Embedded:
 class Engine(Protocol):
     """Turns texts into vectors, or pairs of texts into scores.
 
-    An engine is expensive to start, so it is started at the first miss.
+    An engine is expensive to start, so it is started at the first miss. It may have an attribute
+    `memory_advice`, a sentence about what to lower where memory is short.
 
     Attributes:
         batch_size: How many sequences it works on at once; chunks are made in proportion.
@@ -126,7 +127,9 @@ class Engine(Protocol):
             `n` vectors, in the order of the prompts.
 
         Raises:
-            EngineError: The engine failed.
+            EngineError: The engine failed. It may be given the same prompts again, fewer at once;
+                where it cannot go on, `started` is False then.
+            WrongOutputError: It did not return one vector for each prompt; it is not asked again.
         """
         ...
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embcache.engine.vllm_tokens import one_by_one
+from embcache.engine.runs import runs, text_sizes
+from embcache.engine.vllm_tokens import TOKENIZED_BYTES, one_by_one
 from embcache.errors import ConfigError
 from embcache.identity.hub import local_json
 
@@ -71,11 +72,15 @@ class LocalTokenizer:
             refuses.
         """
         cut = {"truncation": True, "max_length": self.limit} if self.limit else {}
-        try:
-            ids = self._tokenizer(list(texts), **cut)["input_ids"]
-        except Exception:  # one text fails the call for all
-            ids, _ = one_by_one(texts, lambda text: self._tokenizer(text, **cut)["input_ids"])
-        return np.fromiter(map(len, ids), np.int64, len(texts))
+        counts = np.zeros(len(texts), np.int64)
+        for run in runs(text_sizes(texts), TOKENIZED_BYTES):
+            some = list(texts[run])
+            try:
+                ids = self._tokenizer(some, **cut)["input_ids"]
+            except Exception:  # one text fails the call for all
+                ids, _ = one_by_one(some, lambda text: self._tokenizer(text, **cut)["input_ids"])
+            counts[run] = [len(each) for each in ids]
+        return counts
 
 
 def _lowest_limit(model: str, where: Mapping[str, Any], tokenizer: Any) -> int | None:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embcache.engine.base import Embedded, Prepared, estimated_tokens
-from embcache.errors import EngineError
+from embcache.engine.pools import CallPool
+from embcache.errors import WrongOutputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,11 +28,13 @@ class ModelCall:
         dataset: All rows, with all columns that the caller's DataLoader has.
         collate_fn: Makes a batch of rows, as the caller's DataLoader does.
         arguments: Keyword arguments of the model's `encode`.
+        pool: The processes that encode for this call; None for none.
     """
 
     dataset: Dataset
     collate_fn: Callable[[list[Any]], Any]
     arguments: Mapping[str, Any]
+    pool: CallPool | None = None
 
 
 class Item(NamedTuple):
@@ -59,6 +62,10 @@ class ModelEngine:
 
     batch_size = _BATCH_SIZE
     started = True
+    memory_advice = (
+        f"Lower batch_size ({_BATCH_SIZE} by default): encode_kwargs={{'batch_size': 4}} of "
+        "mteb.evaluate; or the model's max_seq_length, which is part of the identity."
+    )
 
     def __init__(self, model: Any, dtype: str, encoded: Callable[[], None] = lambda: None) -> None:
         self._model = model
@@ -79,12 +86,16 @@ class ModelEngine:
     def prepare(self, inputs: Sequence[Any]) -> Prepared:
         """Estimate lengths from sizes: only the model itself can tokenize, so none is refused.
 
+        The call's processes are started here, so that their start is no part of a chunk's time.
+
         Args:
             inputs: `n` `Item`s of one call.
 
         Returns:
             The same items as prompts, and their lengths in tokens, estimated.
         """
+        if inputs and inputs[0].call.pool is not None and inputs[0].call.pool.start():
+            self._encoded()  # it moves the model into shared memory
         return Prepared(list(inputs), estimated_tokens(item.text for item in inputs))
 
     def embed(self, prompts: Sequence[Any]) -> Embedded:
@@ -99,18 +110,26 @@ class ModelEngine:
             `n` vectors, in the order of the items, without token counts.
 
         Raises:
-            EngineError: The model did not return one vector for each text.
+            ConfigError: The pool that the caller gave cannot be used any more.
+            WrongOutputError: The model did not return one vector for each text.
         """
         from torch.utils.data import DataLoader
 
         call: ModelCall = prompts[0].call
+        arguments, batch_size = call.arguments, call.arguments.get("batch_size", _BATCH_SIZE)
+        if call.pool is not None:
+            arguments = call.pool.arguments(arguments, len(prompts), batch_size)
         loader: Any = DataLoader(
             call.dataset.select([item.row for item in prompts]),
-            batch_size=call.arguments.get("batch_size", _BATCH_SIZE),
+            batch_size=batch_size,
             collate_fn=call.collate_fn,
         )
         try:
-            result = self._model.encode(loader, **call.arguments)
+            result = self._model.encode(loader, **arguments)
+        except BaseException as error:
+            if call.pool is not None:
+                call.pool.failed(error)
+            raise
         finally:
             self._encoded()
         return Embedded(_vectors(result, len(prompts), type(self._model).__name__))
@@ -125,7 +144,7 @@ def _vectors(result: Any, count: int, name: str) -> npt.NDArray[np.float32]:
         result = np.stack([_array(row) for row in result])
     array = _array(result)
     if array.ndim != 2 or len(array) != count or array.dtype.kind not in "fiub":
-        raise EngineError(
+        raise WrongOutputError(
             f"{name}.encode returned {_describe(result)} for {count} texts. embcache keeps one "
             f"vector a text and needs an array of shape ({count}, dim): sparse and multi-vector "
             "(late-interaction) encoders cannot be wrapped."

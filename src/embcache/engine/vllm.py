@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embcache.engine.base import Embedded, Prepared, estimated_tokens
+from embcache.engine.failures import too_little_memory
 from embcache.engine.vllm_process import (
     cannot_compile,
     check_device,
@@ -21,9 +22,10 @@ from embcache.engine.vllm_process import (
     llvmlite_hidden,
     prepare_environment,
     process_state_kept,
+    woken_if_killed,
 )
 from embcache.engine.vllm_tokens import NO_TOKENS, TRUNCATE, tokenize, tokenizes_plainly
-from embcache.errors import EngineError, EngineNotInstalledError
+from embcache.errors import EngineError, EngineNotInstalledError, WrongOutputError
 from embcache.identity.dtype import vllm_version
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,22 @@ class VllmEngine:
     def version(self) -> str:
         """Package and version: `vllm 0.32.0`, say."""
         return vllm_version() or "vllm is not installed"
+
+    @property
+    def memory_advice(self) -> str:
+        """What to lower where memory is short, with what was given."""
+        given = self._arguments
+        one_step = [
+            name if given.get(name) is None else f"{name}={given[name]}"
+            for name in ("max_num_batched_tokens", "max_num_seqs", "max_model_len")
+        ]
+        share = given.get("gpu_memory_utilization")
+        return (
+            f"Lower what bounds one step, {', '.join(one_step)}; or what is kept back for the KV "
+            f"cache, gpu_memory_utilization={share} (on CPU a share of the system's memory, which "
+            "kv_cache_memory_bytes replaces), where more than that is in use. max_model_len is "
+            "part of the identity, the others are not."
+        )
 
     @property
     def started(self) -> bool:
@@ -131,6 +149,8 @@ class VllmEngine:
                 hint = ""
                 if "Connect" in type(error).__name__:
                     hint = " With HF_HUB_OFFLINE=1 it is loaded from the local hub cache."
+                elif too_little_memory(error):
+                    hint = f" {self.memory_advice}"
                 raise EngineError(
                     f"vLLM could not start {self._model!r} with {said}: "
                     f"{type(error).__name__}: {str(error).rstrip('.')}.{hint}"
@@ -175,16 +195,18 @@ class VllmEngine:
             Vectors (or scores) and token counts, in the order of the prompts.
 
         Raises:
-            EngineError: vLLM cannot be started, fails, or returns outputs of other prompts.
+            EngineError: vLLM cannot be started, or fails.
+            WrongOutputError: vLLM returns outputs of other prompts.
         """
         self.start()
         try:
-            outputs = self._run(list(prompts), **self._options())
+            with woken_if_killed(self._llm):
+                outputs = self._run(list(prompts), **self._options())
             _check_outputs(prompts, outputs)
         except BaseException as error:
             # Also on Ctrl-C: requests left in the engine would come out among the next call's.
             self.close()
-            if not isinstance(error, Exception):
+            if isinstance(error, WrongOutputError) or not isinstance(error, Exception):
                 raise
             raise EngineError(
                 f"vLLM failed on a chunk of {len(prompts)} inputs: {type(error).__name__}: {error}"
@@ -262,10 +284,15 @@ class VllmEngine:
 def _check_outputs(prompts: Sequence[Any], outputs: Sequence[Any]) -> None:
     """A wrong vector is worse than none: every output must be of the prompt in its place."""
     if len(outputs) != len(prompts):
-        raise RuntimeError(f"{len(outputs)} outputs came back for {len(prompts)} texts")
+        raise WrongOutputError(
+            f"vLLM failed: {len(outputs)} outputs came back for {len(prompts)} texts. Nothing of "
+            "them is used."
+        )
     for row, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
         if isinstance(prompt, dict) and list(output.prompt_token_ids) != prompt["prompt_token_ids"]:
-            raise RuntimeError(f"output {row} is of another text")
+            raise WrongOutputError(
+                f"vLLM failed: output {row} is of another text. Nothing of this chunk is used."
+            )
 
 
 class VllmScoringEngine(VllmEngine):
@@ -340,7 +367,8 @@ class VllmScoringEngine(VllmEngine):
             return other[0]  # what the tokenizer refuses alone, it refuses in a pair
         refusal = getattr(exceptions, "VLLMClientError", ValueError)  # the latter in older ones
         try:
-            self._run([pair], **self._options())
+            with woken_if_killed(self._llm):
+                self._run([pair], **self._options())
         except refusal as error:
             said = str(error).rstrip(".")
             return f"is refused by vLLM ({type(error).__name__}: {said}). Drop the row or fill it"

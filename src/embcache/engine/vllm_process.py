@@ -7,8 +7,10 @@ import os
 import random
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from embcache.identity.device import is_there, why_none
 
 _CPU_SHARE_OF_FREE_MEMORY = 0.5
 _READS_MODELS = ("vllm.transformers_utils.", "vllm.tokenizers.", "vllm.renderers.")
+_LOOK_S = 0.5  # how often it is looked whether vLLM's process is alive
 _CACHED = type(functools.cache(len))
 
 
@@ -58,6 +61,36 @@ def llvmlite_hidden() -> Iterator[None]:
     finally:
         if module is not None:
             sys.modules[name] = module
+
+
+@contextmanager
+def woken_if_killed(llm: Any) -> Iterator[None]:
+    """Have vLLM raise, not wait for ever, where its engine's process is killed meanwhile.
+
+    vLLM 0.32 notices that a process is gone (the kernel's out-of-memory killer takes it, say), and
+    marks the engine as dead; but the thread that waits for outputs is not woken.
+
+    Args:
+        llm: `vllm.LLM`, whose engine may be in this process.
+    """
+    core = getattr(getattr(llm, "llm_engine", None), "engine_core", None)
+    waiting, resources = getattr(core, "outputs_queue", None), getattr(core, "resources", None)
+    if waiting is None or resources is None:
+        yield
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_LOOK_S):
+            if getattr(resources, "engine_dead", False):
+                waiting.put_nowait(RuntimeError("vLLM's engine process died unexpectedly"))
+                return
+
+    threading.Thread(target=watch, name="embcache-vllm-watcher", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def forget_models() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from embcache.engine.runs import runs, text_sizes
+
 TRUNCATE = {"truncate_prompt_tokens": -1}
 """vLLM's `tokenization_kwargs`: cut each text to the model's own limit, as mteb does."""
 
@@ -12,6 +14,10 @@ NO_TOKENS = (
     "has no tokens under this model's tokenizer, and vLLM takes no empty input. Drop the row, or "
     "give it a prompt"
 )
+
+TOKENIZED_BYTES = 2**21
+"""Bytes of texts that a tokenizer gets at once. For each token, also for those that are cut off, it
+makes some 70 bytes of ids, masks, offsets and words."""
 
 TokenIds = list[list[int]]
 
@@ -41,7 +47,12 @@ def tokenize(renderer: Any, texts: Sequence[str]) -> tuple[TokenIds, dict[int, s
         that is refused. And the refused ones: which of the texts, from 0, and why.
     """
     if tokenizes_plainly(renderer):
-        token_ids, refused = _in_one_batch(renderer, texts)
+        token_ids: TokenIds = []
+        refused: dict[int, str] = {}
+        for run in runs(text_sizes(texts), TOKENIZED_BYTES):
+            ids, bad = _in_one_batch(renderer, texts[run])
+            refused |= {run.start + row: reason for row, reason in bad.items()}
+            token_ids += ids
     else:
         token_ids, refused = _by_renderer(renderer, texts)
     empty = {row: NO_TOKENS for row, ids in enumerate(token_ids) if not ids}

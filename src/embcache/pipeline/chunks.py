@@ -1,4 +1,4 @@
-"""Missing items, cut into chunks: each chunk is one call of the engine and one commit."""
+"""Missing items, cut into chunks: each is one commit and, if all is well, one engine call."""
 
 from __future__ import annotations
 
@@ -8,14 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from embcache.engine.base import Engine, Prepared
+from embcache.engine.runs import runs
 from embcache.errors import EngineError
 from embcache.pipeline.request import Request
 from embcache.store.index import Positions
 
 WINDOW_TEXTS = 16_384
-"""Texts that are tokenized and sorted at a time; this bounds the memory for token ids."""
+"""Texts that are tokenized and sorted at a time, at most."""
+
+WINDOW_BYTES = 2**23
+"""Bytes of those texts in memory, at most. A warm holds five windows (one is worked on, two wait,
+one is made, one is read), and besides each text with its prompt, token ids, and the copies that a
+commit makes: 8 MB of texts come to less than 256 MB of all. 16,384 passages fit."""
+
+CHUNK_BYTES = 2**25
+"""Bytes of a chunk's vectors, at most, as soon as their width is known: some are on their way to
+the disk while the next ones are made, and copied there more than once."""
 
 CHUNK_SECONDS = (5.0, 20.0)
 """Seconds that a chunk should take, at least and at most: long beside a commit, and short enough
@@ -37,10 +48,19 @@ class Chunk:
     Attributes:
         rows: `(n,) int64`, which items of the request.
         prompts: `n` inputs for `Engine.embed`, `prompts[i]` belongs to `rows[i]`.
+        lengths: `(n,) int64`, how many tokens each of them has, counted or estimated.
     """
 
     rows: Positions
     prompts: list[Any]
+    lengths: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def cut(self, where: slice) -> Chunk:
+        """Some of the rows, by their places in the chunk."""
+        return Chunk(self.rows[where], self.prompts[where], self.lengths[where])
 
 
 class Chunker:
@@ -53,12 +73,14 @@ class Chunker:
         tokens: How many tokens the next chunk has, about. Not texts: a number that is right for
             queries would be far too large for documents.
         adapts: Whether `tokens` follows the time that chunks take.
+        width: Components of a vector; None as long as none is known.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.tokens = engine.batch_size * _TOKENS_A_SEQUENCE
         self.adapts = True
+        self.width: int | None = None
 
     def cut(self, request: Request, missing: Positions, refuse: Refuse) -> Iterator[Chunk]:
         """Chunks that take about `CHUNK_SECONDS`, the longest texts first within windows.
@@ -77,8 +99,7 @@ class Chunker:
         Raises:
             EngineError: The engine does not start, or does not prepare all items.
         """
-        for start in range(0, len(missing), WINDOW_TEXTS):
-            window = missing[start : start + WINDOW_TEXTS]
+        for window in _windows(request, missing):
             prepared = self._prepare(request, window)
             if prepared.refused:
                 refuse({int(window[i]): reason for i, reason in prepared.refused.items()})
@@ -87,12 +108,17 @@ class Chunker:
             at, spent = 0, 0
             while at < len(order):
                 stop = int(np.searchsorted(costs, spent + self.tokens, side="right"))
-                stop = max(stop, at + 1)
+                stop = max(min(stop, at + self._most_rows()), at + 1)
                 chosen = order[at:stop]
                 began = time.perf_counter()
-                yield Chunk(window[chosen], [prepared.prompts[i] for i in chosen])
+                yield Chunk(
+                    window[chosen], [prepared.prompts[i] for i in chosen], prepared.lengths[chosen]
+                )
                 self._adapt(time.perf_counter() - began, full=stop < len(order))
                 at, spent = stop, int(costs[stop - 1])
+
+    def _most_rows(self) -> int:
+        return WINDOW_TEXTS if not self.width else CHUNK_BYTES // (4 * self.width)
 
     def _adapt(self, seconds: float, *, full: bool) -> None:
         """Make chunks smaller or larger after the last one took so long.
@@ -118,6 +144,12 @@ class Chunker:
                 "each is needed. The engine's prepare() is at fault."
             )
         return prepared
+
+
+def _windows(request: Request, missing: Positions) -> Iterator[Positions]:
+    for start in range(0, len(missing), WINDOW_TEXTS):
+        rows = missing[start : start + WINDOW_TEXTS]
+        yield from (rows[run] for run in runs(request.sizes(rows.tolist()), WINDOW_BYTES))
 
 
 def _order(prepared: Prepared) -> Positions:

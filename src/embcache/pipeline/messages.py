@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from embcache.errors import MissingTextsError, NonFiniteError, RefusedTextsError
+from embcache.engine.base import Engine
+from embcache.engine.failures import memory_advice, said
+from embcache.errors import (
+    EngineError,
+    MissingTextsError,
+    NonFiniteError,
+    RefusedTextsError,
+    WrongOutputError,
+)
 from embcache.identity.identity import DTYPES
+from embcache.pipeline.chunks import Chunk
 from embcache.pipeline.request import Request
 from embcache.store import Space
 from embcache.store.index import Positions
@@ -82,6 +91,101 @@ def non_finite_error(request: Request, rows: Positions, of: int, dtype: str) -> 
         f"The engine returned NaN or infinity for {len(rows)} of {of} {request.unit}s, the first "
         f"in row {row}: {request.show(row)}. {_way_out(dtype)} Nothing of this chunk was written; "
         "chunks before it are kept."
+    )
+
+
+def non_finite_reason(dtype: str) -> str:
+    """Why an item is refused of whose vector the engine makes NaN or infinity; see `Prepared`.
+
+    Args:
+        dtype: What the engine computes in.
+    """
+    return f"gets NaN or infinity from the engine. {_way_out(dtype).rstrip('.')}"
+
+
+def wrong_shape_error(
+    request: Request, version: str, shape: tuple[int, ...], n_tokens: int | None, count: int
+) -> WrongOutputError:
+    """Make the error for an engine that returned too few or too many vectors.
+
+    Args:
+        request: The request that has the items.
+        version: Name and version of the engine.
+        shape: Of the array that it returned.
+        n_tokens: How many token counts it returned; None for none.
+        count: How many items it was given.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    counted = "" if n_tokens is None else f" and {n_tokens} token counts"
+    return WrongOutputError(
+        f"The engine ({version}) returned an array of shape {shape}{counted} for {count} "
+        f"{request.unit}s; one vector each, ({count}, dim), is needed. Nothing of this chunk was "
+        "written; chunks before it are kept."
+    )
+
+
+def memory_error(
+    request: Request, chunk: Chunk, piece: Chunk, engine: Engine, failure: Exception
+) -> EngineError:
+    """Make the error for an engine whose memory does not suffice for a single item.
+
+    Args:
+        request: The request that has the items.
+        chunk: The items that it failed on at first.
+        piece: The one item that it failed on at last.
+        engine: The engine.
+        failure: What it raised.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    row = int(piece.rows[0])
+    return EngineError(
+        f"The engine ({engine.version}) ran out of memory on {_sizes(request, chunk)}, and in "
+        f"ever smaller parts down to one, row {row}, {request.show(row)}, about "
+        f"{piece.lengths[0]:,} tokens: {said(failure)}. {memory_advice(engine)} {_KEPT}"
+    )
+
+
+def given_up_error(
+    request: Request,
+    chunk: Chunk,
+    engine: Engine,
+    failure: Exception,
+    failures: int,
+    restarts: int,
+) -> EngineError:
+    """Make the error for an engine that fails again and again.
+
+    Args:
+        request: The request that has the items.
+        chunk: The items that it failed on at first.
+        engine: The engine.
+        failure: What it raised last.
+        failures: How many calls failed.
+        restarts: After how many of them it was gone.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    return EngineError(
+        f"The engine ({engine.version}) failed {failures} times on {_sizes(request, chunk)} and "
+        f"parts of them, {restarts} times so that it had to be started again. The last: "
+        f"{said(failure)}. If memory is short: {memory_advice(engine)} {_KEPT}"
+    )
+
+
+_KEPT = (
+    "What was encoded before is kept; where a cache is written, the next run goes on from there."
+)
+
+
+def _sizes(request: Request, chunk: Chunk) -> str:
+    return (
+        f"{len(chunk)} {request.unit}s (the longest has about {chunk.lengths.max():,} tokens, all "
+        f"together {chunk.lengths.sum():,})"
     )
 
 

@@ -10,18 +10,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from embcache.engine.base import Embedded, Engine
-from embcache.errors import CacheError, ConfigError, EngineError, RefusedTextsError
+from embcache.errors import CacheError, ConfigError, RefusedTextsError
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
 from embcache.pipeline.canaries import Canaries
-from embcache.pipeline.chunks import Chunk, Chunker, Refuse
+from embcache.pipeline.chunks import Chunker, Refuse
+from embcache.pipeline.embedding import Embedder, Limit
 from embcache.pipeline.job import Job
-from embcache.pipeline.messages import missing_error, non_finite_error, refused_error
+from embcache.pipeline.messages import missing_error, refused_error
 from embcache.pipeline.request import Request
 from embcache.pipeline.result import Result, Truncation, Vectors
 from embcache.pipeline.stats import Bar, EncodeStats, Watcher
@@ -92,6 +93,7 @@ class Pipeline:
         self.identity = identity
         self.space = space
         self.chunker = Chunker(engine)
+        self._limit = Limit()
 
     def encode(self, request: Request) -> tuple[Vectors, EncodeStats]:
         """Values of all items: what is missing is filled in, then all is read.
@@ -302,25 +304,37 @@ class Pipeline:
         stop: Callable[[], bool],
     ) -> int:
         self._start_engine(job, watcher)
+        self.chunker.width = job.snapshot.dim or self.chunker.width
         encoded = 0
 
         def leave_out(refused: Mapping[int, str]) -> None:
             job.refused.update(refused)
             refuse(refused)
 
+        embedder = Embedder(
+            self._engine,
+            job.request,
+            self._limit,
+            restart=lambda: self._start_engine(job, watcher),
+            refuse=leave_out,
+            stop=stop,
+            spare=lambda: self._canary_prompts(job.request),
+        )
         pending: Future[int] | None = None
         with ThreadPoolExecutor(1, "embcache-writer") as writer:
             try:
                 for chunk in self.chunker.cut(job.request, missing, leave_out):
                     if stop():
                         break
-                    embedded = self._embed(job.request, chunk)
-                    if pending is not None:
-                        watcher.committed(pending.result())
-                    pending = writer.submit(self._keep, job, chunk.rows, embedded)
-                    encoded += len(chunk.rows)
-                    n_tokens = embedded.n_tokens
-                    watcher.encoded(len(chunk.rows), 0 if n_tokens is None else int(n_tokens.sum()))
+                    for part in embedder.parts(chunk):
+                        if pending is not None:
+                            watcher.committed(pending.result())
+                        pending = writer.submit(self._keep, job, part.rows, part.embedded)
+                        encoded += len(part.rows)
+                        self.chunker.width = part.embedded.vectors.shape[1]
+                        n_tokens = part.embedded.n_tokens
+                        tokens = 0 if n_tokens is None else int(n_tokens.sum())
+                        watcher.encoded(len(part.rows), tokens)
             finally:
                 # On an error or Ctrl-C too: the last chunk is computed, so it is committed.
                 if pending is not None:
@@ -373,23 +387,12 @@ class Pipeline:
                 self._engine.version,
             )
 
-    def _embed(self, request: Request, chunk: Chunk) -> Embedded:
-        """Values of a chunk: one for each of its items, all finite, or else an EngineError."""
-        embedded = self._engine.embed(chunk.prompts)
-        vectors = np.ascontiguousarray(embedded.vectors, np.float32)
-        count, shape = len(chunk.rows), vectors.shape
-        tokens = embedded.n_tokens
-        if len(shape) != 2 or shape[0] != count or (tokens is not None and len(tokens) != count):
-            counted = "" if tokens is None else f" and {len(tokens)} token counts"
-            raise EngineError(
-                f"The engine ({self._engine.version}) returned an array of shape {shape}{counted} "
-                f"for {count} {request.unit}s; one vector each, ({count}, dim), is needed. Nothing "
-                "of this chunk was written; chunks before it are kept."
-            )
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            raise non_finite_error(request, chunk.rows[~finite], count, self._engine.dtype)
-        return Embedded(vectors, tokens)
+    def _canary_prompts(self, request: Request) -> list[Any]:
+        """A prompt of embcache's own, where it may send such."""
+        if self._canaries is None:
+            return []
+        canaries = request.canaries(with_prompt=False)
+        return self._engine.prepare(canaries.inputs([0])).prompts
 
 
 def check_on_miss(value: object) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from embcache.engine.runs import Sizes, text_sizes
 from embcache.errors import InputError, shown
 from embcache.identity.keys import Keys, pair_keys, text_keys
 from embcache.pipeline.canary_texts import PAIRS, TEXTS
@@ -65,6 +67,17 @@ class Request(ABC):
 
         Returns:
             `m` inputs, in the order of `rows`.
+        """
+
+    @abstractmethod
+    def sizes(self, rows: Rows) -> Sizes:
+        """Bytes of memory that what `inputs` returns takes.
+
+        Args:
+            rows: `m` numbers of items.
+
+        Returns:
+            `(m,) int64`, in the order of `rows`.
         """
 
     @abstractmethod
@@ -142,6 +155,10 @@ class TextRequest(Request):
     def inputs(self, rows: Rows) -> list[Any]:
         """Prompt + text, a string for each of the rows."""
         return [self.prompt + self.texts[row] for row in rows]
+
+    def sizes(self, rows: Rows) -> Sizes:
+        """Of each text, with the prompt."""
+        return text_sizes([self.texts[row] for row in rows]) + sys.getsizeof(self.prompt)
 
     def columns(self, rows: Rows) -> Mapping[str, Column]:
         """Text, prompt, prompt type and task, as columns of `store.schema.VECTORS`."""
@@ -224,6 +241,12 @@ class PairRequest(Request):
             (query + self.queries[row] + query_end, document + self.documents[row] + document_end)
             for row in rows
         ]
+
+    def sizes(self, rows: Rows) -> Sizes:
+        """Of both texts, with what is put around them."""
+        around = sum(map(sys.getsizeof, (*self.prefixes, *self.suffixes)))
+        queries = text_sizes([self.queries[row] for row in rows])
+        return queries + text_sizes([self.documents[row] for row in rows]) + around
 
     def columns(self, rows: Rows) -> Mapping[str, Column]:
         """Both texts, both prefixes and the task, as columns of `store.schema.SCORES`."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from embcache.engine.runs import runs, text_sizes
 from embcache.warm.columns import Columns, Values
 
 BATCH_ROWS = 8192
+"""Texts of a batch, at most."""
+
+BATCH_BYTES = 2**22
+"""Bytes of those texts in memory, at most; a larger one is a batch by itself."""
+
 STANDARD_INPUT = Path("-")
 
 
@@ -54,6 +61,19 @@ class TextBatch:
             where: Positions in `texts`.
         """
         return replace(self, texts=self.texts[where], numbers=self.numbers[where])
+
+    def pieces(self, most_texts: int, most_bytes: int) -> Iterator[TextBatch]:
+        """The same texts in smaller batches.
+
+        Args:
+            most_texts: Texts of a batch at most.
+            most_bytes: Bytes of its texts in memory at most; a larger text is a batch by itself.
+
+        Yields:
+            Batches, all texts in their order.
+        """
+        for run in runs(text_sizes(self.texts), most_bytes, most_texts):
+            yield self.cut(run)
 
     def joined(self, other: TextBatch) -> TextBatch | None:
         """Both batches' texts as one batch, this one's first.
@@ -117,18 +137,20 @@ def batched(
         report: Is called with each row that has no text.
 
     Yields:
-        Batches of at most `BATCH_ROWS` texts, in the order of the rows.
+        Batches of at most `BATCH_ROWS` texts and `BATCH_BYTES`, in the order of the rows.
     """
+    size = 0
     texts: list[str] = []
     numbers = array("q")
     for number, values in rows:
         try:
             texts.append(columns.make(values))
             numbers.append(number)
+            size += sys.getsizeof(texts[-1])
         except ValueError as error:
             report(BadRow(f"{shown_name(source)}, {unit} {number}", str(error)))
-        if len(texts) >= BATCH_ROWS:
+        if len(texts) >= BATCH_ROWS or size >= BATCH_BYTES:
             yield TextBatch(texts, source, numbers=numbers, unit=unit)
-            texts, numbers = [], array("q")
+            texts, numbers, size = [], array("q"), 0
     if texts:
         yield TextBatch(texts, source, numbers=numbers, unit=unit)

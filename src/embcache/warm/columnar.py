@@ -5,17 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embcache.engine.runs import Sizes, runs
 from embcache.errors import InputError
-from embcache.warm.batches import BATCH_ROWS, Report, TextBatch, batched, shown_name
+from embcache.warm.batches import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    Report,
+    TextBatch,
+    batched,
+    shown_name,
+)
 from embcache.warm.columns import Columns
 from embcache.warm.opened import can_be_read_again, opened_bytes
 
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
 _ARROW_FILE = b"ARROW1"
+_MOST_DICTIONARY = 2**21  # writers go over to plain texts once their dictionary has 1 MiB
+_DICTIONARY_ROWS = 1000
 
 
 def read_parquet(path: Path, columns: Columns, report: Report) -> Iterator[TextBatch]:
@@ -45,8 +59,29 @@ def read_parquet(path: Path, columns: Columns, report: Report) -> Iterator[TextB
     ) as file:
         paths = _paths(file.schema_arrow, columns, path)
         names = [".".join(each) for each in paths if each]
-        batches = file.iter_batches(BATCH_ROWS, columns=names)
-        yield from _texts(batches, paths, columns, path, report)
+        yield from _texts(_row_groups(file, names), paths, columns, path, report)
+
+
+def _row_groups(file: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """The rows, so many at once as take `BATCH_BYTES` on the average of their row group."""
+    for number in range(file.num_row_groups):
+        rows = _rows_at_once(file.metadata.row_group(number), names)
+        yield from file.iter_batches(rows, row_groups=[number], columns=names)
+
+
+def _rows_at_once(group: Any, names: list[str]) -> int:
+    parts = [group.column(i) for i in range(group.num_columns)]
+    wanted = [part for part in parts if f"{part.path_in_schema}.".startswith(_dotted(names))]
+    size = sum(int(part.total_uncompressed_size) for part in wanted)
+    rows = BATCH_BYTES * int(group.num_rows) // max(size, 1)
+    if size < _MOST_DICTIONARY and any(part.has_dictionary_page for part in wanted):
+        # Few texts, each of them many times: any of the rows may be as large as all together.
+        rows = min(rows, max(_DICTIONARY_ROWS, BATCH_BYTES // max(size, 1)))
+    return max(1, min(rows, BATCH_ROWS))
+
+
+def _dotted(names: list[str]) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in names)
 
 
 def inspect_parquet(path: Path, columns: Columns | None = None) -> int:
@@ -102,12 +137,7 @@ def read_arrow(path: Path, columns: Columns, report: Report) -> Iterator[TextBat
     """
     with _opened_arrow(path) as (schema, batches):
         paths = _paths(schema, columns, path)
-        pieces = (
-            batch.slice(at, BATCH_ROWS)
-            for batch in _validated(batches, paths)
-            for at in range(0, batch.num_rows, BATCH_ROWS)
-        )
-        yield from _texts(pieces, paths, columns, path, report)
+        yield from _texts(_validated(batches, paths), paths, columns, path, report)
 
 
 def _validated(
@@ -202,17 +232,56 @@ def _texts(
 ) -> Iterator[TextBatch]:
     start = 0
     for batch in batches:
-        numbers = range(start, start + batch.num_rows)
-        start = numbers.stop
-        found = [None if where is None else _column(batch, where) for where in paths]
-        texts = _all_texts(found, columns)
-        if texts is not None:
-            yield TextBatch(texts, str(path), numbers=numbers)
+        whole = [None if where is None else _column(batch, where) for where in paths]
+        for run in runs(_sizes(whole, batch.num_rows), BATCH_BYTES, BATCH_ROWS):
+            found = [None if column is None else column[run] for column in whole]
+            numbers = range(start + run.start, start + run.stop)
+            yield from _texts_of(found, numbers, columns, path, report)
+        start += batch.num_rows
+
+
+def _texts_of(
+    found: list[pa.Array | None], numbers: range, columns: Columns, path: Path, report: Report
+) -> Iterator[TextBatch]:
+    """Some rows' texts.
+
+    Args:
+        found: Their texts, titles and instructions, where there are such.
+        numbers: Their numbers in the file.
+        columns: What to make of them.
+        path: The file.
+        report: Is called with each row that is left out.
+
+    Yields:
+        Batches of texts.
+    """
+    texts = _all_texts(found, columns)
+    if texts is not None:
+        yield TextBatch(texts, str(path), numbers=numbers)
+        return
+    none = [None] * len(numbers)
+    values = [none if column is None else _values(column) for column in found]
+    rows = zip(numbers, zip(*values, strict=True), strict=True)
+    yield from batched(rows, columns, str(path), "row", report)
+
+
+def _sizes(found: list[pa.Array | None], count: int) -> Sizes:
+    """Bytes of each row, about: those of its strings, or of other types the average."""
+    sizes = np.zeros(count, np.int64)
+    for column in found:
+        if column is None or not count:
             continue
-        none = [None] * batch.num_rows
-        values = [none if column is None else _values(column) for column in found]
-        rows = zip(numbers, zip(*values, strict=True), strict=True)
-        yield from batched(rows, columns, str(path), "row", report)
+        kind = column.type
+        indices = column.indices if pa.types.is_dictionary(kind) else None
+        strings = column if indices is None else column.dictionary
+        try:
+            lengths = pc.binary_length(strings)
+        except pa.ArrowNotImplementedError:  # of views, and of types that are no strings
+            sizes += column.nbytes // count
+            continue
+        lengths = lengths if indices is None else lengths.take(indices)
+        sizes += pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
+    return sizes
 
 
 def _column(batch: pa.RecordBatch, where: list[str]) -> pa.Array:

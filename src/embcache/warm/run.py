@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from embcache.errors import InputError
 from embcache.identity.keys import Keys, text_fault
-from embcache.pipeline.chunks import WINDOW_TEXTS
+from embcache.pipeline.chunks import WINDOW_BYTES, WINDOW_TEXTS
 from embcache.pipeline.request import TextRequest
 from embcache.pipeline.stats import EncodeStats, Watcher
 from embcache.warm.sources import BadRow, Report, TextBatch
@@ -161,7 +161,7 @@ class Warmer:
             batches: The stream; whatever reading it raises is raised here.
 
         Yields:
-            Windows of at most `WINDOW_TEXTS` texts, in the order of the stream.
+            Windows of at most `WINDOW_TEXTS` texts and `WINDOW_BYTES`, in the order of the stream.
 
         Raises:
             ConfigError: The encoder makes prompts of tasks, and a text is of none.
@@ -189,9 +189,8 @@ class Warmer:
         )
 
     def _hashed(self, batches: Iterable[TextBatch], identity: bytes) -> Iterator[Window]:
-        for batch in join_small(batches, WINDOW_TEXTS):
-            for at in range(0, len(batch.texts), WINDOW_TEXTS):
-                piece = batch.cut(slice(at, at + WINDOW_TEXTS))
+        for batch in join_small(batches, WINDOW_TEXTS, WINDOW_BYTES):
+            for piece in batch.pieces(WINDOW_TEXTS, WINDOW_BYTES):
                 try:
                     yield self._window(piece, identity)
                 except InputError:

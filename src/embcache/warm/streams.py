@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from embcache.engine.runs import text_sizes
 from embcache.errors import ConfigError
 from embcache.warm.sources import TextBatch
 
@@ -69,21 +71,29 @@ def select(
             yield batch
 
 
-def join_small(batches: Iterable[TextBatch], size: int) -> Iterator[TextBatch]:
+def join_small(
+    batches: Iterable[TextBatch], size: int, most_bytes: int = sys.maxsize
+) -> Iterator[TextBatch]:
     """Join neighbouring batches of the same source and prompt.
 
     Args:
         batches: The stream.
         size: Number of texts from which a batch is not joined with the next.
+        most_bytes: Bytes of its texts in memory, beyond which a batch is not joined either.
 
     Yields:
         Batches, all texts in the order of the stream.
     """
     held: TextBatch | None = None
+    held_bytes = 0
     for batch in batches:
-        joined = None if held is None else held.joined(batch)
+        more = int(text_sizes(batch.texts).sum())
+        joined = None
+        if held is not None and held_bytes + more <= most_bytes:
+            joined = held.joined(batch)
         if held is not None and joined is None:
             yield held
+        held_bytes = more if joined is None else held_bytes + more
         held = batch if joined is None else joined
         if len(held.texts) >= size:
             yield held

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from embcache.encoders.inputs import read_texts
 from embcache.errors import ConfigError, EmbcacheError, InputError
-from embcache.warm.sources import BATCH_ROWS, TextBatch
+from embcache.warm.batches import BATCH_BYTES, BATCH_ROWS, TextBatch
 from embcache.warm.streams import Abandoned, pulled
 
 if TYPE_CHECKING:
@@ -150,8 +150,9 @@ class _AskingModel:
         self._first = str(corpus["id"][0]) if len(corpus) else ""
         if "corpus" not in self._parts:
             return
-        for start in range(0, len(corpus), BATCH_ROWS):
-            piece = corpus.select(range(start, min(start + BATCH_ROWS, len(corpus))))
+        at_once = _rows_at_once(corpus)
+        for start in range(0, len(corpus), at_once):
+            piece = corpus.select(range(start, min(start + at_once, len(corpus))))
             loader = create_dataloader(
                 piece, task_metadata=task_metadata, prompt_type=PromptType.document, **encode_kwargs
             )
@@ -195,13 +196,20 @@ class _AskingModel:
         unit: str = "row",
     ) -> None:
         kind = None if prompt_type is None else str(prompt_type.value)
-        self._give(
-            TextBatch(
-                texts,
-                task_metadata.name,
-                prompt=self._encoder.prompt_for(kind, task_metadata),
-                prompt_type=kind,
-                numbers=numbers,
-                unit=unit,
-            )
+        batch = TextBatch(
+            texts,
+            task_metadata.name,
+            prompt=self._encoder.prompt_for(kind, task_metadata),
+            prompt_type=kind,
+            numbers=numbers,
+            unit=unit,
         )
+        for piece in batch.pieces(BATCH_ROWS, BATCH_BYTES):
+            self._give(piece)
+
+
+def _rows_at_once(corpus: Any) -> int:
+    """So many documents as take `BATCH_BYTES` on the average."""
+    stored = getattr(corpus, "data", None)
+    size = 0 if stored is None else stored.nbytes // max(stored.num_rows, 1)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(size, 1)))
