@@ -2,13 +2,13 @@
 # that costs a fraction of a second and no network.
 #   PYTHON=/path/to/python3.12    the Python to build .venv with
 #   EMBCACHE_DEVICE=cpu|cuda      which vLLM to install              (default: by the GPU found)
-#   ARGS='...'                    passed on to demo, test, bench and bench-*, lock
+#   ARGS='...'                    passed on to demo, test, bench and bench-*, storm, soak, fuzz, lock
 
 PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory bench-canaries lock hooks clean distclean
+.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory bench-canaries storm soak fuzz lock hooks clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,15 @@ bench-memory: setup  ## what memory warming takes: 100,000 and 1,000,000 texts, 
 
 bench-canaries: setup  ## how far honest runs and changed models move the canaries
 	@$(PY) benchmarks/canaries.py $(ARGS)
+
+storm: setup  ## 13 processes on one cache, killed at random; ARGS='--minutes 20 --kills 60 --seed 1'
+	@$(PY) benchmarks/storm.py $(ARGS)
+
+soak: setup  ## random operations against a dict; ARGS='--minutes 30 --seed 1'
+	@$(PY) benchmarks/soak.py $(ARGS)
+
+fuzz: setup  ## made-up and damaged files, metadata and inputs; ARGS='--minutes 5 --seed 1'
+	@$(PY) benchmarks/fuzz.py $(ARGS)
 
 lock: setup  ## resolve requirements/*.txt again; ARGS=--upgrade takes the newest
 	@$(PY) scripts/lock.py $(ARGS)

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 from collections.abc import Sequence
+
+# Control, format, lone surrogates, line and paragraph separators: what moves a cursor, colours,
+# hides or reorders what stands beside it.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_HARMLESS = "\n\t\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # the last two are part of words
 
 
 class EmbcacheError(Exception):
-    """Base class of every error that embcache raises on purpose."""
+    """Base class of every error that embcache raises on purpose.
+
+    Its text can be shown on any terminal: messages quote names and texts of caches that may come
+    from anybody.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(EmbcacheError, ValueError):
@@ -40,6 +53,10 @@ class CacheError(EmbcacheError):
 
 class CacheFormatError(CacheError):
     """A space was written by a newer embcache, or not by embcache at all."""
+
+
+class ForkedProcessError(EmbcacheError, RuntimeError):
+    """A fork uses the cache that its process has used before; the cache itself is sound."""
 
 
 class MissingTextsError(EmbcacheError):
@@ -76,6 +93,28 @@ class NonFiniteError(EngineError):
 
 class WrongOutputError(EngineError):
     """The engine returned something else than one vector for each text, in the texts' order."""
+
+
+def printable(text: str) -> str:
+    r"""A text in which nothing can control the terminal that it is shown on.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The same with control characters, bidirectional overrides and the like as Python writes
+        them, `\x1b`, say. Line ends and tabs stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode() if is_unseen(char) else char for char in text
+    )
+
+
+def is_unseen(char: str) -> bool:
+    """Whether a character is not shown but controls how others are; not line ends and tabs."""
+    return char not in _HARMLESS and unicodedata.category(char) in _UNSEEN
 
 
 _REPR = reprlib.Repr()

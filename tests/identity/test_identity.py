@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embcache import ConfigError
+from embcache import CacheFormatError, ConfigError
 from embcache.identity.identity import (
     SPEED_ARGUMENTS,
     Identity,
@@ -158,3 +159,43 @@ json_values = st.recursive(
 def test_identity_survives_json(arguments: dict[str, Any]) -> None:
     identity = Identity("m", "r", "float32", vector_arguments(arguments))
     assert Identity.from_json(identity.to_json()) == identity
+
+
+WRITTEN = Identity("m", "r", "float32", {"max_model_len": 8})
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (
+            {"pooling_backend": "x"},
+            r"fields that this embcache does not know: \['pooling_backend'\]",
+        ),
+        ({"model": 1}, "model is a int, 1, not a str"),
+        ({"revision": None}, "revision is a NoneType"),
+        ({"engine": ["vllm"]}, "engine is a list"),
+        ({"arguments": "{}"}, "arguments is a str"),
+        ({"arguments": [["a", 1]]}, "arguments is a list"),
+        ({"dtype": "../../../tmp/x"}, r"dtype, '\.\./\.\./\.\./tmp/x', is not the name of one"),
+        ({"dtype": ""}, "is not the name of one"),
+        ({"dtype": "float32\n"}, "is not the name of one"),
+    ],
+    ids=str,
+)
+def test_a_strange_identity_is_refused_in_words(changes: dict[str, Any], why: str) -> None:
+    changed = {**json.loads(WRITTEN.to_json()), **changes}
+    with pytest.raises(CacheFormatError, match=why):
+        Identity.from_json(json.dumps(changed))
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Identity)])
+def test_no_field_may_be_missing(name: str) -> None:
+    left = json.loads(WRITTEN.to_json())
+    del left[name]
+    with pytest.raises(CacheFormatError, match=rf"lacks the fields \['{name}'\]"):
+        Identity.from_json(json.dumps(left))
+
+
+def test_what_is_no_json_is_refused_in_words() -> None:
+    with pytest.raises(CacheFormatError, match="The identity has the name 'model' twice"):
+        Identity.from_json(WRITTEN.to_json().replace("{", '{"model":"another",', 1))

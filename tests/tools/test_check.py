@@ -274,7 +274,7 @@ def test_columns_of_other_types_or_missing(open_space: Open) -> None:
         changed = table.replace_schema_metadata(data.schema.metadata)
         lance.write_dataset(changed, str(folder(space)), mode="overwrite")
         report = check_space(space, fix=True)
-        assert not report.ok and report.rows == 1 and said in str(report)
+        assert not report.ok and said in str(report)
 
 
 def test_a_damaged_manifest(open_space: Open) -> None:

@@ -178,3 +178,40 @@ def test_a_cache_without_hard_links(
     no_hard_links(monkeypatch)
     with pytest.raises(CacheError, match="a hard link is refused"):
         import_file(tmp_path / "x.parquet", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("index", "dimension"),
+    [
+        ("[" * 100_000, "4"),
+        ("[1, 2]", "4"),
+        ('"text"', "4"),
+        ('{"a": "x"}', "4"),
+        ('{"a": NaN}', "4"),
+        ('{"a": 1e400}', "4"),
+        ('{"a": true}', "4"),
+        ('{"a": -3}', "4"),
+        ('{"a": 123456789012345678901234567890}', "4"),
+        ("{}", "-8"),
+        ("{}", "0"),
+        ("{}", "1" * 30),
+        ("{}", "1" * 5000),
+        ("{}", "4.5"),
+        ("\x80", "4"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_hostile_numpy_cache(index: str, dimension: str, tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_bytes(index.encode("latin-1"))
+    (tmp_path / "dimension").write_text(dimension)
+    (tmp_path / "vectors.npy").write_bytes(b"\x93NUMPY" + bytes(250))
+    with pytest.raises(ConfigError, match=r"is no NumpyCache of mteb's: .{5,300}\. Give a folder"):
+        import_numpy_cache(tmp_path, tmp_path / "cache", IDENTITY, ["a"])
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.pkl", "x.parquet.gz"])
+def test_files_that_could_hold_pickles_are_not_opened(name: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "made.npz", np.array([Path("object")], dtype=object))
+    (tmp_path / "made.npz").rename(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"ends in neither \.parquet nor \.arrow"):
+        import_file(tmp_path / name, tmp_path / "cache")

@@ -31,9 +31,10 @@ from embcache.cli.output import (
     print_json,
     print_note,
     print_report,
+    print_text,
     prompt_counts,
 )
-from embcache.errors import CacheError, ConfigError, shown
+from embcache.errors import CacheError, ConfigError, printable, shown
 from embcache.identity.identity import Identity, normalize_dtype
 from embcache.store import Location
 from embcache.tools.check import CheckReport, check_space
@@ -74,12 +75,12 @@ def check(
         report = check_space(space, fix=fix)
         reports.append(report)
         if not as_json:
-            typer.echo(str(report))
+            print_text(report)
     if as_json:
         fields = [{"ok": report.ok, **vars(report)} for report in reports]
         print_json(fields)
     elif not reports:
-        typer.echo(f"There is no space in {cache}.")
+        print_text(f"There is no space in {cache}.")
     else:
         print_hints(" ".join(map(str, reports)), ctx)
     if not all(report.ok for report in reports):
@@ -105,11 +106,11 @@ def compact(
     for space in find_spaces(spaces, cache):
         reports.append(compact_space(space, older_than=timedelta(minutes=older_than)))
         if not as_json:
-            typer.echo(str(reports[-1]))
+            print_text(reports[-1])
     if as_json:
         print_json(reports)
     elif not reports:
-        typer.echo(f"There is no space in {cache}.")
+        print_text(f"There is no space in {cache}.")
 
 
 def merge(
@@ -153,12 +154,13 @@ def rm(
                 f"{found.location} ({what}) is not removed: there is no terminal to ask on. Add "
                 "--yes."
             )
-        typer.confirm(f"Remove {found.location} ({what})?", abort=True, err=True)
+        question = printable(f"Remove {found.location} ({what})?")
+        typer.confirm(question, abort=True, err=True)
     chosen.location.remove()
     if as_json:
         print_json({"location": found.location, "rows": found.rows, "size_bytes": found.size_bytes})
     else:
-        print(f"Removed {found.location} ({what}).")
+        print_text(f"Removed {found.location} ({what}).")
 
 
 def export(

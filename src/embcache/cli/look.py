@@ -31,6 +31,7 @@ from embcache.cli.output import (
     print_json,
     print_note,
     print_report,
+    print_text,
     prompt_counts,
 )
 from embcache.errors import CacheError, ConfigError, MissingTextsError, quoted
@@ -78,7 +79,7 @@ def list_spaces(
         out = console()
         out.print(_spaces_table(described, narrow=out.width < _NARROW))
     elif not errors:
-        print(f"There are no spaces in {where}.{hint_of(where)}")
+        print_text(f"There are no spaces in {where}.{hint_of(where)}")
     for error in errors:
         print_error(error)
     if errors:
@@ -152,7 +153,7 @@ def get(
     else:
         facts |= {"norm": f"{norm:.6f}", "vector": _components(found.value)}
     for name, fact in facts.items():
-        print(f"{name:<16}{fact}")
+        print_text(f"{name:<16}{fact}")
 
 
 def _components(vector: npt.NDArray[np.float32]) -> str:
@@ -225,7 +226,7 @@ def search(
         return
     for match in matches:
         shown = "(text not stored)" if match.text is None else one_line(match.text, 96)
-        print(f"{match.score:9.6f}  {shown}")
+        print_text(f"{match.score:9.6f}  {shown}")
     if not matches:
         print_note(f"No text of {chosen.location} {'has these words' if fts else 'is near it'}.")
 
@@ -358,16 +359,18 @@ def _print_tokens(found: SpaceDescription) -> None:
         bar = "\N{FULL BLOCK}" * round(_BAR * part.count / most)
         bar = bar or "\N{LEFT ONE EIGHTH BLOCK}" * bool(part.count)  # few are not none
         span = f"{human_count(part.first)} to {human_count(part.last)}"
-        print(f"  {span:>18} {human_count(part.count):>12}  {bar}".rstrip())
+        print_text(f"  {span:>18} {human_count(part.count):>12}  {bar}".rstrip())
     if found.tokens_unknown:
-        print(f"  not recorded (n_tokens is null) for {human_count(found.tokens_unknown)} rows")
+        print_text(
+            f"  not recorded (n_tokens is null) for {human_count(found.tokens_unknown)} rows"
+        )
 
 
 def _print_counts(name: str, counts: Sequence[ValueCount], uncounted: int) -> None:
-    print(f"\n{name}")
+    print_text(f"\n{name}")
     for one in counts[:_VALUES_SHOWN]:
         shown = "(null)" if one.value is None else quoted(one.value)
-        print(f"  {human_count(one.count):>12}  {shown}")
+        print_text(f"  {human_count(one.count):>12}  {shown}")
     rest = sum(one.count for one in counts[_VALUES_SHOWN:]) + uncounted
     if rest:
-        print(f"  {human_count(rest):>12}  with other values")
+        print_text(f"  {human_count(rest):>12}  with other values")

@@ -18,7 +18,7 @@ from embcache.cli.options import (
     PromptFilter,
     SpaceArgument,
 )
-from embcache.cli.output import human_count, print_json
+from embcache.cli.output import human_count, print_json, print_text
 from embcache.maps.color import Color, color_points
 from embcache.maps.draw import check_target, save_map
 from embcache.maps.points import LEAST_POINTS, sample_points
@@ -102,13 +102,13 @@ def _print(drawn: SpaceMap, file: Path, color: str | None) -> None:
     counts = f"{human_count(len(points))} of {human_count(points.matched)} rows"
     lost = f"; {human_count(points.damaged)} damaged left out" if points.damaged else ""
     by = f", coloured by {color}" if color else ""
-    print(f"{file}: {counts}{by}, {decimal(file.stat().st_size)}{lost}")
+    print_text(f"{file}: {counts}{by}, {decimal(file.stat().st_size)}{lost}")
     if drawn.explained is not None:
         first, second = drawn.explained
-        print(
+        print_text(
             f"The two axes show {first + second:.1%} of the variance ({first:.1%} and "
             f"{second:.1%}) of {points.vectors.shape[1]:,} dimensions."
         )
     if file.suffix == ".parquet":
         text = " --text text" if "text" in points.columns.column_names else ""
-        print(f"Open it with: embedding-atlas {shlex.quote(str(file))} --x x --y y{text}")
+        print_text(f"Open it with: embedding-atlas {shlex.quote(str(file))} --x x --y y{text}")

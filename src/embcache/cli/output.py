@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import re
@@ -16,9 +17,10 @@ from typing import Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.text import Text
 from typer.core import TyperCommand
 
-from embcache.errors import EmbcacheError, quoted
+from embcache.errors import EmbcacheError, is_unseen, printable, quoted
 from embcache.identity.home import home_needed
 from embcache.store import Location
 from embcache.tools.describe import ValueCount
@@ -67,12 +69,17 @@ def prompt_counts(counts: Iterable[ValueCount], most: int = 5) -> str:
 
 def print_error(error: BaseException | str) -> None:
     """`error: ...` on standard error."""
-    print(f"error: {error}", file=sys.stderr)
+    print(printable(f"error: {error}"), file=sys.stderr)
 
 
 def print_note(note: str) -> None:
     """Something beside the result, on standard error."""
-    print(note, file=sys.stderr)
+    print(printable(note), file=sys.stderr)
+
+
+def print_text(text: object) -> None:
+    """A result for people, on standard output; names and texts in it may be anybody's."""
+    print(printable(str(text)))
 
 
 def print_hints(message: str, ctx: typer.Context) -> None:
@@ -127,6 +134,8 @@ def run(app: typer.Typer, name: str | None = None) -> None:
     """
     # Read when torch is loaded; else it tells of NUMA nodes between our lines.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if logging.lastResort is not None:  # what writes warnings where nobody has set up logging
+        logging.lastResort.setFormatter(_PrintableLog())
     for stream in (sys.stdout, sys.stderr):
         if callable(reconfigure := getattr(stream, "reconfigure", None)):
             reconfigure(errors="backslashreplace")  # texts have characters that terminals lack
@@ -145,7 +154,9 @@ def print_json(value: Any) -> None:
     """A value as JSON on standard output; dataclasses, paths, times and arrays included."""
     # A pipe may be ASCII; where it is not, texts stay readable.
     ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
-    print(json.dumps(_plain(value), indent=2, ensure_ascii=ascii_only, allow_nan=False))
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=ascii_only, allow_nan=False)
+    # JSON lets a text's DEL, 8-bit controls and overrides of direction stand as they are.
+    print("".join(json.dumps(char)[1:-1] if is_unseen(char) else char for char in text))
 
 
 def print_report(report: object, *, as_json: bool) -> None:
@@ -153,7 +164,7 @@ def print_report(report: object, *, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        print(report)
+        print_text(report)
 
 
 def console() -> Console:
@@ -162,7 +173,22 @@ def console() -> Console:
     Nothing is read as markup: model names, prompts and texts may hold square brackets.
     """
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+    return _Printable(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+
+
+class _Printable(Console):
+    """A console on which names and texts control nothing; rich itself lets escapes through."""
+
+    def render_str(self, text: str, **arguments: Any) -> Text:
+        """What becomes of every plain string, those in a table's cells included."""
+        return super().render_str(printable(text), **arguments)
+
+
+class _PrintableLog(logging.Formatter):
+    """Log lines name tables, models and texts, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def _plain(value: Any) -> Any:

@@ -28,6 +28,7 @@ from embcache.cli.output import (
     human_count,
     print_json,
     print_note,
+    print_text,
     prompt_counts,
     run,
 )
@@ -231,7 +232,7 @@ def _print_plan(found: Plan, bad_rows: int, *, as_json: bool) -> None:
         ("bad rows", human_count(bad_rows)),
         ("prompts", prompt_counts(map(ValueCount, found.prompts, found.prompts.values())) or "-"),
     ):
-        typer.echo(f"{name:<9}{value}")
+        print_text(f"{name:<9}{value}")
 
 
 def _shard(text: str) -> Shard:
@@ -249,13 +250,13 @@ def _print_summary(stats: WarmStats, bad_rows: int, cache: str, *, as_json: bool
         return
     rate = stats.texts / stats.working_seconds if stats.working_seconds else 0.0
     start = f", {stats.start_seconds:.1f} s of it vLLM's start" if stats.start_seconds else ""
-    typer.echo(
+    print_text(
         f"{human_count(stats.texts)} texts: {human_count(stats.hits)} were cached, "
         f"{human_count(stats.encoded)} encoded; {human_count(bad_rows)} rows left out; "
         f"{stats.seconds:.1f} s{start}; {human_count(round(rate))} texts/s"
     )
     if stats.stopped:
-        typer.echo(
+        print_text(
             f"Stopped. The {human_count(stats.committed)} that were encoded are in {cache}; the "
             "same command goes on from here."
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -33,6 +32,7 @@ from embcache.pipeline.pipeline import OnMiss, Pipeline, check_on_miss
 from embcache.pipeline.result import Truncation
 from embcache.pipeline.stats import EncodeStats
 from embcache.store import Database
+from embcache.store.forks import ForkLock
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -132,8 +132,8 @@ class CachedEncoder:
         self._name = display_name(self._model, meta)
         self._database = None if cache_path is None else Database(cache_path, writable=self._write)
         self._pipelines: dict[str, Pipeline] = {}
-        self._lock = threading.RLock()  # two threads make one pipeline, and count in turn
-        self._model_lock = threading.RLock()  # all pipelines call one model
+        self._lock = ForkLock()  # two threads make one pipeline, and count in turn
+        self._model_lock = ForkLock()  # all pipelines call one model
         self._warned = False
         self._seen: dict[str, Any] | None = None
         self.stats = EncodeStats()

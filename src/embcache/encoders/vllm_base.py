@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -34,6 +33,7 @@ from embcache.pipeline.request import Request
 from embcache.pipeline.result import Truncation
 from embcache.pipeline.stats import EncodeStats
 from embcache.store import VECTORS, Database, Layout
+from embcache.store.forks import ForkLock
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +129,7 @@ class VllmWrapperBase:
         )
         self._checked = False  # whether what the engine loaded is what was pinned
         self._pipeline: Pipeline | None = None
-        self._lock = threading.RLock()  # two threads make one pipeline, and count in turn
+        self._lock = ForkLock()  # two threads make one pipeline, and count in turn
         # At exit, or when nobody holds this object any more; atexit alone would hold it forever.
         weakref.finalize(self, self._engine.close)
 

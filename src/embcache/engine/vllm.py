@@ -64,6 +64,7 @@ class VllmEngine:
         self._arguments = dict(arguments)
         self._adapter = adapter
         self._llm: Any = None
+        self._process = 0  # in which it was started
         self.batch_size = int(self._arguments.get("max_num_seqs") or 128)
 
     @property
@@ -102,9 +103,11 @@ class VllmEngine:
 
         Raises:
             EngineNotInstalledError: vllm is not installed.
-            EngineError: vllm cannot be imported, finds no device, or refuses to start the model.
+            EngineError: vllm cannot be imported, finds no device, or refuses to start the model;
+                or it was started before this process was forked off.
         """
         if self._llm is not None:
+            self._check_process()
             return
         if vllm_version() is None:
             raise EngineNotInstalledError(
@@ -115,8 +118,19 @@ class VllmEngine:
         prepare_environment()
         with process_state_kept(), llvmlite_hidden():
             self._llm = self._load()
+        self._process = os.getpid()
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
             _in_process.add(id(self))
+
+    def _check_process(self) -> None:
+        """Refuse to work in a fork, where two processes would read each other's answers."""
+        if self._process != os.getpid():
+            raise EngineError(
+                f"There are texts to encode, and vLLM was started in process {self._process}, of "
+                f"which this one ({os.getpid()}) is a fork: it cannot be used from both. What is "
+                "cached can be read here. Encode in the other process, or start this one with "
+                "multiprocessing's 'spawn'."
+            )
 
     def _load(self) -> Any:
         with warnings.catch_warnings():
@@ -239,6 +253,9 @@ class VllmEngine:
     def close(self) -> None:
         """Free the model and vLLM's distributed state, as mteb's wrapper does."""
         if self._llm is None:
+            return
+        if self._process != os.getpid():  # a fork: it is the other process's to shut down
+            self._llm = None
             return
         _closed_models.append(self._llm)
         self._llm = None

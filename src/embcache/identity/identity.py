@@ -22,7 +22,8 @@ from typing import Any, Literal
 
 import xxhash
 
-from embcache.errors import ConfigError
+from embcache.errors import CacheFormatError, ConfigError, shown
+from embcache.identity.strict_json import StrictJsonError, read_object
 
 SPEED_ARGUMENTS = frozenset(
     {
@@ -72,6 +73,8 @@ _SECRETS = frozenset(
     | {"aws_access_key_id", "aws_secret_access_key", "aws_session_token"}
 )
 """Never in an identity, which everybody reads who reads the cache, however deep they stand."""
+
+_NOT_OURS = "embcache did not write this. Move the table away; its texts are encoded again."
 
 LOCAL = "local"
 """What stands for a directory in an identity: its name decides no vector."""
@@ -145,12 +148,40 @@ class Identity:
 
     @classmethod
     def from_json(cls, text: str) -> Identity:
-        """Read what `to_json` returned.
+        """Read what `to_json` returned, and nothing else: it may come from anybody's cache.
 
         Args:
             text: The JSON.
+
+        Raises:
+            CacheFormatError: It has a field that this embcache does not know, lacks one, or has
+                one of another type; or it is no JSON within the bounds of `strict_json`.
         """
-        return cls(**json.loads(text))
+        try:
+            fields = read_object(text)
+        except StrictJsonError as error:
+            raise CacheFormatError(f"The identity {error}. {_NOT_OURS}") from error
+        known = {field.name for field in dataclasses.fields(cls)}
+        if more := sorted(fields.keys() - known):
+            raise CacheFormatError(
+                f"The identity has fields that this embcache does not know: {shown(more)}. A newer "
+                "one wrote it: upgrade with `pip install -U embcache`, or use another cache_path."
+            )
+        if fewer := sorted(known - fields.keys()):
+            raise CacheFormatError(f"The identity lacks the fields {shown(fewer)}. {_NOT_OURS}")
+        for name, value in fields.items():
+            wanted = dict if name == "arguments" else str
+            if not isinstance(value, wanted):
+                raise CacheFormatError(
+                    f"The identity's {name} is a {type(value).__name__}, {shown(value)}, not a "
+                    f"{wanted.__name__}. {_NOT_OURS}"
+                )
+        if not re.fullmatch(r"\w{1,40}", dtype := fields["dtype"], re.ASCII):
+            # It is part of a table's name: `../..` would be a place outside of the cache.
+            raise CacheFormatError(
+                f"The identity's dtype, {shown(dtype)}, is not the name of one. {_NOT_OURS}"
+            )
+        return cls(**fields)
 
     def to_bytes(self) -> bytes:
         """The bytes that go into every key: `to_json` as ASCII."""

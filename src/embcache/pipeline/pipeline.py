@@ -6,7 +6,6 @@ Keys -> dedupe -> lookup -> encode misses -> write back -> the caller's order.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ from embcache.pipeline.request import Request
 from embcache.pipeline.result import Result, Truncation, Vectors
 from embcache.pipeline.stats import Bar, EncodeStats, Watcher
 from embcache.store import Overlay, Space, Store
+from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Pipeline:
         write: bool = True,
         check_engine: Callable[[], None] = lambda: None,
         truncation: Truncation | None = None,
-        engine_lock: threading.RLock | None = None,
+        engine_lock: ForkLock | None = None,
         canaries: CompareCanaries = "at start",
     ) -> None:
         self._engine = engine
@@ -84,7 +84,7 @@ class Pipeline:
         self._write = write and space is not None
         self._check_engine = check_engine
         self._truncation = truncation
-        self._engine_lock = engine_lock or threading.RLock()
+        self._engine_lock = engine_lock or ForkLock()
         self._warned = self._tried = False
         self._canaries: Canaries | None = None
         if space is not None and canaries != "never":

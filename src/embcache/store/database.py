@@ -13,6 +13,7 @@ from embcache.store.schema import (
     VECTORS,
     Layout,
     SpaceMetadata,
+    check_columns,
     embcache_version,
     is_space,
     read_metadata,
@@ -128,7 +129,8 @@ class Database:
             store_text: Whether new rows carry their texts.
         """
         fingerprint = identity.fingerprint()
-        name = f"{readable_name(model)[:_NAME_CHARACTERS]}--{identity.dtype}--{fingerprint}"
+        dtype = readable_name(identity.dtype)
+        name = f"{readable_name(model)[:_NAME_CHARACTERS]}--{dtype}--{fingerprint}"
         # Found by fingerprint: a directory that was moved keeps its identity, not its name.
         known = [t for t in self.location.tables() if t.name.endswith(f"--{fingerprint}")]
         metadata = SpaceMetadata(identity, model, engine_version, embcache_version())
@@ -146,4 +148,6 @@ def open_space(location: Location) -> Space | None:
     dataset = open_table(location)
     if not is_space(dataset.schema):
         return None
-    return Space(location, read_metadata(dataset.schema, str(location)))
+    metadata = read_metadata(dataset.schema, str(location))
+    check_columns(dataset.schema, metadata, str(location))
+    return Space(location, metadata)

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from embcache.errors import CacheError, ConfigError, EmbcacheError
 from embcache.identity.home import user_path
+from embcache.store.forks import in_use
 from embcache.store.trial import try_commit
+from embcache.store.untrusted import check_folder
 
 READ_FIX = (
     "If its files are damaged: `check_space` says which, and `merge_caches` into a new cache "
@@ -88,7 +90,13 @@ class Location:
         return Location(str(self._path.parent), self.storage_options)
 
     def table(self, name: str) -> Location:
-        """The place of a table in this cache, whether there is one or not."""
+        """The place of a table in this cache, whether there is one or not.
+
+        Raises:
+            ConfigError: The name would be a place outside of the cache.
+        """
+        if Path(name).name != name or "\0" in name:
+            raise ConfigError(f"{name!r} is no name of a table in {self}: it is a path.")
         return Location(str(self._path / f"{name}{_TABLE}"), self.storage_options)
 
     def within(self, path: str) -> Location:
@@ -109,8 +117,13 @@ class Location:
         return self._path.resolve() == other._path.resolve()
 
     def tables(self) -> list[Location]:
-        """Everything in this cache that a table was ever committed to, by name."""
-        found = [Location(str(p), self.storage_options) for p in self._path.glob(f"*{_TABLE}")]
+        """Everything in this cache that a table was ever committed to, by name.
+
+        A name that is not printable is none of embcache's: a line of output that says what it
+        likes. It is passed over; named by its path, it is refused.
+        """
+        paths = (path for path in self._path.glob(f"*{_TABLE}") if path.name.isprintable())
+        found = [Location(str(path), self.storage_options) for path in paths]
         return sorted((one for one in found if one.has_table()), key=str)
 
     def exists(self) -> bool:
@@ -174,8 +187,9 @@ class Location:
         a millisecond and leaves nothing behind.
 
         Raises:
-            CacheError: A commit would fail.
+            CacheError: A commit would fail, or reach what is not the table's, see `untrusted`.
         """
+        check_folder(self._path)
         try_commit(self._path)
 
     @contextmanager
@@ -224,7 +238,8 @@ def lance_errors(doing: str, where: Location, fix: str) -> Iterator[None]:
         CacheError: Lance failed. Errors of embcache's own pass as they are.
     """
     try:
-        yield
+        with in_use():
+            yield
     except EmbcacheError:
         raise
     except BaseException as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +10,7 @@ import numpy as np
 from embcache.errors import CacheError
 from embcache.identity.keys import Keys
 from embcache.store.base import Part, Snapshot
+from embcache.store.forks import ForkLock
 from embcache.store.index import KeyIndex, KeyParts, Positions, unique_keys
 from embcache.store.rows import Rows
 from embcache.store.snapshot import SpaceSnapshot
@@ -85,7 +85,7 @@ class Overlay:
 
     def __init__(self, below: Space | None = None) -> None:
         self._below = below
-        self._lock = threading.RLock()
+        self._lock = ForkLock()
         self._snapshot = OverlaySnapshot(SpaceSnapshot())
 
     @property

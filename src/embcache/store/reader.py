@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import lance
 import numpy as np
@@ -15,7 +16,14 @@ from embcache.identity.keys import Keys
 from embcache.store.base import Part
 from embcache.store.index import Positions
 from embcache.store.location import READ_FIX, Location, is_of_lance, lance_errors
-from embcache.store.schema import SpaceMetadata, read_metadata, schema_layout, value_dim
+from embcache.store.schema import (
+    SpaceMetadata,
+    check_columns,
+    read_metadata,
+    schema_layout,
+    value_dim,
+)
+from embcache.store.untrusted import check_folder, check_manifest
 from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
 
 # From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
@@ -31,7 +39,7 @@ def open_table(location: Location) -> lance.LanceDataset:
 
     Raises:
         ConfigError: There is none.
-        CacheError: Lance cannot open it.
+        CacheError: Lance cannot open it; or it is not all in its own folder, see `untrusted`.
     """
     if not location.has_table():
         raise ConfigError(
@@ -39,8 +47,11 @@ def open_table(location: Location) -> lance.LanceDataset:
             "<cache>/<name>.lance."
         )
     with lance_errors("Opening", location, READ_FIX):
+        check_folder(Path(location.uri))
         options = dict(location.storage_options) or None
-        return lance.dataset(str(location), storage_options=options)
+        dataset = lance.dataset(str(location), storage_options=options)
+        check_manifest(dataset, location)
+        return dataset
 
 
 class Reader:
@@ -60,13 +71,15 @@ class Reader:
         layout: Whether it holds vectors or scores.
 
     Raises:
-        CacheFormatError: The table is of a newer format, or no space of embcache.
+        CacheFormatError: The table is of a newer format, or no space of embcache, or
+            its columns are not those of one.
     """
 
     def __init__(self, dataset: lance.LanceDataset, location: Location) -> None:
         self.dataset = dataset
         self.location = location
         self.metadata: SpaceMetadata = read_metadata(dataset.schema, str(location))
+        check_columns(dataset.schema, self.metadata, str(location))
         self.layout = schema_layout(dataset.schema)
         self.fragments: list[lance.LanceFragment] = dataset.get_fragments()
         sizes = [fragment.metadata.num_rows for fragment in self.fragments]

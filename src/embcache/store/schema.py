@@ -5,6 +5,8 @@ A change here that older embcache versions would misread needs a higher `FORMAT_
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -22,6 +24,8 @@ _IDENTITY = b"embcache:identity"
 _WRITER = b"embcache:version"
 _ENGINE = b"embcache:engine_version"
 _MODEL = b"embcache:model"
+
+_MOST_BYTES = 2**15  # a path has at most 4096, and each may be written in four
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,40 @@ def value_dim(schema: pa.Schema) -> int:
     return 1 if layout is SCORES else int(schema.field(layout.value).type.list_size)
 
 
+def check_columns(schema: pa.Schema, metadata: SpaceMetadata, where: str) -> None:
+    """Refuse a table whose columns are not those of a space: no row of it could be believed.
+
+    Args:
+        schema: The table's schema.
+        metadata: What it says about itself.
+        where: Names the table in errors.
+
+    Raises:
+        CacheFormatError: A column that every space has is missing, or one has another type.
+    """
+    if problem := _column_problem(schema, metadata):
+        raise CacheFormatError(
+            f"{where} says that it is a space of embcache, and its {problem}. Move the table away; "
+            "its texts are encoded again."
+        )
+
+
+def _column_problem(schema: pa.Schema, metadata: SpaceMetadata) -> str | None:
+    layout = schema_layout(schema)
+    if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+        return f"column {twice[0]} is there twice"
+    if missing := {"key", "checksum", layout.value} - set(schema.names):
+        return f"columns are missing: {', '.join(sorted(missing))}"
+    kind = schema.field(layout.value).type
+    if layout is VECTORS and not (pa.types.is_fixed_size_list(kind) and kind.list_size > 0):
+        return f"column vector is {kind}, not fixed_size_list<float>"
+    expected = space_schema(layout, value_dim(schema), metadata, store_text=True)
+    for field in schema:
+        if field.name in expected.names and field.type != expected.field(field.name).type:
+            return f"column {field.name} is {field.type}, not {expected.field(field.name).type}"
+    return None
+
+
 def is_space(schema: pa.Schema) -> bool:
     """Whether the table calls itself a space of embcache, of whatever format version."""
     return _FORMAT in (schema.metadata or {})
@@ -137,21 +175,37 @@ def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:
             f"{where} is a Lance table but not one that embcache wrote: its schema metadata has no "
             f"{_FORMAT.decode()}. Use another cache_path, or move the table away."
         )
-    found = raw[_FORMAT].decode()
-    if not found.isdecimal() or int(found) > FORMAT_VERSION:
+    found = raw[_FORMAT].decode(errors="backslashreplace")
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", found) or int(found) > FORMAT_VERSION:
         raise CacheFormatError(
-            f"{where} has format version {found}; this embcache ({embcache_version()}) reads up to "
-            f"{FORMAT_VERSION}. Upgrade with `pip install -U embcache`, or use another cache_path."
+            f"{where} has format version {found[:40]}; this embcache ({embcache_version()}) reads "
+            f"up to {FORMAT_VERSION}. Upgrade with `pip install -U embcache`, or use another "
+            "cache_path."
         )
     try:
         return SpaceMetadata(
             identity=Identity.from_json(raw[_IDENTITY].decode()),
-            model=raw[_MODEL].decode(),
-            engine_version=raw[_ENGINE].decode(),
-            embcache_version=raw[_WRITER].decode(),
+            model=_text(raw, _MODEL),
+            engine_version=_text(raw, _ENGINE),
+            embcache_version=_text(raw, _WRITER),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except CacheFormatError as error:
+        raise CacheFormatError(
+            f"{where} has format version {found} but unreadable schema metadata. {error}"
+        ) from error
+    except (KeyError, UnicodeDecodeError) as error:
         raise CacheFormatError(
             f"{where} has format version {found} but unreadable schema metadata "
             f"({type(error).__name__}: {error}). Move the table away; its texts are encoded again."
         ) from error
+
+
+def _text(raw: Mapping[bytes, bytes], name: bytes) -> str:
+    """An entry that people read; in a message, in a table's name, on a terminal."""
+    if len(raw[name]) > _MOST_BYTES:
+        raise CacheFormatError(
+            f"The schema metadata {name.decode()} is {len(raw[name]):,} bytes long, and at most "
+            f"{_MOST_BYTES:,} are read. embcache did not write this. Move the table away; its "
+            "texts are encoded again."
+        )
+    return raw[name].decode()

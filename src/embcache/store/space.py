@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from embcache.errors import CacheError
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
+from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
 from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
 from embcache.store.reader import Reader, open_table
@@ -30,6 +31,7 @@ from embcache.store.schema import (
     value_dim,
 )
 from embcache.store.snapshot import SpaceSnapshot, extended_index
+from embcache.store.untrusted import check_folder
 from embcache.store.verify import batch_keys
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class Space:
         self._metadata = metadata
         self._new_layout = layout
         self._store_text = store_text
-        self._lock = threading.RLock()
+        self._lock = ForkLock()
         self._snapshot = SpaceSnapshot()
 
     @property
@@ -253,6 +255,7 @@ class Space:
         once, the second creation may commit as an overwrite (Lance 13), and take the rows with it
         that the first has written by then.
         """
+        check_folder(Path(self.location.uri))  # Lance would create it where a link points to
         schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
         options = {"new_table_enable_stable_row_ids": "true"}
         with self.location.made_elsewhere() as hidden:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from embcache.identity import keys as key_bytes
@@ -62,8 +63,12 @@ def verify(batch: pa.RecordBatch, layout: Layout) -> Verified:
         layout: Whether the values are vectors or scores.
     """
     keys, values = batch_keys(batch), batch_values(batch, layout)
-    sums = batch.column("checksum").to_numpy(zero_copy_only=False)
-    return Verified(batch, keys, values, damaged_rows(keys, values, sums))
+    sums = pc.fill_null(batch.column("checksum"), 0).to_numpy(zero_copy_only=False)
+    damaged = damaged_rows(keys, values, sums)
+    for name in ("key", "checksum"):  # never null in what embcache wrote
+        if batch.column(name).null_count:
+            damaged |= batch.column(name).is_null().to_numpy(zero_copy_only=False)
+    return Verified(batch, keys, values, damaged)
 
 
 def batch_keys(batch: pa.RecordBatch | pa.Table) -> Keys:
@@ -79,16 +84,22 @@ def batch_keys(batch: pa.RecordBatch | pa.Table) -> Keys:
 
 
 def batch_values(batch: pa.RecordBatch, layout: Layout) -> Values:
-    """The value column of `n` rows, `(n, dim) float32`; a null component becomes NaN.
+    """The value column of `n` rows, `(n, dim) float32`; what is null becomes NaN.
 
     Where there are no nulls this is a view of Arrow's buffer, not a copy.
     """
+    values: Values
     column = batch.column(layout.value)
     if layout.value == "score":
         flat, dim = column, 1
     else:
         flat, dim = column.flatten(), column.type.list_size
-    values: Values = flat.to_numpy(zero_copy_only=False).reshape(len(column), dim)
+        if column.null_count:  # of whole vectors, which `flatten` leaves out
+            values = np.full((len(column), dim), np.nan, np.float32)
+            there = column.is_valid().to_numpy(zero_copy_only=False)
+            values[there] = flat.to_numpy(zero_copy_only=False).reshape(-1, dim)
+            return values
+    values = flat.to_numpy(zero_copy_only=False).reshape(len(column), dim)
     return values
 
 

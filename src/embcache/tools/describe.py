@@ -93,8 +93,9 @@ def describe(space: Space) -> SpaceDescription:
         for name in counted:
             uncounted[name] += _count(counters[name], batch.column(name))
         _count(tokens, batch.column("n_tokens"), limit=None)
-        bounds = pc.min_max(batch.column("created_at")).as_py()
-        moments = [m for m in (*moments, *bounds.values()) if m is not None]
+        bounds = pc.min_max(batch.column("created_at"))
+        found = (_moment(bounds[name]) for name in ("min", "max"))
+        moments = [m for m in (*moments, *found) if m is not None]
         moments = [min(moments), max(moments)] if moments else []
     return SpaceDescription(
         location=space.location,
@@ -115,6 +116,15 @@ def describe(space: Space) -> SpaceDescription:
         first_written=moments[0] if moments else None,
         last_written=moments[-1] if moments else None,
     )
+
+
+def _moment(value: pa.TimestampScalar) -> datetime | None:
+    """A time; None for null, and for what is beyond Python's years, which nobody wrote."""
+    try:
+        moment: datetime | None = value.as_py()
+    except (OverflowError, ValueError):
+        return None
+    return moment
 
 
 def _countable(layout: Layout) -> tuple[str, ...]:

@@ -17,13 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embcache.errors import CacheError, CacheFormatError, ConfigError
+from embcache.errors import CacheError, CacheFormatError, ConfigError, shown
 from embcache.identity.home import user_path
 from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
 from embcache.store import VECTORS, Database, Location, Rows
 from embcache.store.schema import (
     SpaceMetadata,
+    check_columns,
     embcache_version,
     is_space,
     read_metadata,
@@ -37,6 +38,7 @@ from embcache.tools.merge import Appender, target_space
 logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 4096
+_MOST_COMPONENTS = 2**20  # of a vector; models have some thousand
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def import_file(
         appender = Appender(space, value_dim(schema))
         rows = refused = 0
         for batch in batches:
+            batch.validate(full=True)  # Arrow would read where the file says, beyond its end too
             part = verify(batch, layout)
             bad = part.damaged | (key_fits(batch, part.keys, layout, metadata.identity) == 0)
             rows, refused = rows + len(bad), refused + int(bad.sum())
@@ -191,33 +194,36 @@ def _check_schema(file: Path, schema: pa.Schema, metadata: SpaceMetadata) -> Non
         raise CacheFormatError(
             f"{file} has no column {', '.join(sorted(missing))}. Give a file that `export` wrote."
         )
-    if "halffloat" in str(schema.field(value).type):
+    if schema.names.count(value) == 1 and "halffloat" in str(schema.field(value).type):
         raise ConfigError(
             f"{file} holds float16 values: they are rounded, and not the bits of an engine that "
             f"computes in {metadata.identity.dtype}. Import a float32 export."
         )
-    expected = space_schema(schema_layout(schema), value_dim(schema), metadata, store_text=True)
-    for name in schema.names:
-        if name in expected.names and schema.field(name).type != expected.field(name).type:
-            raise CacheFormatError(
-                f"{file}: column {name} is {schema.field(name).type}, not "
-                f"{expected.field(name).type}. Give a file that `export` wrote."
-            )
+    check_columns(schema, metadata, str(file))
 
 
 def _numpy_cache(folder: Path) -> tuple[dict[str, int], npt.NDArray[np.float32]]:
+    """Which row each hash has, and all rows; the files may be anybody's, so nothing is believed."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         dim = int((folder / "dimension").read_text(encoding="utf-8"))
         file = folder / "vectors.npy"  # not in NumPy's format, whatever its name says
+        if not isinstance(index, dict) or not all(map(_is_row, index.values())):
+            raise ValueError("index.json does not map hashes to numbers of rows")
+        if not 0 < dim <= _MOST_COMPONENTS:
+            raise ValueError(f"a dimension of {shown(dim)}")
         shape = (file.stat().st_size // (4 * dim), dim)
         vectors = np.memmap(file, dtype="<f4", mode="r", shape=shape)
-    except (OSError, ValueError, ZeroDivisionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{folder} is no NumpyCache of mteb's: {error}. Give a folder with vectors.npy, "
             "index.json and dimension; mteb makes one for each task and prompt type."
         ) from error
-    return {str(key): int(row) for key, row in index.items()}, vectors
+    return index, vectors
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
 
 
 def _hash(text: str) -> str:

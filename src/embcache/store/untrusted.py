@@ -1,0 +1,94 @@
+"""Tables from someone else: what a table's folder may hold, and what its manifest may point at.
+
+Lance follows links, and its clean-up removes from a linked folder what no version of the table
+names: somebody's files. Measured with Lance 14: a link in `data`, `_deletions` or `_indices` is
+enough. Its manifests may name other folders, or stores in the network, to read rows from (shallow
+clones). And opening a pipe waits for whoever writes to it. So all of this is refused when a table
+is opened, by whatever command, before Lance sees it.
+
+Two kinds of links are followed, knowingly. A table that is one itself, to a table of the same
+identity, is that table, on another disk, say: rows are added to it, and only what is its own is
+cleaned up; `remove` refuses it. And single files, as DVC and git-annex have them: their rows are
+checked like all others, and Lance never writes into a file that is there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lance
+
+from embcache.errors import CacheError
+
+
+def check_name(table: Path) -> None:
+    """Refuse a table with a name that cannot be shown on a line of its own.
+
+    Raises:
+        CacheError: It holds a line end, say.
+    """
+    if not table.name.isprintable():
+        raise CacheError(
+            f"{str(table)!r} is no name of a table: it holds characters that are not printable. "
+            "embcache makes no such names. Rename or remove the folder by hand."
+        )
+
+
+def check_folder(table: Path) -> None:
+    """Refuse a table that is not all in its own folder.
+
+    Raises:
+        CacheError: A folder in it is a symbolic link, or the table is one and points to no table;
+            or there is a pipe or a device. A folder that is not there is none of these.
+    """
+    check_name(table)
+    for entry in _refused(table):
+        kind = "no file"
+        if os.path.islink(entry):
+            there = os.path.isdir(entry)
+            kind = f"a symbolic link to a {'folder' if there else 'place where no file is'}"
+        raise CacheError(
+            f"{table} is not opened: {entry} is {kind}, and a table's files are all in its own "
+            "folder. Compacting it would remove what is in others. Put the folder itself there "
+            "(cp -rL), or move the table away; its texts are encoded again."
+        )
+
+
+def check_manifest(dataset: lance.LanceDataset, table: object) -> None:
+    """Refuse a table whose rows lie elsewhere.
+
+    Args:
+        dataset: Opened, and nothing read from it.
+        table: Names it in errors.
+
+    Raises:
+        CacheError: Its manifest names other places.
+    """
+    # Younger than the oldest Lance that works.
+    bases: Mapping[int, Any] = getattr(dataset, "base_paths", dict)()
+    if bases:
+        places = ", ".join(str(base.path) for base in bases.values())
+        raise CacheError(
+            f"{table} is not opened: its manifest has rows lie elsewhere, in {places}. Give that "
+            "cache itself, or move the table away; its texts are encoded again."
+        )
+
+
+def _refused(table: Path) -> Iterator[str]:
+    """All in a table that is neither folder nor file; the table where it is a link to none."""
+    if table.is_symlink() and not any((table / "_versions").glob("*.manifest")):
+        yield str(table)
+        return
+    folders = [str(table)]
+    while folders:
+        # Another process may remove an old index's folder, or a file, at this moment.
+        with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif not entry.is_file() and os.path.lexists(entry.path):
+                    yield entry.path
