@@ -55,6 +55,18 @@ class CacheFormatError(CacheError):
     """A space was written by a newer embcache, or not by embcache at all."""
 
 
+class NewerFormatError(CacheFormatError):
+    """A space was written by a newer embcache: it is whole, and this one cannot read it."""
+
+
+class DamagedSpaceError(CacheError):
+    """A file of a space is missing, or does not hold what was written to it."""
+
+
+class CacheWriteError(CacheError):
+    """The cache cannot be written: disk full, quota, permissions, a folder that is gone."""
+
+
 class ForkedProcessError(EmbcacheError, RuntimeError):
     """A fork uses the cache that its process has used before; the cache itself is sound."""
 

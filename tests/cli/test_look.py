@@ -125,6 +125,18 @@ def test_a_space_with_a_broken_file_does_not_hide_the_others(run: Run, cache: Pa
     assert len(result.stdout.splitlines()) == 3
 
 
+def test_ls_says_what_was_set_aside(cache: Path) -> None:
+    (folder,) = cache.glob("*e5*float32*.lance")
+    folder.rename(cache / f"{folder.name}.damaged-20261125T120000")
+    (other,) = cache.glob("*bge*.lance")
+    manifest = next((other / "_versions").iterdir())
+    (other / "_versions" / f"{manifest.name}.damaged-20261125T120000").write_bytes(b"")
+    result = CliRunner().invoke(app, ["ls", str(cache)])
+    assert result.exit_code == 0 and "float32" not in result.stdout
+    said = [line for line in result.stderr.splitlines() if line.startswith("Set aside as damaged")]
+    assert len(said) == 2 and folder.name in said[1] and manifest.name in said[0]
+
+
 def test_show(run: Run) -> None:
     text = run("show", "e5-small--float32")
     for fact in (

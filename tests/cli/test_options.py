@@ -161,6 +161,6 @@ def test_every_argument_of_the_encoder_is_an_option_of_eval_and_warm() -> None:
     """But of warm, those that make no sense for it."""
     arguments = {*inspect.signature(VllmEncoderWrapper).parameters} - {"kwargs", "make_engine"}
     arguments = (arguments - {"cache_path"}) | {"cache", "lora_request", "engine_arg"}
-    without = {"on_miss", "read_only", "truncate_dim"}
+    without = {"on_miss", "read_only", "on_write_error", "truncate_dim"}
     assert arguments <= {*inspect.signature(evaluate.evaluate).parameters}
     assert {*inspect.signature(warm.warm).parameters} & (arguments | without) == arguments - without

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,10 +36,10 @@ def start(path: Path, count: int = TEXTS, first: int = 0) -> subprocess.Popen[st
     return process
 
 
-def finish(path: Path, texts: list[str]) -> tuple[np.ndarray, FakeEngine]:
+def finish(path: Path, texts: list[str], **kwargs: Any) -> tuple[np.ndarray, FakeEngine]:
     engine = FakeEngine(batch_size=500)
     space = Database(path, writable=True).space(writer.IDENTITY, "m", "v", store_text=True)
-    vectors, _ = Pipeline(engine, writer.IDENTITY, space).encode(
+    vectors, _ = Pipeline(engine, writer.IDENTITY, space, **kwargs).encode(
         TextRequest(texts=texts, show_progress=False)
     )
     return vectors, engine
@@ -89,8 +90,11 @@ def test_disk_full(tmp_path: Path) -> None:
         from embcache import CacheError
 
         with pytest.raises(CacheError, match=r"No space left on device.*Rows committed before"):
-            finish(small, writer.texts(60_000))
+            finish(small, writer.texts(60_000), on_write_error="raise")
         space = Database(small, writable=False).space(writer.IDENTITY, "m", "v", store_text=True)
         assert len(space.refresh()) > 0
+        texts = writer.texts(60_000)
+        vectors, _ = finish(small, texts)
+        assert (vectors[::7] == np.stack([fake_vector(text) for text in texts[::7]])).all()
     finally:
         subprocess.run(["umount", str(small)], check=True)

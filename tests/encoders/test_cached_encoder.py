@@ -713,5 +713,9 @@ def test_a_cache_without_hard_links_is_found_out_before_the_model_runs(
     model = FakeModel()
     assert hits(make(model), ["a"]) == 1
     with pytest.raises(CacheError, match="a hard link is refused"):
-        encode(make(model), ["a", "b"])
+        encode(make(model, on_write_error="raise"), ["a", "b"])
     assert model.encoded == []
+    going_on = make(model)
+    assert len(encode(going_on, ["a", "b"])) == 2 and going_on.total.unwritten == 1
+    with pytest.raises(ConfigError, match=r"on_write_error='stop' is unknown\. Use one of warn"):
+        make(model, on_write_error="stop")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import os
@@ -33,7 +34,15 @@ from mteb.types import PromptType
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from embcache import Cache, CacheError, ConfigError, InputError, LanceCache, NonFiniteError
+from embcache import (
+    Cache,
+    CacheError,
+    CacheWriteError,
+    ConfigError,
+    InputError,
+    LanceCache,
+    NonFiniteError,
+)
 from embcache.store import Space
 from tests.conftest import ROOT, loader
 from tests.fakes import fake_vector
@@ -867,8 +876,53 @@ def test_a_table_that_cannot_be_written_is_found_out_before_the_model_runs(
     encode(CachedEmbeddingWrapper(CountingModel(), tmp_path, cache_backend=LanceCache), ["a"])
     no_hard_links(monkeypatch)
     model = CountingModel()
-    wrapped = CachedEmbeddingWrapper(model, tmp_path, cache_backend=LanceCache)
+    strict = functools.partial(LanceCache, on_write_error="raise")
+    wrapped = CachedEmbeddingWrapper(model, tmp_path, cache_backend=strict)
     encode(wrapped, ["a"])
     with pytest.raises(CacheError, match="a hard link is refused"):
         encode(wrapped, ["a", "b"])
     assert model.calls == []
+
+
+def test_a_table_that_cannot_be_written_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        no_hard_links(patch)
+        patch.setattr(Space, "add", cannot_be_written)
+        cache, items = LanceCache(tmp_path), [{"text": text} for text in "abc"]
+        assert cache.get_vector(items[0]) is None
+        vectors = np.stack([fake_vector(text, DIM) for text in "abc"])
+        cache.add(items, vectors)
+        cache.save()
+        cache.save()
+        assert (cache.get_vector(items[1]) == vectors[1]).all()
+    assert sum("cannot be written" in r.getMessage() for r in caplog.records) == 1
+    cache.save()
+    assert (LanceCache(tmp_path).get_vector(items[2]) == vectors[2]).all()
+
+
+def cannot_be_written(*_: Any) -> None:
+    raise CacheWriteError("No space left on device")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_a_damaged_data_file_costs_its_rows(tmp_path: Path, keep: float) -> None:
+    cache = LanceCache(tmp_path)
+    for text in "ab":
+        cache.add([{"text": text}], fake_vector(text, DIM)[None])
+        cache.save()
+    for text in "ab":  # one whose rows are read, and one that is opened after it
+        path = next(
+            p
+            for p in tmp_path.rglob("data/*")
+            if fake_vector(text, DIM).tobytes() in p.read_bytes()
+        )
+        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+        cache = cache if text == "a" else LanceCache(tmp_path)
+        found = [cache.get_vector({"text": one}) for one in "ab"]
+        assert found[0] is None and (found[1] is None) == (text == "b")
+        assert len(cache) == (text == "a")
+    cache.add([{"text": "a"}], fake_vector("a", DIM)[None])
+    cache.save()
+    assert (LanceCache(tmp_path).get_vector({"text": "a"}) == fake_vector("a", DIM)).all()

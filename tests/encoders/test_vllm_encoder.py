@@ -513,9 +513,11 @@ class TestAutoDtype:
     ) -> None:
         no_hard_links(monkeypatch)
         with pytest.raises(CacheError, match="a hard link is refused"):
-            encode(make_encoder(dtype="auto"), ["a"])
+            encode(make_encoder(dtype="auto", on_write_error="raise"), ["a"])
         assert fake_engines[0].starts == 0
         assert list((tmp_path / "cache").iterdir()) == []
+        encoder = make_encoder(dtype="auto")
+        assert encode(encoder, ["a"]).shape == (1, 8) and encoder.stats.unwritten == 1
 
     def test_on_miss_raise_counts_where_nothing_is_cached(self, make_encoder: Make) -> None:
         with pytest.raises(MissingTextsError, match="2 of 2 texts"):

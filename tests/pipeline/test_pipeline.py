@@ -13,6 +13,7 @@ import pytest
 from embcache import (
     CacheError,
     ChangedModelError,
+    DamagedSpaceError,
     EngineError,
     InputError,
     MissingTextsError,
@@ -269,8 +270,8 @@ def test_a_damaged_file_is_no_compaction(make: Make, space: Space) -> None:
     run(make(), TEXTS)
     for path in data_files(space):
         path.unlink()
-    with pytest.raises(CacheError, match="Reading vectors from"):
-        run(make(), TEXTS)
+    with pytest.raises(DamagedSpaceError, match="Reading vectors from"):
+        run(make(on_miss="raise", write=False), TEXTS)
 
 
 def test_a_failing_write_is_heard_of(
@@ -482,7 +483,7 @@ def test_a_space_that_cannot_be_written_is_found_out_before_the_engine_starts(
     engine = FakeEngine()
     with refused(*(path for path in folder(theirs).rglob("*") if path.is_dir())):
         space = Database(shared_folder, writable=True).space(IDENTITY, "name", "fake")
-        pipeline = Pipeline(engine, IDENTITY, space)
+        pipeline = Pipeline(engine, IDENTITY, space, on_write_error="raise")
         assert (run(pipeline, TEXTS) == expected(TEXTS)).all()  # hits need no commit
         for _ in range(2):
             with pytest.raises(CacheError, match="data: writing a file is refused"):
@@ -506,7 +507,7 @@ def test_damaged_rows_of_a_space_that_cannot_be_written(
     no_hard_links(monkeypatch)
     engine = FakeEngine()
     with pytest.raises(CacheError, match="a hard link is refused"):
-        run(make(engine=engine), TEXTS)
+        run(make(engine=engine, on_write_error="raise"), TEXTS)
     assert engine.starts == 0
 
 
@@ -515,5 +516,5 @@ def test_a_space_that_cannot_be_made(
 ) -> None:
     no_hard_links(monkeypatch)
     with pytest.raises(CacheError, match="a hard link is refused"):
-        run(make(), TEXTS)
+        run(make(on_write_error="raise"), TEXTS)
     assert engine.starts == 0

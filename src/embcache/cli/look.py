@@ -80,6 +80,8 @@ def list_spaces(
         out.print(_spaces_table(described, narrow=out.width < _NARROW))
     elif not errors:
         print_text(f"There are no spaces in {where}.{hint_of(where)}")
+    for place in where.left_aside():
+        print_note(f"Set aside as damaged, and used by nothing: {place}")
     for error in errors:
         print_error(error)
     if errors:

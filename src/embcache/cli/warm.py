@@ -169,7 +169,9 @@ def warm(
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper  # and mteb, which takes seconds
 
     pick = _shard(shard)
-    wrapper = VllmEncoderWrapper(model, revision, cache_path=cache, read_only=dry_run, **encoder)
+    wrapper = VllmEncoderWrapper(
+        model, revision, cache_path=cache, read_only=dry_run, on_write_error="raise", **encoder
+    )
     if note := sources.prompt_note(wrapper):
         print_note(note)
     if dry_run:

@@ -199,6 +199,10 @@ class CacheArguments(Arguments):
         metadata=_doc("What is not cached is encoded; raise: never start an engine, fail."),
     )
     read_only: bool = field(default=False, metadata=_doc("Use the cache, write nothing to it."))
+    on_write_error: Literal["warn", "raise"] = field(
+        default="warn",
+        metadata=_doc("Where the cache cannot be written, go on without; raise: stop."),
+    )
     store_text: bool = field(
         default=True, metadata=_doc("Whether a new space keeps texts beside its values.")
     )

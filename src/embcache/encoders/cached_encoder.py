@@ -28,7 +28,7 @@ from embcache.identity.live_model import (
     sentence_transformer,
 )
 from embcache.identity.prompt_rules import Call, find_rule
-from embcache.pipeline.pipeline import OnMiss, Pipeline, check_on_miss
+from embcache.pipeline.pipeline import OnMiss, OnWriteError, Pipeline, check_policies
 from embcache.pipeline.result import Truncation
 from embcache.pipeline.stats import EncodeStats
 from embcache.store import Database
@@ -77,6 +77,9 @@ class CachedEncoder:
         on_miss: "encode" sends texts that are not cached to the model; "raise" never calls the
             model and raises MissingTextsError instead.
         read_only: Whether to use the cache and write nothing to it.
+        on_write_error: What happens where the cache cannot be written (disk full, quota, a folder
+            that is gone or made read-only): "warn" goes on without writing, says so once, and tries
+            again in the next call; "raise" raises CacheWriteError.
         store_text: Whether a new space keeps text and prompt beside each vector.
         canaries: Whether to encode a few texts of embcache's own in each run, and to raise
             ChangedModelError where the space has other vectors for them: the model is then not
@@ -105,6 +108,7 @@ class CachedEncoder:
         applied_prompt: Callable[[TaskMetadata, PromptType | None], str] | None = None,
         on_miss: OnMiss = "encode",
         read_only: bool = False,
+        on_write_error: OnWriteError = "warn",
         store_text: bool = True,
         canaries: bool = True,
         truncate_dim: int | None = None,
@@ -112,13 +116,14 @@ class CachedEncoder:
         with home_needed():
             from mteb.models import ModelMeta
 
-        check_on_miss(on_miss)
+        check_policies(on_miss, on_write_error)
         if isinstance(model, CachedEncoder):
             raise ConfigError("CachedEncoder has a cache already. Use it as it is.")
         self._model = as_mteb_encoder(model)
         self._truncation = None if truncate_dim is None else Truncation(truncate_dim)
         self._write = not read_only and on_miss == "encode"
         self._on_miss: OnMiss = on_miss
+        self._on_write_error: OnWriteError = on_write_error
         self._store_text = store_text
         self._canaries = canaries
         meta = getattr(self._model, "mteb_model_meta", None) or ModelMeta.create_empty()
@@ -333,6 +338,7 @@ class CachedEncoder:
             on_miss=self._on_miss,
             write=self._write,
             truncation=self._truncation,
+            on_write_error=self._on_write_error,
             engine_lock=self._model_lock,
             canaries="before hits" if self._canaries else "never",
         )

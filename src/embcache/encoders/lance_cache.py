@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from embcache.encoders.inputs import OTHER_MODALITIES
-from embcache.errors import CacheError, ConfigError, InputError, NonFiniteError
+from embcache.errors import CacheError, CacheWriteError, ConfigError, InputError, NonFiniteError
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import ITEM_ALONE, Identity
 from embcache.identity.keys import text_keys
+from embcache.pipeline.pipeline import OnWriteError, check_policies
 from embcache.store import Database, Rows, Space, SpaceSnapshot, Verified
 from embcache.store.index import unique_keys
+from embcache.store.salvage import is_damage
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class LanceCache:
     Args:
         directory: Where the table is; made if need be.
         store_text: Whether the table keeps the texts beside their vectors.
+        on_write_error: What `save` does where the table cannot be written (disk full, say): "warn"
+            keeps what was added in memory, and says so once; "raise" raises CacheWriteError.
 
     Raises:
         ConfigError: No directory is given.
@@ -55,8 +59,13 @@ class LanceCache:
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str] | None = None, *, store_text: bool = True
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        store_text: bool = True,
+        on_write_error: OnWriteError = "warn",
     ) -> None:
+        check_policies("encode", on_write_error)
         if directory is None:
             raise ConfigError("LanceCache needs a directory: LanceCache('cache/my-model').")
         self._database = Database(directory, writable=True)
@@ -66,7 +75,8 @@ class LanceCache:
         self._snapshot = SpaceSnapshot()
         self._block: tuple[int, Verified] | None = None  # read ahead, and where it begins
         self._last = -1
-        self._tried = False
+        self._tried = self._told = False
+        self._on_write_error: OnWriteError = on_write_error
         self._opened()
 
     def add(self, items: Sequence[Mapping[str, Any]], vectors: Any) -> None:
@@ -111,8 +121,8 @@ class LanceCache:
 
         Raises:
             InputError: The item has neither text nor image, audio or video.
-            CacheError: The table cannot be read; or the item is missing, and the table cannot be
-                written.
+            CacheError: The table cannot be read; or, with `on_write_error="raise"`, the item is
+                missing, and the table cannot be written.
         """
         key = _key(item)
         self._opened()
@@ -149,8 +159,10 @@ class LanceCache:
     def save(self) -> None:
         """Commit what was added, in one transaction.
 
+        Where the table cannot be written, what was added is kept in memory for the next `save`.
+
         Raises:
-            CacheError: The table cannot be written; what was added is kept in memory.
+            CacheWriteError: It cannot be written, with `on_write_error="raise"`.
         """
         if not self._pending:
             return
@@ -160,6 +172,9 @@ class LanceCache:
             # Those that another process saved first keep its vectors.
             self._opened().add(Rows(keys, np.stack(vectors), {"text": texts, "prompt": None}))
             self._pending.clear()
+            self._told = False
+        except CacheWriteError as error:
+            self._refuse(error)
         finally:
             self.load()  # failed or not: rows may have moved
 
@@ -169,7 +184,13 @@ class LanceCache:
         Raises:
             CacheError: The table cannot be read.
         """
-        self._snapshot = self._opened().refresh()
+        space = self._opened()
+        try:
+            self._snapshot = space.refresh()
+        except CacheError as error:
+            if not is_damage(error):
+                raise
+            self._snapshot = space.salvage(write=True, values=False)
         self._block = None
         self._last = -1
 
@@ -192,9 +213,27 @@ class LanceCache:
 
     def _try_writing(self) -> None:
         """Try a commit out at the first miss: after it, mteb's wrapper encodes, and then saves."""
-        if not self._tried:
+        if self._tried:
+            return
+        try:
             self._opened().location.try_committing()
             self._tried = True
+        except CacheWriteError as error:
+            self._refuse(error)
+
+    def _refuse(self, error: CacheWriteError) -> None:
+        """Say once that nothing is written, until it is; or raise."""
+        if self._on_write_error == "raise":
+            raise error
+        if not self._told:
+            logger.warning(
+                "%s cannot be written, and the run goes on: vectors are kept in memory, %d by now, "
+                "until a save goes through. %s",
+                self._opened().location,
+                len(self._pending),
+                error,
+            )
+        self._told = True
 
     def _find(self, key: bytes) -> int:
         """Position of the row that was first committed with a key; negative if there is none."""
@@ -211,7 +250,13 @@ class LanceCache:
         if block is None or not start <= position < start + len(block.keys):
             forward = 0 < position - self._last <= _BLOCK_ROWS
             assert self._snapshot.reader is not None  # where a position is from
-            block = self._snapshot.reader.read_range(position, _BLOCK_ROWS if forward else 1)
+            try:
+                block = self._snapshot.reader.read_range(position, _BLOCK_ROWS if forward else 1)
+            except CacheError as error:
+                if not is_damage(error):
+                    raise
+                self._opened().salvage(write=True, values=True)
+                return None
             start = position
             self._block = (start, block)
         self._last = position

@@ -28,7 +28,7 @@ from embcache.identity.identity import (
 from embcache.identity.machine_memo import Memo
 from embcache.identity.pinned_arguments import PinnedArguments
 from embcache.identity.weights import resolve_model
-from embcache.pipeline.pipeline import Pipeline, check_on_miss
+from embcache.pipeline.pipeline import Pipeline, check_policies
 from embcache.pipeline.request import Request
 from embcache.pipeline.result import Truncation
 from embcache.pipeline.stats import EncodeStats
@@ -88,7 +88,7 @@ class VllmWrapperBase:
         truncation: Truncation | None = None,
         beside: Mapping[str, str] | None = None,
     ) -> None:
-        check_on_miss(cache.on_miss)
+        check_policies(cache.on_miss, cache.on_write_error)
         settled = normalize_dtype(engine.dtype)
         arguments = engine.for_vllm()
         changing = vector_arguments({k: v for k, v in arguments.items() if k != "lora_request"})
@@ -234,6 +234,7 @@ class VllmWrapperBase:
             write=self._write,
             check_engine=self._check_engine,
             truncation=self._truncation,
+            on_write_error=self._cache.on_write_error,
             canaries="at start" if self._cache.canaries else "never",
         )
 
@@ -243,7 +244,7 @@ class VllmWrapperBase:
         dtype = self._auto.settle(cached)
         if dtype is None:
             # Everything is a miss, so the engine is needed anyway, and knows.
-            if self._write and self._database is not None:
+            if self._write and self._database is not None and self._cache.on_write_error == "raise":
                 self._database.try_creating()
             with tqdm(
                 desc="starting engine",

@@ -48,6 +48,9 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         on_miss: "encode" sends pairs that are not cached to the engine; "raise" never starts an
             engine and raises MissingTextsError instead.
         read_only: Whether to use the cache and write nothing to it.
+        on_write_error: What happens where the cache cannot be written (disk full, quota, a folder
+            that is gone or made read-only): "warn" goes on without writing, says so once, and tries
+            again in the next call; "raise" raises CacheWriteError.
         store_text: Whether a new space keeps both texts and prefixes beside each score.
         canaries: Whether to encode a few pairs of embcache's own whenever the engine has started,
             and to raise ChangedModelError where the space has other scores for them: the engine is

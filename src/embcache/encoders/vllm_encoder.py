@@ -81,6 +81,9 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         on_miss: "encode" sends texts that are not cached to the engine; "raise" never starts an
             engine and raises MissingTextsError instead.
         read_only: Whether to use the cache and write nothing to it.
+        on_write_error: What happens where the cache cannot be written (disk full, quota, a folder
+            that is gone or made read-only): "warn" goes on without writing, says so once, and tries
+            again in the next call; "raise" raises CacheWriteError. `warm` always raises it.
         store_text: Whether a new space keeps text and prompt beside each vector.
         canaries: Whether to encode a few texts of embcache's own whenever the engine has started,
             and to raise ChangedModelError where the space has other vectors for them: the engine is

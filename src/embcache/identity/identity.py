@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import xxhash
 
-from embcache.errors import CacheFormatError, ConfigError, shown
+from embcache.errors import CacheFormatError, ConfigError, NewerFormatError, shown
 from embcache.identity.strict_json import StrictJsonError, read_object
 
 SPEED_ARGUMENTS = frozenset(
@@ -154,21 +154,22 @@ class Identity:
             text: The JSON.
 
         Raises:
-            CacheFormatError: It has a field that this embcache does not know, lacks one, or has
-                one of another type; or it is no JSON within the bounds of `strict_json`.
+            NewerFormatError: It has a field that this embcache does not know.
+            CacheFormatError: It lacks a field, or has one of another type; or it is no JSON within
+                the bounds of `strict_json`.
         """
         try:
             fields = read_object(text)
         except StrictJsonError as error:
             raise CacheFormatError(f"The identity {error}. {_NOT_OURS}") from error
         known = {field.name for field in dataclasses.fields(cls)}
+        if fewer := sorted(known - fields.keys()):
+            raise CacheFormatError(f"The identity lacks the fields {shown(fewer)}. {_NOT_OURS}")
         if more := sorted(fields.keys() - known):
-            raise CacheFormatError(
+            raise NewerFormatError(
                 f"The identity has fields that this embcache does not know: {shown(more)}. A newer "
                 "one wrote it: upgrade with `pip install -U embcache`, or use another cache_path."
             )
-        if fewer := sorted(known - fields.keys()):
-            raise CacheFormatError(f"The identity lacks the fields {shown(fewer)}. {_NOT_OURS}")
         for name, value in fields.items():
             wanted = dict if name == "arguments" else str
             if not isinstance(value, wanted):

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from embcache.engine.base import Engine
-from embcache.errors import CacheError, ChangedModelError, EngineError
+from embcache.errors import CacheError, CacheWriteError, ChangedModelError, EngineError
 from embcache.identity.keys import Keys, to_bytes
 from embcache.pipeline.cosine import cosines
 from embcache.pipeline.request import Request
 from embcache.store import Rows, Space
+from embcache.store.space import CANARIES
 from embcache.store.verify import Values
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,13 @@ class Canaries:
             new, self._new = self._new, None
             try:
                 self._space.canaries.add(new)
-            except CacheError as error:  # of the net beside the cache; the rows are written
+            except CacheWriteError as error:  # of the net beside the cache; the rows are written
+                logger.warning(
+                    "The canaries of %s could not be written; the next run tries again. %s",
+                    self._space.location,
+                    error,
+                )
+            except CacheError as error:
                 self._warn(error)
 
     def _known(self) -> _Known:
@@ -128,7 +135,7 @@ class Canaries:
             "filled it: %s Delete %s, and the next write adds them again.",
             self._space.location,
             error,
-            self._space.canaries.location,
+            self._space.location.table(CANARIES),
         )
 
     def _read(self) -> _Known:

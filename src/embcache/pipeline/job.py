@@ -12,7 +12,7 @@ from embcache.errors import CacheError
 from embcache.identity.keys import Keys
 from embcache.pipeline.request import Request
 from embcache.pipeline.result import Result
-from embcache.store import Rows, Snapshot, Store
+from embcache.store import Overlay, Rows, Snapshot
 from embcache.store.index import Positions
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ class Job:
 
     Attributes:
         refused: Items that the engine refused, and why; of duplicates, the first.
+        told: Whether the user was told that what is encoded is not kept.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Job:
         request: Request,
         keys: Keys,
         source: Positions,
-        store: Store,
+        store: Overlay,
         snapshot: Snapshot,
         result: Result | None,
     ) -> None:
@@ -48,6 +49,7 @@ class Job:
         self.keys = keys
         self.source = source
         self.refused: dict[int, str] = {}
+        self.told = False
         self.store = store
         self.snapshot = snapshot
         self.result = result
@@ -71,7 +73,8 @@ class Job:
 
         A compaction by another process may remove the files of the version that was looked up in.
         The error is then the same as for damage, but there is a newer version of the table: the
-        rows are looked up and read again in that.
+        rows are looked up and read again in that. Where there is none, the store is asked to leave
+        out what cannot be read, and its rows are among those that it has not.
 
         Returns:
             The rows that the store has not, or not intact, sorted.
@@ -80,11 +83,12 @@ class Job:
             snapshot = self.snapshot
             try:
                 return self._read(rows)
-            except CacheError:
+            except CacheError as error:
                 self.refresh()
                 if self.snapshot is snapshot:
-                    raise
-                logger.info("%s was compacted meanwhile; reading again", self.store.name)
+                    self.snapshot = self.store.leave_out(error)
+                else:
+                    logger.info("%s was compacted meanwhile; reading again", self.store.name)
         return self._read(rows)
 
     def keep(self, rows: Positions, embedded: Embedded) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from embcache.engine.base import Engine
 from embcache.engine.failures import memory_advice, said
 from embcache.errors import (
+    CacheError,
     EngineError,
     MissingTextsError,
     NonFiniteError,
@@ -71,6 +72,41 @@ def refused_error(
         f"{len(rows)} of {len(request)} {request.unit}s cannot be encoded. {examples}"
         f"{f'; and {more} more (error.rows has them all)' if more > 0 else ''}. {others}",
         rows,
+    )
+
+
+def unwritten_message(
+    request: Request, missing: int, written: int, space: Space | None, error: CacheError
+) -> str:
+    """Say that what a call encodes is not kept.
+
+    Args:
+        request: The request that has the items.
+        missing: How many of them are encoded.
+        written: How many of these are in the space by now.
+        space: The space.
+        error: Why no more are.
+
+    Returns:
+        Sentences, for a warning.
+    """
+    return (
+        f"{'no cache' if space is None else space.location} cannot be written, and the run goes on "
+        f"without: {missing - written} of {missing} {request.unit}s that were not cached are "
+        f"encoded and returned, but not kept; {written} are. A later call tries to write again. "
+        f'{error} on_write_error="raise" stops the run instead.'
+    )
+
+
+def failing_error(name: str) -> CacheError:
+    """Make the error for rows that are damaged as soon as they are written.
+
+    Args:
+        name: The store's.
+    """
+    return CacheError(
+        f"{name}: rows written a moment ago fail their checksum. The disk or its memory is "
+        "failing; use another cache_path."
     )
 
 

@@ -14,24 +14,30 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from embcache.engine.base import Embedded, Engine
-from embcache.errors import CacheError, ConfigError, RefusedTextsError
+from embcache.errors import CacheError, CacheWriteError, ConfigError, RefusedTextsError
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
 from embcache.pipeline.canaries import Canaries
 from embcache.pipeline.chunks import Chunker, Refuse
 from embcache.pipeline.embedding import Embedder, Limit
 from embcache.pipeline.job import Job
-from embcache.pipeline.messages import missing_error, refused_error
+from embcache.pipeline.messages import (
+    failing_error,
+    missing_error,
+    refused_error,
+    unwritten_message,
+)
 from embcache.pipeline.request import Request
 from embcache.pipeline.result import Result, Truncation, Vectors
 from embcache.pipeline.stats import Bar, EncodeStats, Watcher
-from embcache.store import Overlay, Space, Store
+from embcache.store import Overlay, Space
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
 
 logger = logging.getLogger(__name__)
 
 OnMiss = Literal["encode", "raise"]
+OnWriteError = Literal["warn", "raise"]
 CompareCanaries = Literal["at start", "before hits", "never"]
 
 _ATTEMPTS = 3  # at rows that other processes move or damage meanwhile
@@ -56,6 +62,8 @@ class Pipeline:
         truncation: Cuts vectors on their way to the caller; None to return them whole.
         engine_lock: Held while the engine works. Pipelines that share an engine must share its
             lock; None makes one.
+        on_write_error: What becomes of a call to `encode` where the space cannot be written: "warn"
+            goes on, with what it computes in memory; "raise" ends it. `fill` is always ended.
         canaries: When the space's canaries are compared with the engine: "at start", after each
             start of the engine and before it is used; "before hits", besides, before the first
             hit is handed out; or "never".
@@ -77,15 +85,17 @@ class Pipeline:
         check_engine: Callable[[], None] = lambda: None,
         truncation: Truncation | None = None,
         engine_lock: ForkLock | None = None,
+        on_write_error: OnWriteError = "warn",
         canaries: CompareCanaries = "at start",
     ) -> None:
         self._engine = engine
         self._on_miss = on_miss
+        self._on_write_error = on_write_error
         self._write = write and space is not None
         self._check_engine = check_engine
         self._truncation = truncation
         self._engine_lock = engine_lock or ForkLock()
-        self._warned = self._tried = False
+        self._warned = self._tried = self._told = False
         self._canaries: Canaries | None = None
         if space is not None and canaries != "never":
             self._canaries = Canaries(engine, space, identity.to_bytes(), write=self._write)
@@ -111,10 +121,10 @@ class Pipeline:
                 then; where nothing is written, it is raised as soon as one is found.
             ConfigError: More components are to be kept than the vectors have.
             MissingTextsError: Items are missing and `on_miss="raise"`.
-            CacheError: The space cannot be read or written.
+            CacheError: The space cannot be read; or, with `on_write_error="raise"`, written.
             EngineError: The engine does not start, fails, or returns NaN or infinity.
         """
-        store = self._open_store()
+        store = self._open_store(self._on_write_error)
         with ThreadPoolExecutor(1, "embcache-opener") as opener:  # while the keys are computed
             opened = opener.submit(store.refresh)
             keys = request.keys(self.identity.to_bytes())
@@ -124,9 +134,11 @@ class Pipeline:
         job.make_room()  # before anything is encoded: a cut may be refused there
         encoded = self._serve(job, first)
         result.repeat(source)
-        hits = len(first) - encoded
+        hits = max(0, len(first) - encoded)  # what another process removed is encoded twice
         seconds = time.perf_counter() - request.began
-        stats = EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit)
+        stats = EncodeStats(
+            len(keys), len(first), hits, encoded, seconds, request.unit, unwritten=store.unwritten
+        )
         logger.info("%s (task %s, %s, %s)", stats, request.task, request.prompts, store.name)
         return result.values, stats
 
@@ -164,7 +176,8 @@ class Pipeline:
         if self.space is None or not self._write:
             raise CacheError("There is no cache to fill: give a cache_path that can be written.")
         first, source = unique_keys(keys)
-        job = Job(request, keys, source, self.space, self.space.snapshot, None)
+        store = self._open_store("raise")
+        job = Job(request, keys, source, store, store.snapshot, None)
         missing = job.missing(first)
         encoded = 0
         if len(missing) and not stop():
@@ -181,12 +194,16 @@ class Pipeline:
         Raises:
             CacheError: The space cannot be read.
         """
-        if self.space is not None:
-            self.space.refresh()
+        self._open_store("raise").refresh()
 
-    def _open_store(self) -> Store:
-        """The space; where nothing may be written, an overlay that lives as long as the call."""
-        return self.space if self.space is not None and self._write else Overlay(self.space)
+    def _open_store(self, on_write_error: OnWriteError) -> Overlay:
+        """The space as one call sees it."""
+        return Overlay(
+            self.space,
+            write=self._write,
+            write_or_fail=on_write_error == "raise",
+            salvage=self._on_miss == "encode",
+        )
 
     def _serve(self, job: Job, first: Positions) -> int:
         """Fill what is missing and read all, until all is read.
@@ -202,7 +219,7 @@ class Pipeline:
         missing = job.missing(rows)
         hits = len(first) - len(missing)
         with Bar(len(first), hits, request.unit, request.verb, shown=request.show_progress) as bar:
-            for _ in range(_ATTEMPTS):
+            for attempt in range(_ATTEMPTS):
                 if len(missing):
                     if self._on_miss == "raise":
                         raise missing_error(request, missing, self.space)
@@ -214,25 +231,24 @@ class Pipeline:
                 rows = job.read(rows)
                 if not len(rows):
                     return encoded
+                if attempt == _ATTEMPTS - 2:
+                    job.store.refuse(failing_error(job.store.name))
                 rows = self._read_again(job, rows)
                 missing = job.missing(rows)
-        raise CacheError(
-            f"{job.store.name}: rows written a moment ago fail their checksum. The disk or its "
-            "memory is failing; use another cache_path."
-        )
+        raise failing_error(job.store.name)
 
     def _refuse_at_once(self, job: Job) -> Refuse:
         """Raises for the first refused items, where nothing would be kept of the others."""
 
         def refuse(_: Mapping[int, str]) -> None:
-            if not self._write:
+            if not job.store.writes:
                 raise self._refused_error(job)
 
         return refuse
 
     def _refused_error(self, job: Job) -> RefusedTextsError:
         refused = job.with_duplicates(job.refused)
-        return refused_error(job.request, refused, self.space if self._write else None)
+        return refused_error(job.request, refused, self.space if job.store.writes else None)
 
     def _check_hits(self, request: Request) -> None:
         """Compare an engine that is at hand with the space's canaries, once."""
@@ -257,15 +273,15 @@ class Pipeline:
         gone = job.missing(failed)
         corrupt = job.read(np.setdiff1d(failed, gone))
         if len(corrupt):
+            self._try_writing(job.store)  # says better than Lance why rows cannot be dropped
             logger.warning(
                 "%d rows of %s fail their checksum (damaged on disk) and are not used. %s",
                 len(corrupt),
                 job.store.name if self.space is None else self.space.location,
                 "They are dropped and encoded again."
-                if self._write
+                if job.store.writes
                 else "They are left there, because nothing is written in this run.",
             )
-            self._try_writing()  # says better than Lance why rows cannot be dropped
             job.store.drop(job.keys[corrupt])
             job.refresh()
         return np.sort(np.concatenate((gone, corrupt)))
@@ -304,6 +320,7 @@ class Pipeline:
         stop: Callable[[], bool],
     ) -> int:
         self._start_engine(job, watcher)
+        self._tell_of_refusal(job, len(missing))
         self.chunker.width = job.snapshot.dim or self.chunker.width
         encoded = 0
 
@@ -329,6 +346,7 @@ class Pipeline:
                     for part in embedder.parts(chunk):
                         if pending is not None:
                             watcher.committed(pending.result())
+                            self._tell_of_refusal(job, len(missing))
                         pending = writer.submit(self._keep, job, part.rows, part.embedded)
                         encoded += len(part.rows)
                         self.chunker.width = part.embedded.vectors.shape[1]
@@ -339,26 +357,46 @@ class Pipeline:
                 # On an error or Ctrl-C too: the last chunk is computed, so it is committed.
                 if pending is not None:
                     watcher.committed(pending.result())
+                    self._tell_of_refusal(job, len(missing))
         return encoded
 
     def _keep(self, job: Job, rows: Positions, embedded: Embedded) -> int:
         kept = job.keep(rows, embedded)
-        if self._canaries is not None:
+        if self._canaries is not None and job.store.writes:
             self._canaries.commit()
         return kept
 
-    def _try_writing(self) -> None:
-        """Try a commit out once, before anything is computed for it.
+    def _try_writing(self, store: Overlay) -> None:
+        """Try a commit out, before anything is computed for it; until one goes through.
 
         Not at the opening: a run in which everything is cached needs no commit.
         """
-        if self._write and self.space is not None and not self._tried:
-            self.space.location.try_committing()
-            self._tried = True
+        if self.space is not None and store.writes and not self._tried:
+            try:
+                self.space.location.try_committing()
+                self._tried = True
+            except CacheWriteError as error:
+                store.refuse(error)
+
+    def _tell_of_refusal(self, job: Job, missing: int) -> None:
+        """Warn that what is encoded is not kept: once a call, and once until writing works again.
+
+        Args:
+            job: The call.
+            missing: How many items it has encoded.
+        """
+        error = job.store.refusal
+        if error is None:
+            self._told = self._told and not job.store.written
+        elif not job.told:
+            log = logger.info if self._told else logger.warning
+            log("%s", unwritten_message(job.request, missing, job.store.written, self.space, error))
+            job.told = self._told = True
+            self._tried = False  # the next call tries again
 
     def _start_engine(self, job: Job, watcher: Watcher) -> None:
         """Start the engine, and see that it is the one that filled the space."""
-        self._try_writing()
+        self._try_writing(job.store)
         if not self._engine.started:
             watcher.starting()
             self._engine.start()
@@ -395,16 +433,19 @@ class Pipeline:
         return self._engine.prepare(canaries.inputs([0])).prompts
 
 
-def check_on_miss(value: object) -> None:
-    """Refuse a value that is no `OnMiss`.
+def check_policies(on_miss: object, on_write_error: object) -> None:
+    """Refuse values that are no `OnMiss` or no `OnWriteError`.
 
     Args:
-        value: What the user gave.
+        on_miss: What the user gave.
+        on_write_error: What the user gave.
 
     Raises:
-        ConfigError: The value is neither "encode" nor "raise".
+        ConfigError: A value is none of those that there are.
     """
-    if value not in get_args(OnMiss):
-        raise ConfigError(
-            f"on_miss={value!r} is unknown. Use one of {', '.join(get_args(OnMiss))}."
-        )
+    for name, value, known in (
+        ("on_miss", on_miss, get_args(OnMiss)),
+        ("on_write_error", on_write_error, get_args(OnWriteError)),
+    ):
+        if value not in known:
+            raise ConfigError(f"{name}={value!r} is unknown. Use one of {', '.join(known)}.")

@@ -20,6 +20,7 @@ class EncodeStats:
         seconds: Wall-clock seconds of the call.
         unit: What is counted, "text" or "pair".
         refused: Distinct ones that the engine refused and that were left out; only a warm does so.
+        unwritten: How many of the encoded ones are not in the cache, because writing failed.
     """
 
     texts: int = 0
@@ -29,6 +30,7 @@ class EncodeStats:
     seconds: float = 0.0
     unit: str = "text"
     refused: int = 0
+    unwritten: int = 0
 
     def __add__(self, other: EncodeStats) -> EncodeStats:
         return EncodeStats(
@@ -39,12 +41,14 @@ class EncodeStats:
             self.seconds + other.seconds,
             other.unit,
             self.refused + other.refused,
+            self.unwritten + other.unwritten,
         )
 
     def __str__(self) -> str:
         return (
             f"{self.texts} {self.unit}s, {self.unique} unique, {self.hits} hits, "
             f"{self.encoded} encoded, {self.seconds:.2f} s"
+            + (f", {self.unwritten} not written" if self.unwritten else "")
         )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 
 from embcache.errors import CacheError
 from embcache.identity.identity import Identity, readable_name
 from embcache.store.location import Location
 from embcache.store.reader import open_table
+from embcache.store.salvage import is_damage
 from embcache.store.schema import (
     VECTORS,
     Layout,
@@ -17,9 +20,14 @@ from embcache.store.schema import (
     embcache_version,
     is_space,
     read_metadata,
+    schema_layout,
 )
 from embcache.store.space import Space
 
+logger = logging.getLogger(__name__)
+
+# A flip may take away what makes a table a space, but not its name: then it is a damaged one.
+_SPACE_NAME = re.compile(r"--\w+--[0-9a-f]{10}$")
 _NAME_CHARACTERS = 120  # of the model's name; file names end at 255
 
 
@@ -101,14 +109,23 @@ class Database:
     def cached_dtypes(self, identity: Identity) -> list[str]:
         """Dtypes in which the cache holds what is otherwise this identity, sorted.
 
+        A damaged space is passed over with a warning: it need not be one of these at all.
+
         Raises:
-            CacheError: A table cannot be opened, or is of a newer format.
+            CacheError: A table is of a newer format, or cannot be opened for now.
         """
-        return sorted(
-            space.identity.dtype
-            for space in self.spaces()
-            if space.identity.with_dtype(identity.dtype) == identity
-        )
+        found = []
+        for location in self.location.tables():
+            try:
+                space = open_space(location)
+            except CacheError as error:
+                if not is_damage(error):
+                    raise
+                logger.warning("What %s holds is not known: %s", location.name, error)
+                continue
+            if space is not None and space.identity.with_dtype(identity.dtype) == identity:
+                found.append(space.identity.dtype)
+        return sorted(found)
 
     def space(
         self,
@@ -146,8 +163,8 @@ def open_space(location: Location) -> Space | None:
         CacheError: It cannot be opened, or is of a newer format.
     """
     dataset = open_table(location)
-    if not is_space(dataset.schema):
+    if not is_space(dataset.schema) and not _SPACE_NAME.search(location.name):
         return None
     metadata = read_metadata(dataset.schema, str(location))
     check_columns(dataset.schema, metadata, str(location))
-    return Space(location, metadata)
+    return Space(location, metadata, layout=schema_layout(dataset.schema))

@@ -6,31 +6,57 @@ The one place that knows that a location is a folder of this machine. Everything
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from embcache.errors import CacheError, ConfigError, EmbcacheError
+from embcache.errors import (
+    CacheError,
+    CacheWriteError,
+    ConfigError,
+    DamagedSpaceError,
+    EmbcacheError,
+)
 from embcache.identity.home import user_path
+from embcache.store import aside
 from embcache.store.forks import in_use
 from embcache.store.trial import try_commit
 from embcache.store.untrusted import check_folder
 
-READ_FIX = (
+
+class Fix(NamedTuple):
+    """What to do where Lance fails at something.
+
+    Attributes:
+        text: For people, sentences.
+        error: What the failure is raised as.
+    """
+
+    text: str
+    error: type[CacheError]
+
+
+READ_FIX = Fix(
     "If its files are damaged: `check_space` says which, and `merge_caches` into a new cache "
-    "saves the rows of the others. Or move the folder away: its texts are encoded again."
+    "saves the rows of the others. Or move the folder away: its texts are encoded again.",
+    DamagedSpaceError,
 )
-WRITE_FIX = (
+WRITE_FIX = Fix(
     "Rows committed before are safe and the next run goes on from there. Is the disk full, the "
-    "folder not writable, or a file damaged (`check_space`)?"
+    "folder not writable, or a file damaged (`check_space`)?",
+    CacheWriteError,
 )
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one slash: a Path has lost the other
 _TABLE = ".lance"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust says it
+_NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -143,6 +169,58 @@ class Location:
         """Whether a table was ever committed here; a kill during creation leaves less."""
         return any((self._path / "_versions").glob("*.manifest"))
 
+    def versions(self) -> list[int]:
+        """Versions of this table that have a manifest, newest first."""
+        return list(aside.manifests(self._path))
+
+    def holds_rows(self) -> bool:
+        """Whether there are data files here, of a table or of what is left of one."""
+        return next((self._path / "data").glob(f"*{_TABLE}"), None) is not None
+
+    def check_readable(self, versions: Sequence[int], data: Sequence[str] = ()) -> None:
+        """Have the operating system read manifests and data files, in which Lance sees damage.
+
+        Args:
+            versions: Whose manifests.
+            data: Paths of data files, relative to their folder.
+
+        Raises:
+            OSError: It refuses; then nothing says that they are damaged. One that is not there
+                any more is no such case.
+        """
+        known = aside.manifests(self._path)
+        files = [known[version] for version in versions if version in known]
+        aside.read_ends([*files, *(self._path / "data" / name for name in data)])
+
+    def set_aside(self, versions: Sequence[int] | None = None) -> list[str]:
+        """Rename what is damaged, so that nothing uses it any more; nothing is deleted.
+
+        Args:
+            versions: Versions of this table whose manifests are meant; None for the whole folder.
+
+        Returns:
+            What they are called now.
+
+        Raises:
+            OSError: The file system refuses.
+        """
+        if versions is None:
+            return [str(aside.set_aside(self._path))]
+        known = aside.manifests(self._path)
+        return [str(aside.set_aside(known[version])) for version in versions if version in known]
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other processes from setting this table's files aside meanwhile.
+
+        Raises:
+            OSError: The file system has no locks.
+        """
+        return aside.locked(self._path.parent)
+
+    def left_aside(self) -> list[str]:
+        """Folders of this cache that were set aside as damaged, and tables with such files."""
+        return [str(path) for path in aside.left(self._path)]
+
     def size(self) -> int:
         """Bytes of all files here; those that another process removes meanwhile are left out."""
         total = 0
@@ -168,14 +246,14 @@ class Location:
         """Make the folder if need be, and write to it, so that no run finds out after an hour.
 
         Raises:
-            CacheError: It cannot be written.
+            CacheWriteError: It cannot be written.
         """
         try:
             self._path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._path):
                 pass
         except OSError as error:
-            raise CacheError(
+            raise CacheWriteError(
                 f"cache_path={self.uri!r} cannot be written: {error.strerror or error}. Give a "
                 "directory that can, or read_only=True to only read what is there."
             ) from error
@@ -187,7 +265,8 @@ class Location:
         a millisecond and leaves nothing behind.
 
         Raises:
-            CacheError: A commit would fail, or reach what is not the table's, see `untrusted`.
+            CacheWriteError: A commit would fail.
+            CacheError: It would reach what is not the table's, see `untrusted`.
         """
         check_folder(self._path)
         try_commit(self._path)
@@ -199,6 +278,7 @@ class Location:
         In one step: a reader, or another process that makes the same table, sees all or nothing.
         """
         parent = self._path.parent
+        parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted since it was made
         with tempfile.TemporaryDirectory(prefix=".creating-", dir=parent) as folder:
             hidden = Path(folder) / self._path.name
             yield Location(str(hidden), self.storage_options)
@@ -226,16 +306,20 @@ class Location:
 
 
 @contextmanager
-def lance_errors(doing: str, where: Location, fix: str) -> Iterator[None]:
-    """Wrap anything that Lance raises, panics of its native code included, in `CacheError`.
+def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
+    """Wrap anything that Lance raises, panics of its native code included, in a `CacheError`.
+
+    Every call into Lance is made within it.
 
     Args:
         doing: What was being done, "Opening", say.
         where: The table.
-        fix: What to do about it.
+        fix: What to do about it, and the error's class.
 
     Raises:
-        CacheError: Lance failed. Errors of embcache's own pass as they are.
+        CacheError: Lance failed: `fix.error`; but CacheError itself where reading fails for what
+            is no damage (too many open files, no permission). Errors of embcache's own pass as
+            they are.
     """
     try:
         with in_use():
@@ -245,8 +329,12 @@ def lance_errors(doing: str, where: Location, fix: str) -> Iterator[None]:
     except BaseException as error:
         if not is_of_lance(error):
             raise
-        said = type(error).__name__ if isinstance(error, Exception) else "Lance panicked"
-        raise CacheError(f"{doing} {where} failed: {said}: {error}. {fix}") from error
+        if isinstance(error, Exception):
+            said = f"{type(error).__name__}: {error}"
+        else:
+            said = f"Lance panicked: {error}"
+        kind = CacheError if fix is READ_FIX and _is_no_damage(error) else fix.error
+        raise kind(f"{doing} {where} failed: {said}. {fix.text}") from error
 
 
 def is_of_lance(error: BaseException) -> bool:
@@ -255,3 +343,10 @@ def is_of_lance(error: BaseException) -> bool:
     pyo3's PanicException derives from BaseException and cannot be imported by name.
     """
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _is_no_damage(error: BaseException) -> bool:
+    """Whether files may be whole that cannot be read now, or not by this user."""
+    found = _OS_ERROR.search(str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    return isinstance(error, MemoryError) or number in _NO_DAMAGE

@@ -1,18 +1,19 @@
-"""A store that writes nothing: rows in memory, over those of a space if there is one."""
+"""A space as one call sees it, with what is not written to it in memory over its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from embcache.errors import CacheError
+from embcache.errors import CacheError, CacheWriteError
 from embcache.identity.keys import Keys
 from embcache.store.base import Part, Snapshot
 from embcache.store.forks import ForkLock
 from embcache.store.index import KeyIndex, KeyParts, Positions, unique_keys
 from embcache.store.rows import Rows
+from embcache.store.salvage import is_damage
 from embcache.store.snapshot import SpaceSnapshot
 from embcache.store.space import Space
 from embcache.store.verify import Values
@@ -77,47 +78,141 @@ class OverlaySnapshot:
 
 
 class Overlay:
-    """What a call computes and may not write; see `Store`. Made for each call, and gone with it.
+    """What one call sees of a space, and what it cannot, or may not, write there; see `Store`.
+
+    It is made for each call, and gone with it. Until a write fails, or if none is tried, rows go to
+    the space; from then on they are kept in memory, so that the call has them.
 
     Args:
-        below: The space, which is only read; None for no cache at all.
+        below: The space; None for no cache at all.
+        write: Whether rows are written to the space, as long as that works.
+        write_or_fail: Whether a write that fails is raised; else `refusal` says why it failed.
+        salvage: Whether to go on with what of a damaged space can be read; else it is an error.
+
+    Attributes:
+        refusal: Why rows are not written (any more) although they should be; None if they are.
+        written: How many rows were added to the space, or found there when they were to be.
+        unwritten: How many rows are in memory that should be in the space.
     """
 
-    def __init__(self, below: Space | None = None) -> None:
+    def __init__(
+        self,
+        below: Space | None = None,
+        *,
+        write: bool = False,
+        write_or_fail: bool = False,
+        salvage: bool = False,
+    ) -> None:
         self._below = below
+        self._write = write and below is not None
+        self._write_or_fail = write_or_fail
+        self._salvage = salvage
         self._lock = ForkLock()
-        self._snapshot = OverlaySnapshot(SpaceSnapshot())
+        self._snapshot = OverlaySnapshot(SpaceSnapshot() if below is None else below.snapshot)
+        self.refusal: CacheError | None = None
+        self.written = self.unwritten = 0
 
     @property
     def name(self) -> str:
         """The space's."""
         return "no cache" if self._below is None else self._below.name
 
-    def refresh(self) -> OverlaySnapshot:
+    @property
+    def writes(self) -> bool:
+        """Whether rows that are added now are written."""
+        return self._write and self.refusal is None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the last `refresh`, or `add`, saw."""
+        old = self._snapshot
+        return old if old.blocks or len(old.dropped) else old.below  # nothing to look through
+
+    def refresh(self) -> Snapshot:
         """See what was committed to the space by now."""
         with self._lock:
-            below = None if self._below is None else self._below.refresh()
-            if below is not None and below is not self._snapshot.below:
-                self._snapshot = replace(self._snapshot, below=below)
-            return self._snapshot
+            if self._below is not None:
+                self._see(self._refreshed(self._below))
+            return self.snapshot
 
-    def add(self, rows: Rows) -> OverlaySnapshot:
-        """Keep rows in memory, those whose keys are not there yet."""
+    def leave_out(self, error: CacheError) -> Snapshot:
+        """Find out what of the space cannot be read, and go on without it.
+
+        Args:
+            error: What reading rows of the last snapshot failed with.
+
+        Raises:
+            CacheError: `error`, where it is no damage, or damage is not to be passed over.
+        """
         with self._lock:
+            if self._below is None or not self._salvage or not is_damage(error):
+                raise error
+            self._see(self._below.salvage(write=self.writes, values=True))
+            return self.snapshot
+
+    def add(self, rows: Rows) -> Snapshot:
+        """Write rows, or keep them in memory; those whose keys are not there yet."""
+        with self._lock:
+            if self._below is not None and self.writes:
+                self._write_to(self._below, lambda space: self._see(space.add(rows)))
+                self.written += len(rows) if self.writes else 0
+            else:
+                self.refresh()
             return self._add(rows)
 
     def drop(self, keys: Keys) -> None:
-        """Take the space's rows of these keys for misses; they stay where they are."""
+        """Remove the space's rows of these keys, or only take them for misses."""
         with self._lock:
-            dropped = np.concatenate((self._snapshot.dropped, keys))
-            self._snapshot = replace(self._snapshot, dropped=dropped)
+            if self._below is not None and self.writes:
+                self._write_to(self._below, lambda space: space.drop(keys))
+            if not self.writes:
+                dropped = np.concatenate((self._snapshot.dropped, keys))
+                self._snapshot = replace(self._snapshot, dropped=dropped)
 
-    def _add(self, rows: Rows) -> OverlaySnapshot:
-        old = self.refresh()
+    def refuse(self, error: CacheError) -> None:
+        """Write nothing from now on.
+
+        Args:
+            error: Why; raised where a write that fails is an error.
+        """
+        if self._write_or_fail:
+            raise error
+        self.refusal = error
+
+    def _refreshed(self, space: Space) -> SpaceSnapshot:
+        try:
+            return space.refresh()
+        except CacheError as error:
+            if not self._salvage or not is_damage(error):
+                raise
+            return space.salvage(write=self.writes, values=False)
+
+    def _write_to(self, space: Space, write: Callable[[Space], None]) -> None:
+        """Write to the space; a second time, where damage was in the way of the first."""
+        try:
+            try:
+                write(space)
+            except CacheError as error:
+                if not self._salvage or not is_damage(error):
+                    raise
+                self._see(space.salvage(write=True, values=False))
+                write(space)
+        except CacheError as error:
+            if not (isinstance(error, CacheWriteError) or is_damage(error)):
+                raise
+            self.refuse(error)
+
+    def _see(self, below: SpaceSnapshot) -> None:
+        if below is not self._snapshot.below:
+            self._snapshot = replace(self._snapshot, below=below)
+
+    def _add(self, rows: Rows) -> Snapshot:
+        """Keep those of some rows in memory that are not there by now."""
+        old = self._snapshot
         first, _ = unique_keys(rows.keys)
         new = first[old.find(rows.keys[first]) < 0]
         if not len(new):
-            return old
+            return self.snapshot
         dim = rows.values.shape[1]
         if old.dim not in (None, dim):
             raise CacheError(
@@ -128,4 +223,6 @@ class Overlay:
         index = old.index.extended(KeyIndex.build(rows.keys[new], row_ids, len(old.index)))
         blocks = (*old.blocks, rows.take(new).values)
         self._snapshot = OverlaySnapshot(old.below, index, blocks, old.dropped)
-        return self._snapshot
+        if self._write:
+            self.unwritten += len(new)
+        return self.snapshot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embcache.errors import CacheError, ConfigError
+from embcache.errors import ConfigError, DamagedSpaceError
 from embcache.identity.keys import Keys
+from embcache.store import panics
 from embcache.store.base import Part
 from embcache.store.index import Positions
-from embcache.store.location import READ_FIX, Location, is_of_lance, lance_errors
+from embcache.store.location import READ_FIX, Location, lance_errors
 from embcache.store.schema import (
     SpaceMetadata,
     check_columns,
@@ -26,31 +28,44 @@ from embcache.store.schema import (
 from embcache.store.untrusted import check_folder, check_manifest
 from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
 
+logger = logging.getLogger(__name__)
+
 # From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
 _SCAN_FROM_FRACTION = 0.1
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 4 * 2**20
 _TAKE_THREADS = 2
+_SAMPLE_ROWS = 64
 _ERROR_CHARACTERS = 200  # Lance appends paths of its own source files
 
 
-def open_table(location: Location) -> lance.LanceDataset:
-    """The latest version of a table.
+def open_table(location: Location, version: int | None = None) -> lance.LanceDataset:
+    """A version of a table.
+
+    Args:
+        location: The table.
+        version: Which; None for the latest.
 
     Raises:
-        ConfigError: There is none.
-        CacheError: Lance cannot open it; or it is not all in its own folder, see `untrusted`.
+        ConfigError: There is no table.
+        DamagedSpaceError: Lance cannot open it.
+        CacheError: The operating system does not let it (too many open files, no permission); or
+            it is not all in its own folder, see `untrusted`.
     """
     if not location.has_table():
         raise ConfigError(
             f"{str(location)!r} is no space: there is no Lance table. Give the folder of one, "
             "<cache>/<name>.lance."
         )
-    with lance_errors("Opening", location, READ_FIX):
+    with lance_errors("Opening", location, READ_FIX), panics.off_screen():
         check_folder(Path(location.uri))
         options = dict(location.storage_options) or None
-        dataset = lance.dataset(str(location), storage_options=options)
+        dataset = lance.dataset(str(location), version=version, storage_options=options)
         check_manifest(dataset, location)
+        # Lance is lazy: asked here for what panics after a flip in a manifest, it may be asked
+        # anywhere from now on.
+        dataset.schema  # noqa: B018
+        dataset.get_fragments()
         return dataset
 
 
@@ -67,12 +82,16 @@ class Reader:
     Attributes:
         dataset: As given.
         location: As given.
+        fragments: Its fragments, in scan order.
+        starts: `(len(fragments) + 1,) int64`, the position of each fragment's first row, and at
+            the end the number of rows.
         metadata: What the table says about itself.
         layout: Whether it holds vectors or scores.
 
     Raises:
         CacheFormatError: The table is of a newer format, or no space of embcache, or
             its columns are not those of one.
+        DamagedSpaceError: Its schema is not what it was.
     """
 
     def __init__(self, dataset: lance.LanceDataset, location: Location) -> None:
@@ -81,13 +100,33 @@ class Reader:
         self.metadata: SpaceMetadata = read_metadata(dataset.schema, str(location))
         check_columns(dataset.schema, self.metadata, str(location))
         self.layout = schema_layout(dataset.schema)
-        self.fragments: list[lance.LanceFragment] = dataset.get_fragments()
-        sizes = [fragment.metadata.num_rows for fragment in self.fragments]
-        self._starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+        with lance_errors("Opening", location, READ_FIX):
+            self.fragments: list[lance.LanceFragment] = dataset.get_fragments()
+            sizes = [fragment.metadata.num_rows for fragment in self.fragments]
+        self.starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+
+    def try_reading(self) -> None:
+        """Read a row, to find out whether the schema fits the data files.
+
+        Where it does not (the dimension was flipped, say), native code panics; what goes wrong
+        otherwise is left to whoever reads.
+
+        Raises:
+            DamagedSpaceError: It does not fit.
+        """
+        if not len(self):
+            return
+        # Not texts: Lance would keep their pages, and they may be large.
+        names = [name for name in self.columns if name not in self.layout.texts]
+        with lance_errors("Opening", self.location, READ_FIX), panics.off_screen():
+            try:
+                self.dataset.take([0], columns=names)
+            except Exception as error:
+                logger.debug("%s: the first row cannot be read: %s", self.location, error)
 
     def __len__(self) -> int:
         """Number of rows."""
-        return int(self._starts[-1])
+        return int(self.starts[-1])
 
     @property
     def schema(self) -> pa.Schema:
@@ -104,6 +143,34 @@ class Reader:
         """Names of the table's columns."""
         return list(self.schema.names)
 
+    def check_fit(self) -> None:
+        """See that the schema is that of the data files: that any row at all is intact.
+
+        A dimension that was flipped to a smaller one gives wrong values without an error, and
+        every row would be taken for damaged, and deleted. A few rows of one fragment nearly always
+        decide it; only where none of them is intact, others are looked at.
+
+        Raises:
+            DamagedSpaceError: There are rows, and none of those that were looked at is intact.
+        """
+        first: DamagedSpaceError | None = None
+        for start, stop in zip(self.starts.tolist(), self.starts[1:].tolist(), strict=False):
+            if start == stop:
+                continue
+            try:
+                with panics.off_screen():
+                    found = self.read_range(start, min(stop - start, _SAMPLE_ROWS))
+            except DamagedSpaceError as error:
+                first = first or error
+                continue
+            if not found.damaged.all():
+                return
+        if len(self):
+            raise first or DamagedSpaceError(
+                f"{self.location}: no row of version {self.dataset.version} is intact. "
+                f"{READ_FIX.text}"
+            )
+
     def read(self, positions: Positions, keys: Keys) -> Iterator[Part]:
         """Read values by position, each row checked with the key that it should have.
 
@@ -116,9 +183,9 @@ class Reader:
         """
         order = np.argsort(positions, kind="stable")
         positions, keys = positions[order], keys[order]
-        owner = np.searchsorted(self._starts, positions, side="right") - 1
+        owner = np.searchsorted(self.starts, positions, side="right") - 1
         wanted = np.bincount(owner, minlength=len(self.fragments))
-        scanned = wanted >= _SCAN_FROM_FRACTION * np.diff(self._starts)
+        scanned = wanted >= _SCAN_FROM_FRACTION * np.diff(self.starts)
         with lance_errors("Reading vectors from", self.location, READ_FIX):
             for select, source in (
                 (np.flatnonzero(scanned[owner]), self._scan_positions),
@@ -138,20 +205,30 @@ class Reader:
             columns: Which columns the batches need beside key, value and checksum.
 
         Raises:
-            CacheError: Lance cannot read it; the message begins with its files' names.
+            DamagedSpaceError: Lance cannot read it; the message begins with its files' names.
         """
         names = list(dict.fromkeys(["key", self.layout.value, "checksum", *columns]))
-        try:
-            for batch in self._batches(names, [fragment], with_row_id=True):
-                yield verify(batch, self.layout)
-        except BaseException as error:
-            if not is_of_lance(error):
-                raise
-            files = ", ".join(
-                f"data/{file.path.rpartition('/')[2]}" for file in fragment.metadata.files
-            )
-            said = f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]
-            raise CacheError(f"{files} ({fragment.metadata.num_rows:,} rows): {said}") from error
+        for batch in self._guarded(fragment, names):
+            yield verify(batch, self.layout)
+
+    def keys_of(self, fragment: lance.LanceFragment) -> Iterator[pa.RecordBatch]:
+        """Keys and row ids of a fragment, by batches.
+
+        Raises:
+            DamagedSpaceError: Lance cannot read it.
+        """
+        yield from self._guarded(fragment, ["key"])
+
+    def try_fragment(self, fragment: lance.LanceFragment, columns: Sequence[str]) -> None:
+        """Read some columns of a fragment to their end, to find out whether they can be.
+
+        Raises:
+            DamagedSpaceError: They cannot; the message begins with the data files' names.
+            CacheError: It is no damage (too many open files, no permission).
+        """
+        with panics.off_screen():  # as a whole: Lance reads ahead
+            for _ in self._guarded(fragment, list(columns)):
+                pass
 
     def read_range(self, start: int, count: int) -> Verified:
         """Read neighbouring rows, each checked with its own key.
@@ -176,9 +253,10 @@ class Reader:
             CacheError: Lance cannot read the table.
         """
         with lance_errors("Scanning", self.location, READ_FIX):
-            yield from self.dataset.scanner(
+            scanner = self.dataset.scanner(
                 columns=list(columns), with_row_id=True, batch_size=batch_rows, scan_in_order=True
-            ).to_batches()
+            )
+            yield from panics.each_off_screen(scanner.to_batches())
 
     def take(self, positions: Positions, columns: Sequence[str]) -> pa.Table:
         """Some columns of a few rows, in the order of the positions; rows are not checked.
@@ -186,8 +264,31 @@ class Reader:
         Raises:
             CacheError: Lance cannot read the table.
         """
-        with lance_errors("Reading rows of", self.location, READ_FIX):
+        with lance_errors("Reading rows of", self.location, READ_FIX), panics.off_screen():
             return self.dataset.take(positions, columns=list(columns))
+
+    def _guarded(
+        self, fragment: lance.LanceFragment, columns: list[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Batches of a fragment; errors name its files, which are what is at fault."""
+        rows, promised = 0, fragment.metadata.num_rows
+        try:
+            with lance_errors("Reading", self.location, READ_FIX):
+                batches = self._batches(columns, [fragment], with_row_id=True)
+                for batch in panics.each_off_screen(batches):
+                    rows += batch.num_rows
+                    if rows > promised:
+                        break
+                    yield batch
+        except DamagedSpaceError as error:
+            cause = error.__cause__ or error
+            said = f"{type(cause).__name__}: {cause}"[:_ERROR_CHARACTERS]
+            raise DamagedSpaceError(f"{_files(fragment)}: {said}") from cause
+        if rows != promised:
+            raise DamagedSpaceError(
+                f"{_files(fragment)}: {rows:,} rows {'at least ' if rows > promised else ''}where "
+                f"the manifest has {promised:,}"
+            )
 
     def _batches(
         self,
@@ -218,8 +319,8 @@ class Reader:
         if not len(positions):
             return
         # Position within the scan = position in the table less the rows of skipped fragments.
-        skipped = np.cumsum(np.where(scanned, 0, np.diff(self._starts)))
-        owner = np.searchsorted(self._starts, positions, side="right") - 1
+        skipped = np.cumsum(np.where(scanned, 0, np.diff(self.starts)))
+        owner = np.searchsorted(self.starts, positions, side="right") - 1
         local = positions - skipped[owner]
         fragments = [self.fragments[i] for i in np.flatnonzero(scanned)]
         start = 0
@@ -260,3 +361,9 @@ class Reader:
 
     def _columns(self, batch: pa.RecordBatch) -> tuple[Values, npt.NDArray[np.uint64]]:
         return batch_values(batch, self.layout), batch.column("checksum").to_numpy()
+
+
+def _files(fragment: lance.LanceFragment) -> str:
+    """A fragment's data files and rows, for messages."""
+    files = ", ".join(f"data/{file.path.rpartition('/')[2]}" for file in fragment.metadata.files)
+    return f"{files} ({fragment.metadata.num_rows:,} rows)"

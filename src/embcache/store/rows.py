@@ -76,7 +76,14 @@ class Rows:
                 for name in layout.texts + layout.notes
             },
         }
-        return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+        # Columns that somebody added are null, and so are those whose name a flip has changed.
+        return pa.Table.from_arrays(
+            [
+                columns[field.name] if field.name in columns else pa.nulls(count, field.type)
+                for field in schema
+            ],
+            schema=schema,
+        )
 
     def _values(self, kind: pa.DataType) -> pa.Array:
         flat = pa.array(self.values.reshape(-1))

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from embcache.errors import CacheFormatError
+from embcache.errors import CacheFormatError, NewerFormatError, shown
 from embcache.identity.identity import Identity
 from embcache.identity.keys import KEY_BYTES
 
@@ -25,6 +25,7 @@ _WRITER = b"embcache:version"
 _ENGINE = b"embcache:engine_version"
 _MODEL = b"embcache:model"
 
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")  # of a format
 _MOST_BYTES = 2**15  # a path has at most 4096, and each may be written in four
 
 
@@ -167,7 +168,8 @@ def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:
         where: Names the table in errors.
 
     Raises:
-        CacheFormatError: The table is of a newer format, or no space of embcache.
+        NewerFormatError: The table is of a newer format.
+        CacheFormatError: It is no space of embcache, or what it says cannot be read.
     """
     raw = schema.metadata or {}
     if _FORMAT not in raw:
@@ -175,14 +177,15 @@ def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:
             f"{where} is a Lance table but not one that embcache wrote: its schema metadata has no "
             f"{_FORMAT.decode()}. Use another cache_path, or move the table away."
         )
-    found = raw[_FORMAT].decode(errors="backslashreplace")
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", found) or int(found) > FORMAT_VERSION:
-        raise CacheFormatError(
-            f"{where} has format version {found[:40]}; this embcache ({embcache_version()}) reads "
-            f"up to {FORMAT_VERSION}. Upgrade with `pip install -U embcache`, or use another "
-            "cache_path."
+    found = raw[_FORMAT].decode("utf-8", "backslashreplace")
+    if _NUMBER.fullmatch(found) and int(found) > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{where} has format version {found}; this embcache ({embcache_version()}) reads up to "
+            f"{FORMAT_VERSION}. Upgrade with `pip install -U embcache`, or use another cache_path."
         )
     try:
+        if not _NUMBER.fullmatch(found):
+            raise ValueError("that is no version")
         return SpaceMetadata(
             identity=Identity.from_json(raw[_IDENTITY].decode()),
             model=_text(raw, _MODEL),
@@ -190,12 +193,12 @@ def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:
             embcache_version=_text(raw, _WRITER),
         )
     except CacheFormatError as error:
-        raise CacheFormatError(
+        raise type(error)(
             f"{where} has format version {found} but unreadable schema metadata. {error}"
         ) from error
-    except (KeyError, UnicodeDecodeError) as error:
+    except (KeyError, ValueError) as error:
         raise CacheFormatError(
-            f"{where} has format version {found} but unreadable schema metadata "
+            f"{where} has format version {shown(found)} but unreadable schema metadata "
             f"({type(error).__name__}: {error}). Move the table away; its texts are encoded again."
         ) from error
 

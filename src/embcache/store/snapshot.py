@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby
 
 import lance
 import numpy as np
@@ -10,10 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embcache.identity.keys import Keys
+from embcache.store import panics
 from embcache.store.base import Part
 from embcache.store.index import KeyIndex, KeyParts, Positions, UnsortedKeys
 from embcache.store.reader import Reader
 from embcache.store.verify import Values, batch_keys
+
+Shape = list[tuple["Mark", bool]]
 
 
 class SpaceSnapshot:
@@ -24,18 +28,27 @@ class SpaceSnapshot:
     Args:
         reader: The version; None before the space's first row.
         index: The keys of the reader's rows; None for none.
+        shape: The reader's, see `Attributes`; none for none.
 
     Attributes:
         reader: As given.
         index: The keys, none where none were given.
+        shape: The fragments' marks, and whether `index` has their keys.
     """
 
-    def __init__(self, reader: Reader | None = None, index: KeyParts | None = None) -> None:
+    def __init__(
+        self,
+        reader: Reader | None = None,
+        index: KeyParts | None = None,
+        shape: Shape | None = None,
+    ) -> None:
         self.reader = reader
         self.index = KeyParts() if index is None else index
+        self.shape: Shape = [] if shape is None else shape
 
     def __len__(self) -> int:
-        return len(self.index)
+        """Number of rows, those that cannot be read included: their positions are taken."""
+        return 0 if self.reader is None else len(self.reader)
 
     @property
     def dim(self) -> int | None:
@@ -57,8 +70,29 @@ class SpaceSnapshot:
         return self.index.find(keys)
 
     def keys(self) -> Keys:
-        """All keys in scan order, `(len(self), 2) uint64`: row i lies at position i."""
-        return self.index.keys()
+        """All keys in scan order, `(len(self), 2) uint64`: row i lies at position i.
+
+        Where fragments cannot be read, theirs are left out, and the others are in no order.
+        """
+        if len(self.index) == len(self):
+            return self.index.keys()
+        return np.concatenate([np.empty((0, 2), np.uint64), *(p.keys for p in self.index.parts)])
+
+    def row_ids(self, keys: Keys) -> npt.NDArray[np.uint64]:
+        """Lance's stable row ids of all rows with some keys, `(m,) uint64`.
+
+        Raises:
+            CacheError: Lance cannot read the table.
+        """
+        if self.reader is None:
+            return np.empty(0, np.uint64)
+        wanted = KeyIndex.build(keys, np.arange(len(keys), dtype=np.uint64))
+        found = [np.empty(0, np.uint64)]
+        for fragment, (_, there) in zip(self.reader.fragments, self.shape, strict=True):
+            for batch in self.reader.keys_of(fragment) if there else ():
+                chosen = wanted.find(batch_keys(batch)) >= 0
+                found.append(batch.column("_rowid").to_numpy()[chosen])
+        return np.concatenate(found)
 
     def read(self, positions: Positions, keys: Keys) -> Iterator[Part]:
         """Read rows by parts, see `Reader.read`."""
@@ -98,18 +132,53 @@ class SpaceSnapshot:
             yield from self.reader.scan(columns)
 
 
-def extended_index(before: SpaceSnapshot, reader: Reader) -> KeyParts:
-    """The index of a newer version: of new fragments only, where the old ones are all unchanged."""
-    known = [] if before.reader is None else _shape(before.reader)
-    if known and _shape(reader)[: len(known)] == known:
-        index, fresh = before.index, reader.fragments[len(known) :]
-    else:
-        index, fresh = KeyParts(), reader.fragments
-    return index.extended(_index_keys(reader.dataset, fresh, len(index)))
+Mark = tuple[object, ...]
+"""What tells a fragment from every other one, of this table or of one that takes its place."""
 
 
-def _shape(reader: Reader) -> list[tuple[int, int]]:
-    return [(f.fragment_id, f.metadata.num_rows) for f in reader.fragments]
+def fragment_marks(reader: Reader) -> list[Mark]:
+    """The marks of a version's fragments, in scan order: files, and the dimension they have."""
+    dim = reader.dim
+    return [
+        (
+            fragment.fragment_id,
+            fragment.metadata.num_rows,
+            dim,
+            *(file.path for file in fragment.data_files()),
+            str(fragment.metadata.deletion_file),
+        )
+        for fragment in reader.fragments
+    ]
+
+
+def indexed(
+    before: SpaceSnapshot, reader: Reader, lost: Collection[Mark] = frozenset()
+) -> SpaceSnapshot:
+    """The snapshot of a newer version; its index is that of the older one where it can be.
+
+    Of new fragments only, where the old ones are all unchanged.
+
+    Args:
+        before: The older version.
+        reader: The newer one.
+        lost: Marks of fragments that cannot be read; their keys are left out.
+    """
+    shape = [(mark, mark not in lost) for mark in fragment_marks(reader)]
+    index, at = KeyParts(), 0
+    if before.shape and shape[: len(before.shape)] == before.shape:
+        index, at = before.index, len(before.shape)
+    for start, stop in _runs([there for _, there in shape], at):
+        fresh = reader.fragments[start:stop]
+        index = index.extended(_index_keys(reader.dataset, fresh, int(reader.starts[start])))
+    return SpaceSnapshot(reader, index, shape)
+
+
+def _runs(there: list[bool], at: int) -> Iterator[tuple[int, int]]:
+    """Spans of neighbours that are there, from a place on."""
+    for is_there, group in groupby(range(at, len(there)), key=there.__getitem__):
+        if is_there:
+            numbers = list(group)
+            yield numbers[0], numbers[-1] + 1
 
 
 def _index_keys(
@@ -127,6 +196,7 @@ def _index_keys(
             batch_readahead=2,  # as fast as the defaults, for a third of their memory
             fragment_readahead=1,
         )
-        for batch in scanner.to_batches():
-            keys.add(batch_keys(batch), batch.column("_rowid").to_numpy())
+        with panics.off_screen():
+            for batch in scanner.to_batches():
+                keys.add(batch_keys(batch), batch.column("_rowid").to_numpy())
     return keys.index(first)

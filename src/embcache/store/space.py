@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embcache.errors import CacheError
+from embcache.errors import CacheError, DamagedSpaceError
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
@@ -22,6 +22,7 @@ from embcache.store.index import Positions, unique_keys
 from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
 from embcache.store.reader import Reader, open_table
 from embcache.store.rows import Rows, conform
+from embcache.store.salvage import Salvage, is_damage
 from embcache.store.schema import (
     VECTORS,
     Layout,
@@ -30,7 +31,7 @@ from embcache.store.schema import (
     space_schema,
     value_dim,
 )
-from embcache.store.snapshot import SpaceSnapshot, extended_index
+from embcache.store.snapshot import SpaceSnapshot, indexed
 from embcache.store.untrusted import check_folder
 from embcache.store.verify import batch_keys
 
@@ -73,6 +74,7 @@ class Space:
         self._store_text = store_text
         self._lock = ForkLock()
         self._snapshot = SpaceSnapshot()
+        self._salvage = Salvage(location, self._open_sound)
 
     @property
     def name(self) -> str:
@@ -122,23 +124,54 @@ class Space:
         """Whether it holds vectors or scores."""
         if self._snapshot.reader is not None:
             return self._snapshot.reader.layout
-        return self.open().layout if self.location.has_table() else self._new_layout
+        if self.location.has_table():
+            try:
+                return self.open().layout
+            except CacheError as error:
+                if self._metadata is None or not is_damage(error):
+                    raise  # else whoever made this handle knows the layout as well as the identity
+        return self._new_layout
 
     def __repr__(self) -> str:
         return f"<Space {self.name} in {self.location.parent}>"
 
-    def open(self) -> Reader:
-        """The latest version, to be read from end to end: its keys are not indexed.
+    def open(self, version: int | None = None) -> Reader:
+        """A version, to be read from end to end: its keys are not indexed.
+
+        Args:
+            version: Which; None for the latest.
 
         Raises:
             ConfigError: There is no table.
-            CacheError: Lance cannot open it, or it is of another identity.
+            CacheFormatError: It is of a newer format, or no space of embcache.
+            DamagedSpaceError: Lance cannot open it, or it is of another identity.
         """
-        dataset = open_table(self.location)
-        with lance_errors("Opening", self.location, READ_FIX):
-            reader = Reader(dataset, self.location)
+        reader = Reader(open_table(self.location, version), self.location)
         self._check_identity(reader.metadata)
+        last = self._snapshot.reader
+        if last is None or last.schema != reader.schema:
+            reader.try_reading()
         return reader
+
+    def salvage(self, *, write: bool, values: bool) -> SpaceSnapshot:
+        """Go on with what of a damaged table can be read, see `embcache.store.salvage`.
+
+        What is found to be damaged stays left out in all later snapshots of this handle.
+
+        Args:
+            write: Whether manifests that cannot be used may be set aside, so that the table can be
+                written again.
+            values: Whether values could not be read, not only keys.
+
+        Returns:
+            What of it can be used, with a warning that says what cannot.
+
+        Raises:
+            CacheError: It is no damage, or goes on.
+        """
+        with self._lock:
+            self._snapshot = self._salvage.snapshot(self._snapshot, write=write, values=values)
+            return self._snapshot
 
     def refresh(self) -> SpaceSnapshot:
         """See what was committed by now, by whatever process.
@@ -184,6 +217,9 @@ class Space:
 
     def drop(self, keys: Keys) -> None:
         """Delete every row of these keys, in as few transactions as it takes."""
+        if self._salvage.lost:  # Lance would look for the keys in those files too, and fail
+            self.delete_rows(self.refresh().row_ids(keys))
+            return
         raw = key_bytes.to_bytes(keys)
         literals = [f"X'{raw[at : at + 16].hex()}'" for at in range(0, len(raw), 16)]
         self._delete("key", literals, _DELETE_KEYS)
@@ -223,9 +259,17 @@ class Space:
             with lance_errors("Opening", self.location, READ_FIX):
                 if dataset.latest_version == dataset.version:
                     return last
-        reader = self.open()
+        reader = self._open_sound()
         with lance_errors("Reading the keys of", self.location, READ_FIX):
-            return SpaceSnapshot(reader, extended_index(last, reader))
+            return indexed(last, reader, self._salvage.lost)
+
+    def _open_sound(self, version: int | None = None) -> Reader:
+        """A version whose schema is that of its data files, as far as that was not seen before."""
+        reader = self.open(version)
+        last = self._snapshot.reader
+        if last is None or not len(last) or last.schema != reader.schema:
+            reader.check_fit()
+        return reader
 
     def _add(
         self, keys: Keys, dim: int, make: Callable[[pa.Schema, Positions], pa.Table]
@@ -256,6 +300,7 @@ class Space:
         that the first has written by then.
         """
         check_folder(Path(self.location.uri))  # Lance would create it where a link points to
+        self._salvage.clear_place()
         schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
         options = {"new_table_enable_stable_row_ids": "true"}
         with self.location.made_elsewhere() as hidden:
@@ -275,7 +320,9 @@ class Space:
     def _check_schema(self, schema: pa.Schema, dim: int) -> None:
         self._check_identity(read_metadata(schema, str(self.location)))
         if value_dim(schema) != dim:
-            raise CacheError(
+            # What was read before says who is wrong: the table's manifest, or what is to be added.
+            kind = DamagedSpaceError if self._snapshot.dim == dim else CacheError
+            raise kind(
                 f"{self.location} holds vectors of {value_dim(schema)} components, and those to be "
                 f"added have {dim}. One identity cannot have two dimensions: the table is not "
                 "what its metadata says. Move the folder away; its texts are encoded again."
@@ -283,7 +330,7 @@ class Space:
 
     def _check_identity(self, found: SpaceMetadata) -> None:
         if self._metadata is not None and found.identity != self._metadata.identity:
-            raise CacheError(
+            raise DamagedSpaceError(
                 f"{self.location} holds another identity than its name says.\n"
                 f"  there:  {found.identity.to_json()}\n"
                 f"  wanted: {self._metadata.identity.to_json()}\n"

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from embcache.errors import CacheError
+from embcache.errors import CacheWriteError
 
 _MANIFESTS = "_versions"
 _FOLDERS = ("data", "_transactions", _MANIFESTS)
@@ -35,7 +35,7 @@ def try_commit(table: Path) -> None:
             creation would make it.
 
     Raises:
-        CacheError: The file system refuses something.
+        CacheWriteError: The file system refuses something.
     """
     for name in _FOLDERS:
         folder = table / name
@@ -78,7 +78,7 @@ def _refusal(doing: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CacheError(
+        raise CacheWriteError(
             f"Nothing can be committed to {folder}: {doing} is refused there "
             f"({error.strerror or error}). {_fix(error.errno, doing, folder)} With read_only=True "
             "an encoder uses what is cached and writes nothing."

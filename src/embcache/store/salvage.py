@@ -1,0 +1,237 @@
+"""Going on with a damaged table: what can be read is used, the rest is missing.
+
+Two kinds of damage. Data files (and the deletion files beside them) that cannot be read cost their
+fragments' rows: these are left out of the index, and later rows of the same keys, in other files,
+count instead. A manifest that cannot be read costs the whole table, unless an older version has
+another: that is used then, and the newer manifests are set aside, so that the table can be written
+again. Nothing is deleted; `check_space` with fix=True mends what is left out here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import lance
+
+from embcache.errors import (
+    CacheError,
+    CacheFormatError,
+    CacheWriteError,
+    DamagedSpaceError,
+    NewerFormatError,
+)
+from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
+from embcache.store.reader import Reader
+from embcache.store.snapshot import Mark, SpaceSnapshot, fragment_marks, indexed
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 5  # at a table in which other processes set things aside, or compact, meanwhile
+_MEND = "`check_space` with fix=True mends it."
+
+
+def is_damage(error: CacheError) -> bool:
+    """Whether an error means that files are not what was written, so that encoding again helps."""
+    damaged = isinstance(error, (DamagedSpaceError, CacheFormatError))
+    return damaged and not isinstance(error, NewerFormatError)
+
+
+@dataclass
+class Salvage:
+    """What is known of the damage of one table.
+
+    Attributes:
+        location: The table.
+        open_version: Opens a version of it, None for the latest; raises a CacheError where that
+            version is not to be used.
+        lost: Marks of the fragments that cannot be read.
+    """
+
+    location: Location
+    open_version: Callable[[int | None], Reader]
+    lost: set[Mark] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
+    _versions: list[int] = field(default_factory=list)
+
+    def snapshot(self, last: SpaceSnapshot, *, write: bool, values: bool) -> SpaceSnapshot:
+        """The newest version that can be used, without what of it cannot be read.
+
+        Args:
+            last: The last snapshot, whose index is extended where its fragments are unchanged.
+            write: Whether manifests that cannot be used are set aside.
+            values: Whether values could not be read, not only keys.
+
+        Raises:
+            CacheError: The table cannot be read for another reason than damage, or is damaged
+                anew while this looks.
+        """
+        for _ in range(_ATTEMPTS):
+            reader = self._usable(write=write)
+            if reader is None:
+                return SpaceSnapshot()
+            if values:
+                names = ["key", reader.layout.value, "checksum"]
+                if self._lose(reader, names):
+                    continue
+                values = False
+            try:
+                with lance_errors("Reading the keys of", self.location, READ_FIX):
+                    return indexed(last, reader, self.lost)
+            except DamagedSpaceError:
+                if not self._lose(reader, ["key"]) and not self._outdated():
+                    raise
+        raise DamagedSpaceError(
+            f"{self.location} changes or fails again and again while it is read. {READ_FIX.text}"
+        )
+
+    def clear_place(self) -> None:
+        """Make room for a new table, where data files are left of one that has no manifests.
+
+        Raises:
+            CacheWriteError: They are in the way, and cannot be set aside.
+        """
+        if self._versions_gone():
+            try:
+                with self.location.alone():
+                    if self._versions_gone():  # another process may have been here
+                        (aside,) = self.location.set_aside()
+                        self._tell(
+                            f"{self.location} has data files and no manifest that says what is in "
+                            f"them. They are set aside, not deleted: {aside}. Its texts are "
+                            "encoded again."
+                        )
+            except OSError as error:
+                raise CacheWriteError(
+                    f"{self.location} has data files and no manifest that says what is in them, "
+                    f"and cannot be set aside: {error.strerror or error}. Move it away."
+                ) from error
+
+    def _versions_gone(self) -> bool:
+        return not self.location.has_table() and self.location.holds_rows()
+
+    def _lose(self, reader: Reader, columns: list[str]) -> int:
+        """Find fragments that cannot be read; returns how many of them are new."""
+        found = dict(_unreadable(reader, columns, self.lost))
+        if not found or self._outdated():  # then a compaction may have removed their files
+            return 0
+        self.lost.update(found)
+        rows = sum(int(mark[1]) for mark in found)  # type: ignore[call-overload]
+        self._tell(
+            f"{len(found)} of {len(reader.fragments)} data files of {self.location} cannot be "
+            f"read ({next(iter(found.values()))}): their {rows:,} rows are taken for missing, "
+            f"and encoded again where they are asked for. {_MEND}"
+        )
+        return len(found)
+
+    def _usable(self, *, write: bool) -> Reader | None:
+        """The newest version that can be used; None where there is none (any more)."""
+        reader, damaged, error = self._newest()
+        if error is None:
+            return reader
+        if not write:
+            self._tell(f"{error} {_instead(reader)} Nothing is changed, as nothing is written.")
+            return reader
+        try:
+            with self.location.alone():
+                reader, damaged, error = self._newest()  # another process may have been here
+                if error is not None:
+                    self._set_aside(reader, damaged, error)
+                    reader = self._newest()[0]
+        except OSError as refused:
+            self._tell(
+                f"{error} {_instead(reader)} It cannot be set aside, so nothing is written: "
+                f"{refused.strerror or refused}. {_MEND}"
+            )
+        return reader
+
+    def _newest(self) -> tuple[Reader | None, list[int], CacheError | None]:
+        """The newest usable version, the damaged ones above it, and what is wrong with the first.
+
+        No version and no error: there is no table.
+        """
+        first: CacheError | None = None
+        damaged: list[int] = []
+        self._versions = self.location.versions()
+        for version in self._versions:
+            try:
+                reader = self.open_version(version)
+                if self._has_rows(reader) or (first is None and not reader.fragments):
+                    return reader, damaged, first
+                raise DamagedSpaceError(
+                    f"{self.location}: none of the data files of version {version} can be read."
+                )
+            except CacheError as error:
+                if not is_damage(error):
+                    raise
+                damaged.append(version)
+                first = first or error
+        return None, damaged, first
+
+    def _has_rows(self, reader: Reader) -> bool:
+        return any(mark not in self.lost for mark in fragment_marks(reader))
+
+    def _set_aside(self, reader: Reader | None, damaged: list[int], error: CacheError) -> None:
+        """Move what is damaged out of the way; nobody else does so at the same time.
+
+        Raises:
+            OSError: The file system refuses, or refuses to read what would be set aside.
+        """
+        files: list[str] = []
+        if reader is None:
+            with suppress(CacheError):  # it is damaged
+                newest = self.open_version(damaged[0])
+                files = [file.path for one in newest.fragments for file in one.metadata.files]
+        self.location.check_readable(damaged, files)
+        aside = self.location.set_aside(None if reader is None else damaged)
+        self._tell(
+            f"{error} {_instead(reader)} What is damaged is set aside, not deleted: "
+            f"{', '.join(aside)}. {'' if reader is None else _MEND}"
+        )
+        if reader is not None:
+            self._pass_by(reader, damaged[0])
+
+    def _pass_by(self, reader: Reader, version: int) -> None:
+        """Commit no row until the table's version is above one that was set aside.
+
+        Who has that in memory, from before the damage, would else take the next commit, of the
+        same number, for it, and commit over its rows.
+        """
+        at = reader.dataset.version
+        with lance_errors("Writing to", self.location, WRITE_FIX):
+            while at <= version:
+                nothing = lance.LanceOperation.Append([])
+                done = lance.LanceDataset.commit(str(self.location), nothing, read_version=at)
+                at = done.version
+
+    def _outdated(self) -> bool:
+        """Whether versions came since `_newest`, so that the files of older ones may be removed."""
+        return self.location.versions()[:1] != self._versions[:1]
+
+    def _tell(self, what: str) -> None:
+        """Warn, of the same thing once."""
+        if what.partition(" (")[0] not in self._told:
+            self._told.add(what.partition(" (")[0])
+            logger.warning("%s", what.strip())
+
+
+def _instead(reader: Reader | None) -> str:
+    if reader is None:
+        return "Its texts are encoded again."
+    return (
+        f"The newest version that can be read, {reader.dataset.version}, is used instead "
+        f"({len(reader):,} rows), and what it has not is encoded again."
+    )
+
+
+def _unreadable(reader: Reader, columns: list[str], known: set[Mark]) -> Iterator[tuple[Mark, str]]:
+    """Fragments that cannot be read to their end, and why; those that are known are left out."""
+    for fragment, mark in zip(reader.fragments, fragment_marks(reader), strict=True):
+        if mark in known:
+            continue
+        try:
+            reader.try_fragment(fragment, columns)
+        except DamagedSpaceError as error:
+            yield mark, str(error)
