@@ -57,7 +57,7 @@ def folder(space: Space) -> Path:
 def open_space(tmp_path: Path) -> Callable[..., Space]:
     def open_(identity: Identity = IDENTITY, store_text: bool = True, **kwargs: Any) -> Space:
         database = Database(tmp_path / "cache", writable=True)
-        return database.space(identity, identity.model, "vllm 1.0", store_text=store_text)
+        return database.space(identity, identity.model, "vllm 1.0", store_text=store_text, **kwargs)
 
     return open_
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from embcache import (
     VllmEncoderWrapper,
 )
 from embcache.pipeline.canary_texts import TEXTS
+from embcache.store import Database, Space
 from tests.conftest import encode, loader
 from tests.fakes import FakeModel, fake_vector
 from tests.spaces import no_hard_links
@@ -719,3 +721,15 @@ def test_a_cache_without_hard_links_is_found_out_before_the_model_runs(
     assert len(encode(going_on, ["a", "b"])) == 2 and going_on.total.unwritten == 1
     with pytest.raises(ConfigError, match=r"on_write_error='stop' is unknown\. Use one of warn"):
         make(model, on_write_error="stop")
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_small_calls_are_compacted_unless_it_is_turned_off(tmp_path: Path, compact: bool) -> None:
+    model = CachedEncoder(FakeModel(), tmp_path, compact_automatically=compact, canaries=False)
+    for i in range(20):
+        encode(model, [f"text {i}"])
+    for thread in threading.enumerate():
+        if thread.name == "embcache-compactor":
+            thread.join(60)
+    [location] = Database(tmp_path, writable=False).location.tables()
+    assert (len(Space(location).open().fragments) < 20) is compact

@@ -90,3 +90,15 @@ def test_rows_that_are_missing_are_an_error() -> None:
         unsorted.index()
     with pytest.raises(ValueError, match="broadcast"):
         UnsortedKeys(1).add(as_keys([(1, 1), (2, 2)]), np.zeros(2, np.uint64))
+
+
+def test_the_first_positions_of_an_index() -> None:
+    """What is left of it where the rows behind them were written again."""
+    keys = np.arange(40, dtype=np.uint64).reshape(20, 2)[::-1].copy()
+    ids = np.arange(20, dtype=np.uint64)
+    index = KeyParts((KeyIndex.build(keys[:8], ids[:8]), KeyIndex.build(keys[8:], ids[8:], 8)))
+    for count in (0, 3, 8, 11, 20):
+        found = index.first(count).find(keys)
+        assert found.tolist() == [*range(count), *[-1] * (20 - count)]
+        assert len(index.first(count)) == count
+    assert index.first(20).parts == index.parts, "nothing is copied for nothing"

@@ -52,7 +52,8 @@ class TaskRun:
 @encoder_options(
     *EngineArguments.names(),
     *PromptArguments.names(),
-    *("on_miss", "read_only", "on_write_error", "store_text", "canaries", "truncate_dim"),
+    *("on_miss", "read_only", "on_write_error", "store_text", "canaries"),
+    *("compact_automatically", "truncate_dim"),
 )
 def evaluate(
     model: ModelOption,

@@ -52,7 +52,10 @@ class Part(StrEnum):
     queries = "queries"
 
 
-@encoder_options(*EngineArguments.names(), *PromptArguments.names(), "store_text", "canaries")
+@encoder_options(
+    *(*EngineArguments.names(), *PromptArguments.names()),
+    *("store_text", "canaries", "compact_automatically"),
+)
 def warm(
     model: ModelOption,
     encoder: dict[str, Any],

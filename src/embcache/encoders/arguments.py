@@ -212,6 +212,10 @@ class CacheArguments(Arguments):
             "Whether to compare a few texts of embcache's own before anything is written."
         ),
     )
+    compact_automatically: bool = field(
+        default=True,
+        metadata=_doc("Whether to compact the space in the background, when it pays."),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,8 @@ class CachedEncoder:
         canaries: Whether to encode a few texts of embcache's own in each run, and to raise
             ChangedModelError where the space has other vectors for them: the model is then not
             the one that filled it. They are compared before the first hit.
+        compact_automatically: Whether to merge small files and remove old ones in the background,
+            after commits, when it pays; readers and other writers are not disturbed.
         truncate_dim: Return only the first so many components of each vector (Matryoshka), see
             `VllmEncoderWrapper`; None for all.
 
@@ -111,6 +113,7 @@ class CachedEncoder:
         on_write_error: OnWriteError = "warn",
         store_text: bool = True,
         canaries: bool = True,
+        compact_automatically: bool = True,
         truncate_dim: int | None = None,
     ) -> None:
         with home_needed():
@@ -126,6 +129,7 @@ class CachedEncoder:
         self._on_write_error: OnWriteError = on_write_error
         self._store_text = store_text
         self._canaries = canaries
+        self._compact_automatically = compact_automatically
         meta = getattr(self._model, "mteb_model_meta", None) or ModelMeta.create_empty()
         self._meta: ModelMeta = meta
         self._extra: dict[str, Any] = {"identity": dict(identity)} if identity else {}
@@ -328,7 +332,11 @@ class CachedEncoder:
         space = None
         if self._database is not None:
             space = self._database.space(
-                identity, self._name, engine.version, store_text=self._store_text
+                identity,
+                self._name,
+                engine.version,
+                store_text=self._store_text,
+                compact_automatically=self._compact_automatically,
             )
             say_what_differs(self._database, space)
         return Pipeline(

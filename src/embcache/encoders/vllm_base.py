@@ -224,6 +224,7 @@ class VllmWrapperBase:
                 self._engine.version,
                 layout=self._layout,
                 store_text=self._cache.store_text,
+                compact_automatically=self._cache.compact_automatically,
             )
             say_what_differs(self._database, space)
         return Pipeline(

@@ -55,6 +55,8 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         canaries: Whether to encode a few pairs of embcache's own whenever the engine has started,
             and to raise ChangedModelError where the space has other scores for them: the engine is
             then not the one that filled it. They are compared before anything is written.
+        compact_automatically: Whether to merge small files and remove old ones in the background,
+            after commits, when it pays; readers and other writers are not disturbed.
         make_engine: Makes another engine than vLLM's, as for `VllmEncoderWrapper`.
         **kwargs: Any further argument of `vllm.EngineArgs`, as for `VllmEncoderWrapper`.
 

@@ -88,6 +88,8 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         canaries: Whether to encode a few texts of embcache's own whenever the engine has started,
             and to raise ChangedModelError where the space has other vectors for them: the engine is
             then not the one that filled it. They are compared before anything is written.
+        compact_automatically: Whether to merge small files and remove old ones in the background,
+            after commits, when it pays; readers and other writers are not disturbed.
         truncate_dim: Return only the first so many components of each vector (Matryoshka),
             normalised again where the model normalises; None for all. The cache holds the full
             vectors, so this costs no encoding and no second space.

@@ -135,6 +135,7 @@ class Database:
         *,
         layout: Layout = VECTORS,
         store_text: bool = True,
+        compact_automatically: bool = True,
     ) -> Space:
         """The space of an identity, new or old; nothing is written before its first row.
 
@@ -144,6 +145,8 @@ class Database:
             engine_version: For the record in a new table's metadata.
             layout: Whether it holds vectors or scores.
             store_text: Whether new rows carry their texts.
+            compact_automatically: Whether it is compacted in the background, after commits, when
+                it pays.
         """
         fingerprint = identity.fingerprint()
         dtype = readable_name(identity.dtype)
@@ -152,7 +155,13 @@ class Database:
         known = [t for t in self.location.tables() if t.name.endswith(f"--{fingerprint}")]
         metadata = SpaceMetadata(identity, model, engine_version, embcache_version())
         location = known[0] if known else self.location.table(name)
-        return Space(location, metadata, layout=layout, store_text=store_text)
+        return Space(
+            location,
+            metadata,
+            layout=layout,
+            store_text=store_text,
+            compact_automatically=compact_automatically,
+        )
 
 
 def open_space(location: Location) -> Space | None:

@@ -67,6 +67,13 @@ class KeyIndex:
             _woven(self.positions.view(np.uint64), newer.positions, older, spots).view(np.int64),
         )
 
+    def first(self, count: int) -> KeyIndex:
+        """The keys at positions below `count`; itself where that is all of them."""
+        kept = self.positions < count
+        if kept.all():
+            return self
+        return KeyIndex(self.heads[kept], self.tails[kept], self.positions[kept])
+
     def __len__(self) -> int:
         return len(self.heads)
 
@@ -170,6 +177,11 @@ class KeyParts:
             newest = parts.pop()
             parts[-1] = parts[-1].merged(newest)
         return KeyParts(tuple(parts))
+
+    def first(self, count: int) -> KeyParts:
+        """The keys of the first `count` positions: what a rewritten end leaves of an index."""
+        parts = (part.first(count) for part in self.parts)
+        return KeyParts(tuple(part for part in parts if len(part)))
 
     def find(self, wanted: Keys) -> Positions:
         """As `KeyIndex.find`; of equal keys the oldest."""

@@ -24,7 +24,7 @@ from embcache.errors import (
     EmbcacheError,
 )
 from embcache.identity.home import user_path
-from embcache.store import aside
+from embcache.store import aside, leftovers
 from embcache.store.forks import in_use
 from embcache.store.trial import try_commit
 from embcache.store.untrusted import check_folder
@@ -57,6 +57,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one slash: a Path has lost the othe
 _TABLE = ".lance"
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust says it
 _NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
+_CONFLICT = "commit conflict"  # in Lance's message
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,7 @@ class Location:
         """
         parent = self._path.parent
         parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted since it was made
-        with tempfile.TemporaryDirectory(prefix=".creating-", dir=parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=leftovers.CREATING, dir=parent) as folder:
             hidden = Path(folder) / self._path.name
             yield Location(str(hidden), self.storage_options)
             with suppress(OSError):  # a table is there already, or what a killed creation left
@@ -295,10 +296,17 @@ class Location:
             raise CacheError(f"{self} is a link or no table's folder; remove it by hand.")
         try:
             # Out of the cache's sight in one step; a table without half its files would be damaged.
-            with tempfile.TemporaryDirectory(prefix=".removed-", dir=self._path.parent) as grave:
+            with tempfile.TemporaryDirectory(
+                prefix=leftovers.REMOVED, dir=self._path.parent
+            ) as grave:
                 self._path.rename(Path(grave) / self._path.name)
         except OSError as error:
             raise CacheError(f"Removing {self} failed: {error.strerror or error}.") from error
+
+    @property
+    def folder(self) -> Path:
+        """The folder, for the store's modules that work on a table's files: locks, compaction."""
+        return self._path
 
     @property
     def _path(self) -> Path:
@@ -335,6 +343,11 @@ def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
             said = f"Lance panicked: {error}"
         kind = CacheError if fix is READ_FIX and _is_no_damage(error) else fix.error
         raise kind(f"{doing} {where} failed: {said}. {fix.text}") from error
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether Lance refused a commit because another process has committed what contradicts it."""
+    return _CONFLICT in str(error)
 
 
 def is_of_lance(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from embcache.store import panics
 from embcache.store.base import Part
 from embcache.store.index import Positions
 from embcache.store.location import READ_FIX, Location, lance_errors
+from embcache.store.locks import Pin
 from embcache.store.schema import (
     SpaceMetadata,
     check_columns,
@@ -78,6 +79,7 @@ class Reader:
     Args:
         dataset: The table, opened at a version.
         location: Where it lies.
+        pin: What keeps the version's files, for as long as this object lives; None for nothing.
 
     Attributes:
         dataset: As given.
@@ -94,9 +96,12 @@ class Reader:
         DamagedSpaceError: Its schema is not what it was.
     """
 
-    def __init__(self, dataset: lance.LanceDataset, location: Location) -> None:
+    def __init__(
+        self, dataset: lance.LanceDataset, location: Location, pin: Pin | None = None
+    ) -> None:
         self.dataset = dataset
         self.location = location
+        self._pin = pin
         self.metadata: SpaceMetadata = read_metadata(dataset.schema, str(location))
         check_columns(dataset.schema, self.metadata, str(location))
         self.layout = schema_layout(dataset.schema)

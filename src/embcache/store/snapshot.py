@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 
 import lance
 import numpy as np
@@ -156,7 +156,9 @@ def indexed(
 ) -> SpaceSnapshot:
     """The snapshot of a newer version; its index is that of the older one where it can be.
 
-    Of new fragments only, where the old ones are all unchanged.
+    What follows the fragments that are unchanged is read. A merged fragment comes last, and may
+    hold older rows than some that are unchanged. Where it has a key of theirs, only an index that
+    is made anew knows which row was committed first.
 
     Args:
         before: The older version.
@@ -164,12 +166,17 @@ def indexed(
         lost: Marks of fragments that cannot be read; their keys are left out.
     """
     shape = [(mark, mark not in lost) for mark in fragment_marks(reader)]
-    index, at = KeyParts(), 0
-    if before.shape and shape[: len(before.shape)] == before.shape:
-        index, at = before.index, len(before.shape)
-    for start, stop in _runs([there for _, there in shape], at):
-        fresh = reader.fragments[start:stop]
-        index = index.extended(_index_keys(reader.dataset, fresh, int(reader.starts[start])))
+    pairs = zip(before.shape, shape, strict=False)
+    same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    index = before.index.first(int(reader.starts[same]))
+    fresh = [
+        _index_keys(reader.dataset, reader.fragments[start:stop], int(reader.starts[start]))
+        for start, stop in _runs([there for _, there in shape], same)
+    ]
+    if same < len(before.shape) and any((index.find(one.keys) >= 0).any() for one in fresh):
+        return indexed(SpaceSnapshot(), reader, lost)
+    for one in fresh:
+        index = index.extended(one)
     return SpaceSnapshot(reader, index, shape)
 
 

@@ -17,9 +17,12 @@ from embcache.errors import CacheError, DamagedSpaceError
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
+from embcache.store.background import Compactor
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
+from embcache.store.leftovers import remove_leftovers
 from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
+from embcache.store.locks import in_turn, pin
 from embcache.store.reader import Reader, open_table
 from embcache.store.rows import Rows, conform
 from embcache.store.salvage import Salvage, is_damage
@@ -58,6 +61,8 @@ class Space:
             None for a table that exists, whatever it says.
         layout: Whether a new table holds vectors or scores.
         store_text: Whether new rows carry their texts.
+        compact_automatically: Whether to compact the table in the background, after commits, when
+            it pays.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Space:
         *,
         layout: Layout = VECTORS,
         store_text: bool = True,
+        compact_automatically: bool = True,
     ) -> None:
         self.location = location
         self._metadata = metadata
@@ -75,6 +81,8 @@ class Space:
         self._lock = ForkLock()
         self._snapshot = SpaceSnapshot()
         self._salvage = Salvage(location, self._open_sound)
+        self._compact_automatically = compact_automatically
+        self.compactor = Compactor(location, self.refresh)
 
     @property
     def name(self) -> str:
@@ -106,6 +114,7 @@ class Space:
             self.metadata,
             layout=self.layout,
             store_text=self.stores_text,
+            compact_automatically=self._compact_automatically,
         )
 
     @property
@@ -138,6 +147,8 @@ class Space:
     def open(self, version: int | None = None) -> Reader:
         """A version, to be read from end to end: its keys are not indexed.
 
+        For as long as the reader lives, automatic compaction leaves its files alone.
+
         Args:
             version: Which; None for the latest.
 
@@ -146,7 +157,11 @@ class Space:
             CacheFormatError: It is of a newer format, or no space of embcache.
             DamagedSpaceError: Lance cannot open it, or it is of another identity.
         """
-        reader = Reader(open_table(self.location, version), self.location)
+        folder = self.location.folder
+        with in_turn(folder, committing=False):  # none of its files go meanwhile
+            dataset = open_table(self.location, version)
+            held = pin(folder, dataset.version)
+        reader = Reader(dataset, self.location, held)
         self._check_identity(reader.metadata)
         last = self._snapshot.reader
         if last is None or last.schema != reader.schema:
@@ -241,7 +256,8 @@ class Space:
         Raises:
             RuntimeError: Another process committed what conflicts with it, at the same time.
         """
-        with warnings.catch_warnings():  # zero is what the caller asked for, and was told about
+        with warnings.catch_warnings(), in_turn(self.location.folder):
+            # Zero is what the caller asked for, and was told about.
             warnings.filterwarnings("ignore", r"optimize\(cleanup_older_than=0\)", UserWarning)
             self.table().optimize(cleanup_older_than=older_than)
 
@@ -284,8 +300,12 @@ class Space:
             with lance_errors("Writing to", self.location, WRITE_FIX):
                 table = self._open_or_create(dim)
                 self._check_schema(table.schema, dim)
-                table.add(make(table.schema, new))
-            return self.refresh(), len(new)
+                rows = make(table.schema, new)
+                with in_turn(self.location.folder):
+                    table.add(rows)
+            snapshot = self.refresh()
+            self._committed(snapshot.reader)
+            return snapshot, len(new)
 
     def _open_or_create(self, dim: int) -> lancedb.table.Table:
         if not self.location.has_table():
@@ -301,6 +321,7 @@ class Space:
         """
         check_folder(Path(self.location.uri))  # Lance would create it where a link points to
         self._salvage.clear_place()
+        remove_leftovers(self.location.parent.folder)
         schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
         options = {"new_table_enable_stable_row_ids": "true"}
         with self.location.made_elsewhere() as hidden:
@@ -315,7 +336,14 @@ class Space:
         with lance_errors("Deleting rows from", self.location, WRITE_FIX):
             table = self.table()
             for at in range(0, len(literals), at_once):
-                table.delete(f"{column} IN ({', '.join(literals[at : at + at_once])})")
+                with in_turn(self.location.folder):
+                    table.delete(f"{column} IN ({', '.join(literals[at : at + at_once])})")
+        self._committed(self.open())
+
+    def _committed(self, reader: Reader | None) -> None:
+        # Not while files of it cannot be read: Lance would fail at them, again and again.
+        if self._compact_automatically and reader is not None and not self._salvage.lost:
+            self.compactor.after_commit(reader.fragments)
 
     def _check_schema(self, schema: pa.Schema, dim: int) -> None:
         self._check_identity(read_metadata(schema, str(self.location)))

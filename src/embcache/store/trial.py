@@ -18,10 +18,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from embcache.errors import CacheWriteError
+from embcache.store.leftovers import CREATING, TRIAL
 
 _MANIFESTS = "_versions"
 _FOLDERS = ("data", "_transactions", _MANIFESTS)
-_TRIAL = ".embcache-trial-"  # without Lance's endings: what a kill leaves is taken for no data
 _CONTENT = bytes(4096)  # a block: an empty file may fit where nothing else does
 _NO_PERMISSION = (errno.EACCES, errno.EPERM)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -45,14 +45,14 @@ def try_commit(table: Path) -> None:
         above = next(place for place in folder.parents if place.exists())
         with (
             _refusal("making a folder", above),
-            tempfile.TemporaryDirectory(prefix=".creating-", dir=above) as made,
+            tempfile.TemporaryDirectory(prefix=CREATING, dir=above) as made,
         ):
             _try_files(Path(made), above, linked=name == _MANIFESTS)
 
 
 def _try_files(folder: Path, shown: Path, *, linked: bool) -> None:
     """Put a file into a folder as a commit does, and remove it; errors call the folder `shown`."""
-    written = folder / f"{_TRIAL}{uuid4().hex}"
+    written = folder / f"{TRIAL}{uuid4().hex}"
     named = written.with_name(f"{written.name}-named")
     try:
         with _refusal("writing a file", shown), open(written, "xb") as file:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from embcache.store import Location, Space
-from embcache.store.location import WRITE_FIX, lance_errors
+from embcache.store.compaction import remove_left_behind
+from embcache.store.location import WRITE_FIX, is_conflict, lance_errors
+from embcache.store.locks import sole_compactor
 
 _ATTEMPTS = 5
-_CONFLICT = "commit conflict"  # in Lance's message, where another process committed meanwhile
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class CompactReport:
 def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -> CompactReport:
     """Rewrite small fragments into large ones, and remove files that nothing needs any more.
 
+    Encoders do this by themselves in the background, when it pays; this does all of it at once.
     Other processes may read and write meanwhile. Rows keep their stable row ids: of equal keys, the
     row that was committed first still counts.
 
@@ -55,19 +57,25 @@ def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -
             process has the space open; one that has then fails to read.
 
     Returns:
-        Fragments and bytes, before and after. What a killed writer left behind is removed once it
-        is seven days old: before, Lance cannot tell it from a write in progress.
+        Fragments and bytes, before and after. What killed processes left behind is removed once it
+        is an hour old.
 
     Raises:
         ConfigError: There is no table.
         CacheError: Lance cannot read or write it.
     """
     fragments, size = len(space.open().fragments), space.location.size()
-    _optimize(space, older_than)
+    _compact(space, older_than)
     if space.canaries.location.has_table():
-        _optimize(space.canaries, older_than)
+        _compact(space.canaries, older_than)
     after = len(space.open().fragments)
     return CompactReport(space.location, fragments, after, size, space.location.size())
+
+
+def _compact(space: Space, older_than: timedelta) -> None:
+    with sole_compactor(space.location.folder, wait=True):  # a writer's own takes a second
+        _optimize(space, older_than)
+        remove_left_behind(space.location)
 
 
 def _optimize(space: Space, older_than: timedelta) -> None:
@@ -79,6 +87,6 @@ def _optimize(space: Space, older_than: timedelta) -> None:
             except RuntimeError as error:
                 # Another process deleted rows, or compacted, at the same time. Appends never
                 # conflict, so a later attempt goes through.
-                if _CONFLICT not in str(error) or attempt == _ATTEMPTS - 1:
+                if not is_conflict(error) or attempt == _ATTEMPTS - 1:
                     raise
                 time.sleep(0.1 * 2**attempt)

@@ -1,0 +1,286 @@
+"""What makes a table small and quick again: fragments are merged, and old files removed.
+
+Every commit adds a fragment (a data file, mostly), and a manifest that names all fragments: left
+alone, n small commits cost the disk of n * n / 2 names, and each takes longer than the one before.
+
+Merging is by levels, as in a log-structured merge tree: some fragments of about one size become one
+of the next size, so that a row is written again once a level, five times in all for a million
+commits of one row, and a large fragment is not written again for a few rows more. What Lance does
+by itself, all below a million rows into one, would write gigabytes again every few commits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import lance
+from lance.optimize import Compaction, CompactionOptions, CompactionTask, RewriteResult
+
+from embcache.store import locks
+from embcache.store.leftovers import AGE, remove_leftovers
+from embcache.store.location import WRITE_FIX, Location, lance_errors
+from embcache.store.reader import open_table
+
+FANOUT = 16
+"""Fragments of one level that become one of the next."""
+
+LARGEST_BYTES = 256 * 2**20
+"""Of a merged fragment, about: what is written in a second, and so what an exit may wait for."""
+
+LARGEST_ROWS = 2**20
+
+DELETED = 0.15
+"""Share of a fragment's rows that are deleted, from which on it is written again without them."""
+
+SLACK_BYTES = 4 * 2**20
+SLACK = 0.25
+"""What old versions may take, beside what is in use: so many bytes, or this share of the rows'
+bytes, if that is more. They are kept up to `KEPT` for readers that take no pin: DuckDB, say."""
+
+SLACK_VERSIONS = 100
+"""How many of them at most: Lance lists them all before each commit."""
+
+KEPT = timedelta(hours=1)
+
+_BATCH_BYTES = 2**20
+_BATCH_ROWS = 8192
+_LANCE_FOLDERS = ("data", "_deletions", "_transactions", "_versions")
+_ROW_VERSIONS = ("created_at_version_meta", "last_updated_at_version_meta")
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """What is to be known of a fragment to decide about it.
+
+    Attributes:
+        number: Lance's fragment id.
+        rows: In its file, deleted ones included.
+        deleted: How many of them are deleted.
+        size: Bytes of its files; 0 where Lance does not say.
+    """
+
+    number: int
+    rows: int
+    deleted: int
+    size: int
+
+    @classmethod
+    def of(cls, fragment: lance.LanceFragment) -> Fragment:
+        """As Lance describes it."""
+        known = fragment.metadata
+        size = sum(file.file_size_bytes or 0 for file in known.files)
+        return cls(fragment.fragment_id, known.physical_rows, known.num_deletions, size)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether too many of its rows are deleted."""
+        return self.deleted > DELETED * self.rows
+
+
+def fragments_to_merge(fragments: Sequence[Fragment]) -> set[int] | None:
+    """Choose the fragments that are written again.
+
+    Args:
+        fragments: A version's, in their order: neighbours can become one.
+
+    Returns:
+        Their numbers; None where nothing is to be done.
+    """
+    upper, least = _largest_rows(fragments), {f.number for f in fragments if f.is_sparse}
+    while upper >= 1:
+        lower = upper // FANOUT
+        if any(
+            sum(fragment.rows >= lower for fragment in run) >= FANOUT
+            for run in _runs(fragments, upper)
+        ):
+            return least | {f.number for f in fragments if f.rows < upper}
+        upper = lower
+    return least or None
+
+
+def merge_fragments(location: Location, going_on: Callable[[], bool]) -> bool:
+    """Write again what `fragments_to_merge` chooses, one commit a merged fragment.
+
+    Row ids stay, and so which of two rows with one key counts; readers of earlier versions and
+    appending writers notice nothing. A kill leaves the table as it was.
+
+    Args:
+        location: The table's place.
+        going_on: Asked before each merged fragment but the first: processes that commit once and
+            exit at once shall compact too.
+
+    Returns:
+        Whether anything was committed.
+
+    Raises:
+        CacheError: The file system refuses something; or another process deleted or merged the same
+            rows at the same time, see `is_conflict`.
+    """
+    with lance_errors("Compacting", location, WRITE_FIX):
+        dataset = open_table(location)
+        options, merged = _plan(dataset), False
+        if options is None:
+            return False
+        for task in Compaction.plan(dataset, options).tasks:
+            if merged and not going_on():
+                break
+            with locks.in_turn(location.folder):
+                Compaction.commit(dataset, [_execute(task, dataset)])
+            merged = True
+        return merged
+
+
+def clean_up(location: Location, grace: timedelta) -> None:
+    """Remove old versions that nobody reads, and what killed processes left.
+
+    Versions that a process reads (`locks.pin`) stay. So do all others of the last hour, unless they
+    are beyond the slack.
+
+    Args:
+        location: The table's place.
+        grace: Versions that were the latest so recently stay in any case.
+
+    Raises:
+        CacheError: The table cannot be opened, or the file system refuses something.
+    """
+    table = location.folder
+    with locks.between_turns(table) as alone, lance_errors("Compacting", location, WRITE_FIX):
+        dataset = open_table(location)
+        old = _superseded(table, KEPT)
+        if alone:
+            beyond = _garbage(table, dataset) > max(SLACK_BYTES, SLACK * _live(dataset))
+            recent = _superseded(table, grace)
+            old = recent if beyond else max(old, recent[:-SLACK_VERSIONS], key=len)
+        free = [v for v in old if v < dataset.version and not locks.is_pinned(table, v)]
+        if free:
+            dataset.cleanup_old_versions(
+                older_than=timedelta(0), versions=free, error_if_tagged_old_versions=False
+            )
+    remove_left_behind(location)
+
+
+def remove_left_behind(location: Location) -> None:
+    """Remove what killed processes left an hour ago or earlier, in a table and in its cache.
+
+    Data files of commits that never came among it. Lance waits seven days for these, since it
+    cannot know whether a commit is still to come. Here nobody is committing meanwhile
+    (`locks.between_turns`); the hour is for writers that know nothing of that.
+
+    Args:
+        location: The table's place.
+
+    Raises:
+        CacheError: The table cannot be opened, or the file system refuses something.
+    """
+    table = location.folder
+    with locks.between_turns(table) as alone, lance_errors("Compacting", location, WRITE_FIX):
+        remove_leftovers(table)
+        remove_leftovers(table.parent)
+        if alone:
+            _remove_orphans(table, open_table(location))
+
+
+def _plan(dataset: lance.LanceDataset) -> CompactionOptions | None:
+    """What Lance is to do; None for nothing."""
+    fragments = [Fragment.of(fragment) for fragment in dataset.get_fragments()]
+    chosen = fragments_to_merge(fragments)
+    if chosen is None:
+        return None
+    return {
+        "target_rows_per_fragment": _largest_rows(fragments),
+        "materialize_deletions_threshold": DELETED,
+        "excluded_fragment_ids": [f.number for f in fragments if f.number not in chosen],
+        "num_threads": 1,
+        "batch_size": max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / _row_bytes(fragments)))),
+    }
+
+
+def _largest_rows(fragments: Sequence[Fragment]) -> int:
+    return max(1, min(LARGEST_ROWS, int(LARGEST_BYTES / _row_bytes(fragments))))
+
+
+def _row_bytes(fragments: Sequence[Fragment]) -> float:
+    rows = sum(fragment.rows for fragment in fragments)
+    return max(1.0, sum(fragment.size for fragment in fragments) / max(1, rows))
+
+
+def _runs(fragments: Sequence[Fragment], upper: int) -> Iterator[list[Fragment]]:
+    """Neighbours with fewer rows than `upper`: only these can become one."""
+    run: list[Fragment] = []
+    for fragment in fragments:
+        if fragment.rows < upper:
+            run.append(fragment)
+        else:
+            yield run
+            run = []
+    yield run
+
+
+def _execute(task: CompactionTask, dataset: lance.LanceDataset) -> RewriteResult:
+    """Write a merged fragment, without what Lance remembers of each of its rows' versions.
+
+    Lance keeps, for each commit that a fragment's rows are from, 22 bytes in every later manifest:
+    the one cost that merging would not bound. Nothing of embcache's reads these versions (they are
+    `_row_created_at_version`, 1 then); rows have `created_at`.
+    """
+    # json and from_json are not in Lance's stubs; pickling a result goes through them.
+    result = json.loads(task.execute(dataset).json())  # type: ignore[attr-defined]
+    for fragment in result["new_fragments"]:
+        for name in _ROW_VERSIONS:
+            fragment.pop(name, None)
+    plain: RewriteResult = RewriteResult.from_json(json.dumps(result))  # type: ignore[attr-defined]
+    return plain
+
+
+def _superseded(table: Path, ago: timedelta) -> list[int]:
+    """Versions that have not been the latest for so long."""
+    there = locks.manifests(table)
+    limit = time.time() - ago.total_seconds()
+    newer = list(there.values())[1:]
+    return [v for v, next_ in zip(there, newer, strict=False) if next_.st_mtime <= limit]
+
+
+def _files(table: Path) -> dict[str, os.stat_result]:
+    """Lance's files, by path within the table; canaries, a table of their own, are left out."""
+    found: dict[str, os.stat_result] = {}
+    for name in _LANCE_FOLDERS:
+        try:
+            with os.scandir(table / name) as entries:
+                found |= {f"{name}/{e.name}": e.stat() for e in entries if e.is_file()}
+        except FileNotFoundError:  # no deletions yet; or removed by another process meanwhile
+            continue
+    return found
+
+
+def _live(dataset: lance.LanceDataset) -> int:
+    return sum(Fragment.of(fragment).size for fragment in dataset.get_fragments())
+
+
+def _garbage(table: Path, dataset: lance.LanceDataset) -> int:
+    """Bytes of all files but the latest version's data."""
+    return sum(file.st_size for file in _files(table).values()) - _live(dataset)
+
+
+def _remove_orphans(table: Path, dataset: lance.LanceDataset) -> None:
+    """Remove old files that belong to no version."""
+    limit = time.time() - AGE.total_seconds()
+    old = {
+        path
+        for path, file in _files(table).items()
+        if file.st_mtime < limit and not path.startswith("_versions/")
+    }
+    latest = {f"data/{file.path}" for f in dataset.get_fragments() for file in f.metadata.files}
+    if old <= latest:
+        return
+    needed: set[str] = set()
+    for batch in dataset.tracked_files():
+        needed.update(batch.column("path").to_pylist())
+    if latest <= needed:  # else this Lance writes paths in another way, and all would go
+        for path in old - needed:
+            (table / path).unlink(missing_ok=True)
