@@ -2,13 +2,14 @@
 # that costs a fraction of a second and no network.
 #   PYTHON=/path/to/python3.12    the Python to build .venv with
 #   EMBCACHE_DEVICE=cpu|cuda      which vLLM to install              (default: by the GPU found)
-#   ARGS='...'                    passed on to demo, test, bench and bench-*, storm, soak, fuzz, lock
+#   ARGS='...'                    passed on to demo, test, bench and bench-*, storm, damage, soak,
+#                                 fuzz, lock
 
 PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory bench-canaries storm soak fuzz lock hooks clean distclean
+.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory bench-canaries storm damage soak fuzz lock hooks clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +50,9 @@ bench-canaries: setup  ## how far honest runs and changed models move the canari
 
 storm: setup  ## 13 processes on one cache, killed at random; ARGS='--minutes 20 --kills 60 --seed 1'
 	@$(PY) benchmarks/storm.py $(ARGS)
+
+damage: setup  ## damage a cache at random and mend it; ARGS='--trials 10000 --seed 1'
+	@$(PY) benchmarks/damage.py $(ARGS)
 
 soak: setup  ## random operations against a dict; ARGS='--minutes 30 --seed 1'
 	@$(PY) benchmarks/soak.py $(ARGS)

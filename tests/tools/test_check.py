@@ -23,6 +23,7 @@ from embcache.pipeline.request import TextRequest
 from embcache.store import SCORES, Database, Location, Rows, Space
 from embcache.tools.check import CanaryReport, check_space
 from embcache.tools.compact import compact_space
+from embcache.tools.repair import Repair
 from tests.fakes import FakeEngine
 from tests.spaces import IDENTITY, add_blindly, append_raw, folder, make_rows, read_all
 from tests.store.test_damage import data_files, flip_bit
@@ -85,7 +86,10 @@ def test_a_text_that_is_no_text_any_more(open_space: Open) -> None:
     report = check_space(space)
     assert not report.ok and (report.damaged, report.unverified) == (0, 100)
     (named,) = report.unreadable
-    assert named.startswith(f"texts in data/{path.name} (100 rows)")
+    assert named.startswith(f"texts or notes in data/{path.name} (100 rows)")
+    fixed = check_space(space, fix=True)
+    assert fixed.ok and fixed.repair is not None and fixed.repair.recovered == 100
+    assert check_space(space).unverified == 1  # the others have their texts
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -142,11 +146,11 @@ def test_a_truncated_file_is_named_and_others_are_checked(open_space: Open, keep
     files = {path.stat().st_mtime_ns: path for path in data_files(space)}
     broken = files[sorted(files)[1]]
     broken.write_bytes(broken.read_bytes()[: int(keep * broken.stat().st_size)])
-    report = check_space(space, fix=True)
+    report = check_space(space)
     assert not report.ok and report.rows == 1200 and report.damaged == 0
     (named,) = report.unreadable
     assert broken.name in named and "400 rows" in named
-    assert broken.name in str(report) and "`merge_caches`" in str(report)
+    assert broken.name in str(report) and "`check_space` with fix=True" in str(report)
 
 
 def test_a_file_that_is_gone(open_space: Open) -> None:
@@ -237,28 +241,44 @@ def test_lance_cache_fits(tmp_path: Path) -> None:
 def test_a_renamed_space_is_a_problem_and_nothing_is_deleted(open_space: Open) -> None:
     space = open_space()
     space.add(make_rows(["a"]))
-    other = Identity("another", "1", "float32")
-    changed = {"embcache:identity": other.to_json()}
-    lance.dataset(str(folder(space))).update_schema_metadata(changed)
-    report = check_space(Space(space.location), fix=True)
-    assert not report.ok and report.misfits == 1 and report.deleted == 0
-    assert f"does not end in --{other.fingerprint()}.lance" in str(report)
-    assert lance.dataset(str(folder(space))).count_rows() == 1
+    renamed = folder(space).with_name(f"other--float32--{'0' * 10}.lance")
+    folder(space).rename(renamed)
+    report = check_space(Space(Location.of(renamed)), fix=True)
+    assert not report.ok and report.repair is None
+    assert f"does not end in --{IDENTITY.fingerprint()}.lance" in str(report)
+    assert lance.dataset(str(renamed)).count_rows() == 1
 
 
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
-        ({"embcache:format_version": "9"}, "format version 9"),
+        ({"embcache:identity": Identity("x", "1", "float32").to_json()}, "has the fingerprint"),
         ({"embcache:identity": "{}"}, "unreadable schema metadata"),
+        ({"embcache:format_version": "9"}, "another format version than its data files"),
     ],
 )
-def test_format_problems(open_space: Open, metadata: dict[str, str], said: str) -> None:
+def test_metadata_that_is_not_the_data_files_is_damage(
+    open_space: Open, metadata: dict[str, str], said: str
+) -> None:
     space = open_space()
     space.add(make_rows(["a"]))
     lance.dataset(str(folder(space))).update_schema_metadata(metadata)
-    report = check_space(space, fix=True)
+    report = check_space(space)
     assert not report.ok and said in str(report)
+    assert check_space(space, fix=True).ok
+    assert check_space(Space(space.location)).rows == 1
+
+
+def test_a_newer_format_is_left_alone(open_space: Open) -> None:
+    space = open_space()
+    space.add(make_rows(["a"]))
+    rows = lance.dataset(str(folder(space))).to_table()
+    newer = {**rows.schema.metadata, b"embcache:format_version": b"9"}
+    lance.write_dataset(rows.replace_schema_metadata(newer), str(folder(space)), mode="overwrite")
+    version = lance.dataset(str(folder(space))).version
+    report = check_space(space, fix=True)
+    assert not report.ok and report.repair is None and "format version 9" in str(report)
+    assert lance.dataset(str(folder(space))).version == version
 
 
 def test_columns_of_other_types_or_missing(open_space: Open) -> None:
@@ -273,17 +293,20 @@ def test_columns_of_other_types_or_missing(open_space: Open) -> None:
     ):
         changed = table.replace_schema_metadata(data.schema.metadata)
         lance.write_dataset(changed, str(folder(space)), mode="overwrite")
-        report = check_space(space, fix=True)
-        assert not report.ok and said in str(report)
+        report = check_space(space)
+        assert not report.ok and report.rows == 1 and said in str(report)
+        assert check_space(space, fix=True).ok
+        assert check_space(space).ok and check_space(space).rows == 1
 
 
 def test_a_damaged_manifest(open_space: Open) -> None:
     space = open_space()
     space.add(make_rows(["a"]))
-    for manifest in (folder(space) / "_versions").iterdir():
+    for manifest in (folder(space) / "_versions").glob("*.manifest"):
         manifest.write_bytes(b"\xff" * 100)
     report = check_space(space)
-    assert not report.ok and f"Opening {folder(space)} failed" in str(report)
+    assert not report.ok and f"Opening version 2 of {folder(space)} failed" in str(report)
+    assert "no version of it can be used; 1 data files are there" in str(report)
 
 
 def test_no_table(tmp_path: Path) -> None:
@@ -315,9 +338,9 @@ def test_a_report_does_not_call_half_a_repair_ok(open_space: Open) -> None:
     space = open_space()
     space.add(make_rows(["a"]))
     report = check_space(space)
-    assert not replace(report, damaged=2, deleted=1).ok
-    assert replace(report, damaged=2, deleted=2).ok
-    assert not replace(report, problems=("p",), deleted=2).ok
+    assert not replace(report, damaged=2, repair=Repair(deleted=1)).ok
+    assert replace(report, damaged=2, repair=Repair(deleted=2, sound=True)).ok
+    assert not replace(report, problems=("p",)).ok
 
 
 def test_keys_of_the_documented_formula_fit(open_space: Open) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
+from embcache.cli.apart import Checked, check_apart
 from embcache.cli.options import (
     DEFAULT_CACHE,
     AddToOption,
@@ -37,7 +38,6 @@ from embcache.cli.output import (
 from embcache.errors import CacheError, ConfigError, printable, shown
 from embcache.identity.identity import Identity, normalize_dtype
 from embcache.store import Location
-from embcache.tools.check import CheckReport, check_space
 from embcache.tools.compact import CompactReport, compact_space
 from embcache.tools.describe import describe
 from embcache.tools.export import ExportDtype, export_space
@@ -62,27 +62,29 @@ def check(
     cache: CacheOption = DEFAULT_CACHE,
     fix: Annotated[
         bool,
-        typer.Option("--fix", help="Delete damaged rows, rows of other keys, and duplicates."),
+        typer.Option(
+            "--fix",
+            help="Mend what is damaged: rows that can still be read stay, others are encoded again "
+            "when needed. Duplicates go too.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every row and file; say what is damaged.
+    """Read every row, file and version; say what is damaged.
 
     Exit code 1 if something is wrong and was not fixed.
     """
-    reports: list[CheckReport] = []
-    for space in find_spaces(spaces, cache):
-        report = check_space(space, fix=fix)
+    reports: list[Checked] = []
+    for report in check_apart(spaces, cache, fix=fix):
         reports.append(report)
         if not as_json:
-            print_text(report)
+            print_text(report.text)
     if as_json:
-        fields = [{"ok": report.ok, **vars(report)} for report in reports]
-        print_json(fields)
+        print_json([report.fields for report in reports])
     elif not reports:
         print_text(f"There is no space in {cache}.")
     else:
-        print_hints(" ".join(map(str, reports)), ctx)
+        print_hints(" ".join(report.text for report in reports), ctx)
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
 

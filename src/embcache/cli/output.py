@@ -154,7 +154,7 @@ def print_json(value: Any) -> None:
     """A value as JSON on standard output; dataclasses, paths, times and arrays included."""
     # A pipe may be ASCII; where it is not, texts stay readable.
     ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=ascii_only, allow_nan=False)
+    text = json.dumps(plain(value), indent=2, ensure_ascii=ascii_only, allow_nan=False)
     # JSON lets a text's DEL, 8-bit controls and overrides of direction stand as they are.
     print("".join(json.dumps(char)[1:-1] if is_unseen(char) else char for char in text))
 
@@ -191,21 +191,21 @@ class _PrintableLog(logging.Formatter):
         return printable(super().format(record))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON-ready form; NaN and infinity, which JSON has not, become null."""
     if isinstance(value, (Path, Location)):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
-        return {name: _plain(getattr(value, name)) for name in names}
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -1,66 +1,97 @@
-"""Damaged files of a table, set aside: renamed, so that nothing uses them, and never deleted.
+"""Where damaged files of a table are put: out of use, and nothing that might be read is deleted.
 
 A table is what its newest manifest says. Where that is damaged and an older one is not, moving the
 newer manifests out of the way makes the older version the table again; data files stay where they
-are. Where none can be used, the table's whole folder gets another name.
+are. Where none can be used, the table's whole folder goes.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-MARK = ".damaged-"
-"""In the names of what was set aside, after the name that it had, before the time."""
+from embcache.errors import CacheWriteError
+from embcache.store.watch import changed
 
-_MANIFESTS = "_versions"
-_LAST = 2**64 - 1  # manifests are called by their distance from it, so that the newest sorts first
-_DIGITS = 20  # of such a name; older tables count up, without leading zeros
+_PREFIX = ".damaged-"  # hidden, and without a table's ending: no tool takes it for a table
 _END_BYTES = 2**20
-_threads = threading.Lock()  # a lock on a file is the whole process's
 
 
-def manifests(table: Path) -> dict[int, Path]:
-    """Manifests of a table by version, newest first; none where there is no such folder."""
-    found = {}
-    for path in (table / _MANIFESTS).glob("*.manifest"):
-        if path.stem.isdecimal():
-            number = int(path.stem)
-            found[_LAST - number if len(path.stem) == _DIGITS else number] = path
-    return dict(sorted(found.items(), reverse=True))
+class Aside:
+    """A hidden folder beside a table, made when the first file comes to it.
 
+    Files lie in it as they lay in the table, so that copying them back undoes it.
 
-def set_aside(path: Path) -> Path:
-    """Rename a file or folder, which keeps its place.
-
-    Returns:
-        What it is called now.
-
-    Raises:
-        OSError: The file system refuses.
+    Args:
+        table: The table's folder.
     """
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-    target = path.with_name(f"{path.name}{MARK}{stamp}")
-    path.rename(target)
-    return target
+
+    def __init__(self, table: Path) -> None:
+        self._table = table
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+        self._folder = table.parent / f"{_PREFIX}{moment}"
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder; None as long as nothing came to it."""
+        return self._folder if self._folder.exists() else None
+
+    def move(self, file: Path) -> None:
+        """Take a file away from the table.
+
+        Raises:
+            CacheWriteError: The file system refuses.
+        """
+        self._put(file, os.rename)
+        changed(self._table)
+
+    def keep(self, file: Path) -> None:
+        """Keep a file that some version of the table names, and that a compaction may remove.
+
+        By a hard link, as Lance itself needs for every commit: who reads the file goes on.
+
+        Raises:
+            CacheWriteError: The file system refuses.
+        """
+        self._put(file, os.link)
+
+    def move_table(self) -> None:
+        """Take the whole table away.
+
+        Raises:
+            CacheWriteError: The file system refuses.
+        """
+        self._put(self._table, os.rename, within="rest")  # manifests may have come before it
+
+    def _put(self, path: Path, how: Callable[[Path, Path], None], within: str = "") -> None:
+        target = self._folder / within / self._table.name / path.relative_to(self._table)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another process's repair took it, or there is none
+                how(path, target)
+        except OSError as error:
+            raise CacheWriteError(
+                f"{path} cannot be set aside in {self._folder}: {error.strerror or error}. Is the "
+                "cache's folder writable?"
+            ) from error
 
 
 def left(cache: Path) -> list[Path]:
-    """What was set aside in a cache and is still there, by name."""
-    found = [*cache.glob(f"*{MARK}*"), *cache.glob(f"*/{_MANIFESTS}/*{MARK}*")]
-    return sorted(found)
+    """Folders with what was set aside in a cache, oldest first."""
+    return sorted(cache.glob(f"{_PREFIX}*"))
 
 
-def read_ends(files: Sequence[Path]) -> None:
-    """Read the first and the last bytes of files; those that are not there are left out.
+def read_ends(files: list[Path]) -> None:
+    """Have the operating system read the first and the last bytes of files that look damaged.
+
+    Args:
+        files: Those that are not there are left out.
 
     Raises:
-        OSError: One cannot be read.
+        OSError: It refuses; then nothing says that they are damaged.
     """
     for path in files:
         try:
@@ -70,21 +101,3 @@ def read_ends(files: Sequence[Path]) -> None:
                 file.read()
         except FileNotFoundError:
             continue
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Be the only one, of all processes and threads, within this block for a folder.
-
-    The lock is on the folder itself: it leaves no file behind, and ends with the process.
-
-    Raises:
-        OSError: The file system has no locks, or not for folders (NFS).
-    """
-    with _threads:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)

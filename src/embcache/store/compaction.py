@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from lance.optimize import Compaction, CompactionOptions, CompactionTask, Rewrit
 from embcache.store import locks
 from embcache.store.leftovers import AGE, remove_leftovers
 from embcache.store.location import WRITE_FIX, Location, lance_errors
+from embcache.store.manifests import versions
 from embcache.store.reader import open_table
 
 FANOUT = 16
@@ -240,10 +242,13 @@ def _execute(task: CompactionTask, dataset: lance.LanceDataset) -> RewriteResult
 
 def _superseded(table: Path, ago: timedelta) -> list[int]:
     """Versions that have not been the latest for so long."""
-    there = locks.manifests(table)
     limit = time.time() - ago.total_seconds()
-    newer = list(there.values())[1:]
-    return [v for v, next_ in zip(there, newer, strict=False) if next_.st_mtime <= limit]
+    written: dict[int, float] = {}
+    for version, path in reversed(versions(table).items()):
+        with suppress(FileNotFoundError):  # another process removes it
+            written[version] = path.stat().st_mtime
+    newer = list(written.values())[1:]
+    return [version for version, next_ in zip(written, newer, strict=False) if next_ <= limit]
 
 
 def _files(table: Path) -> dict[str, os.stat_result]:

@@ -10,8 +10,8 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from embcache.errors import (
     EmbcacheError,
 )
 from embcache.identity.home import user_path
-from embcache.store import aside, leftovers
+from embcache.store import aside, leftovers, manifests
 from embcache.store.forks import in_use
 from embcache.store.trial import try_commit
 from embcache.store.untrusted import check_folder
@@ -160,7 +160,8 @@ class Location:
     def caches(self) -> list[str]:
         """Names of the folders here that hold tables."""
         folders = {table.parent for table in self._path.glob(f"*/*{_TABLE}")}
-        return sorted(folder.name for folder in folders if folder.suffix != _TABLE)  # canaries
+        shown = {folder.name for folder in folders if not folder.name.startswith(".")}
+        return sorted(name for name in shown if not name.endswith(_TABLE))  # canaries
 
     def holds(self, *names: str) -> bool:
         """Whether files of all these names are here."""
@@ -168,58 +169,18 @@ class Location:
 
     def has_table(self) -> bool:
         """Whether a table was ever committed here; a kill during creation leaves less."""
-        return any((self._path / "_versions").glob("*.manifest"))
+        return any((self._path / manifests.FOLDER).glob("*.manifest"))
 
     def versions(self) -> list[int]:
         """Versions of this table that have a manifest, newest first."""
-        return list(aside.manifests(self._path))
+        return list(manifests.versions(self._path))
 
     def holds_rows(self) -> bool:
         """Whether there are data files here, of a table or of what is left of one."""
-        return next((self._path / "data").glob(f"*{_TABLE}"), None) is not None
-
-    def check_readable(self, versions: Sequence[int], data: Sequence[str] = ()) -> None:
-        """Have the operating system read manifests and data files, in which Lance sees damage.
-
-        Args:
-            versions: Whose manifests.
-            data: Paths of data files, relative to their folder.
-
-        Raises:
-            OSError: It refuses; then nothing says that they are damaged. One that is not there
-                any more is no such case.
-        """
-        known = aside.manifests(self._path)
-        files = [known[version] for version in versions if version in known]
-        aside.read_ends([*files, *(self._path / "data" / name for name in data)])
-
-    def set_aside(self, versions: Sequence[int] | None = None) -> list[str]:
-        """Rename what is damaged, so that nothing uses it any more; nothing is deleted.
-
-        Args:
-            versions: Versions of this table whose manifests are meant; None for the whole folder.
-
-        Returns:
-            What they are called now.
-
-        Raises:
-            OSError: The file system refuses.
-        """
-        if versions is None:
-            return [str(aside.set_aside(self._path))]
-        known = aside.manifests(self._path)
-        return [str(aside.set_aside(known[version])) for version in versions if version in known]
-
-    def alone(self) -> AbstractContextManager[None]:
-        """Keep other processes from setting this table's files aside meanwhile.
-
-        Raises:
-            OSError: The file system has no locks.
-        """
-        return aside.locked(self._path.parent)
+        return bool(manifests.data_paths(self._path))
 
     def left_aside(self) -> list[str]:
-        """Folders of this cache that were set aside as damaged, and tables with such files."""
+        """Folders of this cache with what was set aside as damaged."""
         return [str(path) for path in aside.left(self._path)]
 
     def size(self) -> int:

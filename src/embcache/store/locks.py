@@ -19,10 +19,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from embcache.store.forks import ForkLock
+from embcache.store.manifests import manifest
+
 _COMPACTION = "_compaction.lock"
 _TURNS = "_turns.lock"  # a file: NFS locks no folder exclusively
-_LAST = 2**64 - 1  # Lance names the manifest of version v by 2**64 - 1 - v: the latest comes first
-_DIGITS = 20
+_threads = ForkLock()  # a lock on a folder is the whole process's
 
 
 class Pin:
@@ -34,22 +36,6 @@ class Pin:
     def release(self) -> None:
         """Let go of the version before the object goes."""
         self._close()
-
-
-def manifest(table: Path, version: int) -> Path:
-    """The file that says what belongs to a version."""
-    return table / "_versions" / f"{_LAST - version:0{_DIGITS}}.manifest"
-
-
-def manifests(table: Path) -> dict[int, os.stat_result]:
-    """The versions that a table has, ascending, with their files' properties."""
-    found: dict[int, os.stat_result] = {}
-    for entry in os.scandir(table / "_versions"):
-        name = entry.name.removesuffix(".manifest")
-        if len(name) == _DIGITS and name.isdecimal():
-            with suppress(FileNotFoundError):  # another process removes it
-                found[_LAST - int(name)] = entry.stat()
-    return dict(sorted(found.items()))
 
 
 def pin(table: Path, version: int) -> Pin | None:
@@ -121,6 +107,19 @@ def sole_compactor(table: Path, *, wait: bool = False) -> Iterator[bool]:
             _lock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)) is False
         )
         yield not busy
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[bool]:
+    """While damaged files are set aside: by one thread of one process, for a cache.
+
+    The lock is on the folder itself, so that it leaves no file behind.
+
+    Yields:
+        Whether that is so; False where the file system has no locks, or not for folders (NFS).
+    """
+    with _threads, _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        yield descriptor is not None and bool(_lock(descriptor, fcntl.LOCK_EX))
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import lance
 import numpy as np
@@ -28,6 +27,7 @@ from embcache.store.schema import (
 )
 from embcache.store.untrusted import check_folder, check_manifest
 from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
+from embcache.store.watch import reading
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +53,10 @@ def open_table(location: Location, version: int | None = None) -> lance.LanceDat
         CacheError: The operating system does not let it (too many open files, no permission); or
             it is not all in its own folder, see `untrusted`.
     """
-    if not location.has_table():
-        raise ConfigError(
-            f"{str(location)!r} is no space: there is no Lance table. Give the folder of one, "
-            "<cache>/<name>.lance."
-        )
+    check_table(location)
+    reading(location if version is None else f"{location}, version {version}")
     with lance_errors("Opening", location, READ_FIX), panics.off_screen():
-        check_folder(Path(location.uri))
+        check_folder(location.folder)
         options = dict(location.storage_options) or None
         dataset = lance.dataset(str(location), version=version, storage_options=options)
         check_manifest(dataset, location)
@@ -68,6 +65,19 @@ def open_table(location: Location, version: int | None = None) -> lance.LanceDat
         dataset.schema  # noqa: B018
         dataset.get_fragments()
         return dataset
+
+
+def check_table(location: Location) -> None:
+    """Refuse a place where no table is.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if not location.has_table():
+        raise ConfigError(
+            f"{str(location)!r} is no space: there is no Lance table. Give the folder of one, "
+            "<cache>/<name>.lance."
+        )
 
 
 class Reader:
@@ -277,6 +287,7 @@ class Reader:
     ) -> Iterator[pa.RecordBatch]:
         """Batches of a fragment; errors name its files, which are what is at fault."""
         rows, promised = 0, fragment.metadata.num_rows
+        reading(f"{self.location}, fragment {fragment.fragment_id} of {self.dataset.version}")
         try:
             with lance_errors("Reading", self.location, READ_FIX):
                 batches = self._batches(columns, [fragment], with_row_id=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import lance
@@ -23,7 +23,10 @@ from embcache.errors import (
     DamagedSpaceError,
     NewerFormatError,
 )
+from embcache.store.aside import Aside, read_ends
 from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
+from embcache.store.locks import in_turn, only_one
+from embcache.store.manifests import versions
 from embcache.store.reader import Reader
 from embcache.store.snapshot import Mark, SpaceSnapshot, fragment_marks, indexed
 
@@ -93,21 +96,16 @@ class Salvage:
         Raises:
             CacheWriteError: They are in the way, and cannot be set aside.
         """
-        if self._versions_gone():
-            try:
-                with self.location.alone():
-                    if self._versions_gone():  # another process may have been here
-                        (aside,) = self.location.set_aside()
-                        self._tell(
-                            f"{self.location} has data files and no manifest that says what is in "
-                            f"them. They are set aside, not deleted: {aside}. Its texts are "
-                            "encoded again."
-                        )
-            except OSError as error:
-                raise CacheWriteError(
-                    f"{self.location} has data files and no manifest that says what is in them, "
-                    f"and cannot be set aside: {error.strerror or error}. Move it away."
-                ) from error
+        if not self._versions_gone():
+            return
+        with self._alone():
+            if self._versions_gone():  # another process may have been here
+                aside = Aside(self.location.folder)
+                aside.move_table()
+                self._tell(
+                    f"{self.location} has data files and no manifest that says what is in them. "
+                    f"They are set aside, not deleted: {aside.folder}. Its texts are encoded again."
+                )
 
     def _versions_gone(self) -> bool:
         return not self.location.has_table() and self.location.holds_rows()
@@ -135,17 +133,29 @@ class Salvage:
             self._tell(f"{error} {_instead(reader)} Nothing is changed, as nothing is written.")
             return reader
         try:
-            with self.location.alone():
+            with self._alone():
                 reader, damaged, error = self._newest()  # another process may have been here
                 if error is not None:
                     self._set_aside(reader, damaged, error)
                     reader = self._newest()[0]
-        except OSError as refused:
-            self._tell(
-                f"{error} {_instead(reader)} It cannot be set aside, so nothing is written: "
-                f"{refused.strerror or refused}. {_MEND}"
-            )
+        except CacheWriteError as refused:
+            self._tell(f"{error} {_instead(reader)} Nothing is written: {refused} {_MEND}")
         return reader
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else sets files of this cache aside meanwhile.
+
+        Raises:
+            CacheWriteError: That cannot be known.
+        """
+        with only_one(self.location.parent.folder) as alone:
+            if not alone:
+                raise CacheWriteError(
+                    f"{self.location.parent} has no locks, so that two processes might set files "
+                    "aside at once."
+                )
+            yield
 
     def _newest(self) -> tuple[Reader | None, list[int], CacheError | None]:
         """The newest usable version, the damaged ones above it, and what is wrong with the first.
@@ -177,34 +187,35 @@ class Salvage:
         """Move what is damaged out of the way; nobody else does so at the same time.
 
         Raises:
-            OSError: The file system refuses, or refuses to read what would be set aside.
+            CacheWriteError: The file system refuses, or refuses to read what would be set aside.
         """
-        files: list[str] = []
+        folder = self.location.folder
+        known = versions(folder)
+        manifests = [known[version] for version in damaged if version in known]
+        files = list(manifests)
         if reader is None:
             with suppress(CacheError):  # it is damaged
                 newest = self.open_version(damaged[0])
-                files = [file.path for one in newest.fragments for file in one.metadata.files]
-        self.location.check_readable(damaged, files)
-        aside = self.location.set_aside(None if reader is None else damaged)
+                names = [file.path for one in newest.fragments for file in one.metadata.files]
+                files += [folder / "data" / name for name in names]
+        try:
+            read_ends(files)
+        except OSError as refused:
+            raise CacheWriteError(
+                f"{refused.filename or folder} cannot be read: {refused.strerror or refused}. That "
+                "says nothing of what it holds, so it is not set aside."
+            ) from refused
+        aside = Aside(folder)
+        if reader is None:
+            aside.move_table()
+        for path in manifests if reader is not None else ():
+            aside.move(path)
         self._tell(
             f"{error} {_instead(reader)} What is damaged is set aside, not deleted: "
-            f"{', '.join(aside)}. {'' if reader is None else _MEND}"
+            f"{aside.folder}. {'' if reader is None else _MEND}"
         )
         if reader is not None:
-            self._pass_by(reader, damaged[0])
-
-    def _pass_by(self, reader: Reader, version: int) -> None:
-        """Commit no row until the table's version is above one that was set aside.
-
-        Who has that in memory, from before the damage, would else take the next commit, of the
-        same number, for it, and commit over its rows.
-        """
-        at = reader.dataset.version
-        with lance_errors("Writing to", self.location, WRITE_FIX):
-            while at <= version:
-                nothing = lance.LanceOperation.Append([])
-                done = lance.LanceDataset.commit(str(self.location), nothing, read_version=at)
-                at = done.version
+            pass_by(self.location, reader.dataset.version, damaged[0])
 
     def _outdated(self) -> bool:
         """Whether versions came since `_newest`, so that the files of older ones may be removed."""
@@ -215,6 +226,28 @@ class Salvage:
         if what.partition(" (")[0] not in self._told:
             self._told.add(what.partition(" (")[0])
             logger.warning("%s", what.strip())
+
+
+def pass_by(location: Location, at: int, version: int) -> None:
+    """Commit nothing until a table's version is above one that was set aside.
+
+    Who has that in memory, from before the damage, would else take the next commit, of the same
+    number, for it, and commit over its rows.
+
+    Args:
+        location: The table.
+        at: Its newest version now.
+        version: The newest one that was set aside.
+
+    Raises:
+        CacheWriteError: The table cannot be written.
+    """
+    with lance_errors("Writing to", location, WRITE_FIX):
+        while at <= version:
+            nothing = lance.LanceOperation.Append([])
+            with in_turn(location.folder):
+                done = lance.LanceDataset.commit(str(location), nothing, read_version=at)
+            at = done.version
 
 
 def _instead(reader: Reader | None) -> str:

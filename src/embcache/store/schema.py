@@ -160,6 +160,15 @@ def format_version(schema: pa.Schema) -> int:
     return int(schema.metadata[_FORMAT])
 
 
+def format_is_newer(schema: pa.Schema) -> bool:
+    """Whether the table says that a newer embcache wrote it."""
+    return _is_newer((schema.metadata or {}).get(_FORMAT, b"").decode("ascii", "replace"))
+
+
+def _is_newer(found: str) -> bool:
+    return _NUMBER.fullmatch(found) is not None and int(found) > FORMAT_VERSION
+
+
 def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:
     """What a table says about itself.
 
@@ -178,7 +187,7 @@ def read_metadata(schema: pa.Schema, where: str) -> SpaceMetadata:
             f"{_FORMAT.decode()}. Use another cache_path, or move the table away."
         )
     found = raw[_FORMAT].decode("utf-8", "backslashreplace")
-    if _NUMBER.fullmatch(found) and int(found) > FORMAT_VERSION:
+    if _is_newer(found):
         raise NewerFormatError(
             f"{where} has format version {found}; this embcache ({embcache_version()}) reads up to "
             f"{FORMAT_VERSION}. Upgrade with `pip install -U embcache`, or use another cache_path."

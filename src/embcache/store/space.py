@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -230,6 +230,50 @@ class Space:
 
         return self._add(batch_keys(rows), dim, make)[1]
 
+    def append(self, rows: pa.Table, dim: int) -> None:
+        """Commit rows without looking whether their keys are there: no row of the space is read.
+
+        For repairs: where a fragment is damaged, `add_arrow` fails on the keys in it.
+
+        Args:
+            rows: As `add_arrow`.
+            dim: As `add_arrow`.
+
+        Raises:
+            CacheError: The space cannot be written, or has another dimension.
+        """
+        with self._lock, lance_errors("Writing to", self.location, WRITE_FIX):
+            if not self.location.has_table():
+                self._create(dim, beside=True)
+            table = self.table()
+            self._check_schema(table.schema, dim)
+            with in_turn(self.location.folder):
+                table.add(conform(rows, table.schema))
+
+    def drop_fragments(self, reader: Reader, fragments: Sequence[int]) -> None:
+        """Commit that some fragments are deleted: of each all rows, none of which is read.
+
+        Args:
+            reader: The version that they are of.
+            fragments: Their ids.
+
+        Raises:
+            CacheError: Another process changed them since, or the space cannot be written.
+        """
+        deletion = lance.LanceOperation.Delete(
+            updated_fragments=[],
+            deleted_fragment_ids=list(fragments),
+            predicate=f"fragment IN ({', '.join(map(str, fragments))})",  # for people to read
+        )
+        folder = self.location.folder
+        with lance_errors("Deleting damaged files from", self.location, WRITE_FIX), in_turn(folder):
+            lance.LanceDataset.commit(
+                self.location.uri,
+                deletion,
+                read_version=reader.dataset.version,
+                storage_options=dict(self.location.storage_options) or None,
+            )
+
     def drop(self, keys: Keys) -> None:
         """Delete every row of these keys, in as few transactions as it takes."""
         if self._salvage.lost:  # Lance would look for the keys in those files too, and fail
@@ -312,15 +356,18 @@ class Space:
             self._create(dim)
         return self.table()
 
-    def _create(self, dim: int) -> None:
+    def _create(self, dim: int, *, beside: bool = False) -> None:
         """Make the table, unless another process does: what that one wrote stays.
+
+        Data files that lie there without a manifest are set aside, or with `beside` stay.
 
         Elsewhere first, and then moved here in one step: where two processes create a table at
         once, the second creation may commit as an overwrite (Lance 13), and take the rows with it
         that the first has written by then.
         """
-        check_folder(Path(self.location.uri))  # Lance would create it where a link points to
-        self._salvage.clear_place()
+        check_folder(self.location.folder)  # Lance would create it where a link points to
+        if not beside:
+            self._salvage.clear_place()
         remove_leftovers(self.location.parent.folder)
         schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
         options = {"new_table_enable_stable_row_ids": "true"}

@@ -1,22 +1,18 @@
-"""Check a space: every row and every data file; and delete the rows that are wrong."""
+"""Check a space: every version, every data file and every row; and have it mended."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-import pyarrow as pa
-
 from embcache.errors import CacheError
-from embcache.store import Location, Reader, Space
-from embcache.store.schema import (
-    SpaceMetadata,
-    schema_layout,
-    space_schema,
-    value_dim,
-)
+from embcache.store import Location, Space
+from embcache.store.reader import check_table
+from embcache.store.untrusted import check_folder
+from embcache.store.versions import is_lost, read_versions
+from embcache.tools.repair import Condition, Repair, examine, repair_space
 from embcache.tools.verified_rows import survey
+
+_SHOWN = 5  # of the versions that cannot be used
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,10 @@ class CheckReport:
             (two processes that encode the same text leave them) and cost disk.
         unreadable: Data files that Lance cannot read, each with its error.
         problems: What is wrong with the table as such: metadata, columns, name.
-        deleted: Rows that were deleted; 0 without `fix`.
+        unnamed: Data files that no version names: a killed writer left them, or a manifest is lost.
+            They are harmless, and `fix` takes in what rows they hold.
+        deleted: Rows that were deleted one by one; 0 without `fix`.
+        repair: What was mended; None without `fix`, or where nothing was to be.
         canaries: Of the texts by which a changed model is noticed; they are no rows.
     """
 
@@ -87,15 +86,17 @@ class CheckReport:
     duplicates: int = 0
     unreadable: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    unnamed: int = 0
     deleted: int = 0
+    repair: Repair | None = None
     canaries: CanaryReport = field(default_factory=CanaryReport)
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong, or nothing any more. Duplicates are not wrong."""
-        bad = self.damaged + self.misfits
-        whole = not self.problems and not self.unreadable and self.canaries.ok
-        return whole and (not bad or self.deleted >= bad)
+        bad = self.damaged or self.misfits or self.problems or self.unreadable
+        mended = self.repair is not None and self.repair.sound
+        return (mended or not bad) and self.canaries.ok
 
     def __str__(self) -> str:
         lines = [f"{self.location.name}: {self.rows:,} rows, {'ok' if self.ok else 'NOT ok'}"]
@@ -103,65 +104,89 @@ class CheckReport:
             "damaged (checksum, NaN or infinity)": self.damaged,
             "whose key does not fit their text": self.misfits,
             "duplicates of rows committed earlier (harmless)": self.duplicates,
+            "data files that no version names; `check_space` with fix=True takes in their rows": (
+                0 if self.repair else self.unnamed
+            ),
             "deleted; `compact_space` frees their space": self.deleted,
         }
         lines += [f"  {count:,} {what}" for what, count in counts.items() if count]
         lines += [f"  {problem}" for problem in self.problems]
-        lines += [f"  {line}" for line in str(self.canaries).splitlines()]
         lines += [f"  cannot be read: {file}" for file in self.unreadable]
-        if self.unreadable:
+        lines += [f"  {line}" for line in str(self.canaries).splitlines()]
+        lines += [f"  {line}" for line in str(self.repair or "").splitlines()]
+        if not self.ok and self.repair is None:
             lines.append(
-                "  `merge_caches` into a new cache saves the rows of the other files; or move "
-                "the folder away: its texts are encoded again."
-            )
-        elif not self.ok and not self.problems:
-            lines.append(
-                "  `check_space` with fix=True deletes these rows; they are encoded again."
+                "  `check_space` with fix=True mends what can be mended; the rest is encoded again."
             )
         return "\n".join(lines)
 
 
 def check_space(space: Space, *, fix: bool = False) -> CheckReport:
-    """Read a whole space and check it.
+    """Read a whole space and check it: every manifest, every data file, every row.
 
     Args:
         space: The space; one whose table cannot be opened is reported, not raised.
-        fix: Whether to delete damaged rows, misfits and duplicates. Files that cannot be read
-            stay as they are; so does everything where the table as such has a problem: with
-            another identity in its metadata, say, no key fits, and all of it would go.
+        fix: Whether to mend what is wrong, see `embcache.tools.repair`: afterwards the space opens,
+            every row that could be read in any way is there, and what could not is a miss. What
+            is taken out of it lies in a hidden folder beside it. Duplicates are deleted too. A
+            space that was renamed, or is of a newer format, is left as it is: its files are whole.
 
     Returns:
-        What was found. Memory: a batch, and about 50 bytes a row.
+        What was found. Memory: a batch, and about 60 bytes a row.
 
     Raises:
         ConfigError: There is no table.
-        CacheError: Deleting failed.
+        CacheError: It cannot be written.
     """
-    try:
-        reader = space.open()
-    except CacheError as error:
-        return CheckReport(space.location, problems=(str(error),))
-    problems = tuple(_table_problems(reader))
-    if any(_column_problems(reader.schema, reader.metadata)):  # then rows cannot be read, either
-        return CheckReport(space.location, len(reader), problems=problems)
-    found = survey(reader)
-    later = found.row_ids[~found.first]
-    report = CheckReport(
-        space.location,
+    location = space.location
+    if not is_lost(location):
+        check_table(location)
+    check_folder(location.folder)
+    condition = examine(location)
+    report = _report(condition)
+    mendable = not report.ok or report.duplicates or report.unnamed
+    if fix and not condition.refused and mendable:
+        repair = repair_space(condition)
+        if repair != Repair(sound=True):  # else unnamed files held nothing new
+            report = replace(report, repair=repair, deleted=repair.deleted)
+    opens = condition.found is not None and not any(
+        bad.newer for bad in condition.versions.unusable
+    )
+    if report.repair is not None:
+        opens = report.repair.sound and not report.repair.moved
+    if not opens:
+        return report
+    return replace(report, canaries=check_canaries(Space(location), fix=fix))
+
+
+def _report(condition: Condition) -> CheckReport:
+    found, versions = condition.found, condition.versions
+    problems = [condition.refused] if condition.refused else []
+    problems += [bad.why for bad in versions.unusable[:_SHOWN]]
+    if len(versions.unusable) > _SHOWN:
+        problems.append(f"{len(versions.unusable) - _SHOWN:,} more versions cannot be used")
+    if found is None:
+        return CheckReport(condition.location, problems=(*problems, *_lost(condition)))
+    if any(bad.newer for bad in versions.unusable):
+        problems.append(f"an older version, with {found.rows:,} rows, can be used")
+    return CheckReport(
+        condition.location,
         rows=found.rows,
         damaged=len(found.damaged),
         misfits=len(found.misfits),
         unverified=found.unverified,
-        duplicates=len(later),
+        duplicates=len(condition.later),
         unreadable=found.unreadable,
-        problems=problems,
-        canaries=check_canaries(space, fix=fix),
+        unnamed=len(versions.unnamed),
+        problems=tuple(problems),
     )
-    wrong = np.concatenate((found.damaged, found.misfits, later))
-    if not fix or problems or not len(wrong):
-        return report
-    space.delete_rows(np.sort(wrong))
-    return replace(report, deleted=len(wrong))
+
+
+def _lost(condition: Condition) -> list[str]:
+    if condition.refused:
+        return []
+    count = len(condition.versions.unnamed)
+    return [f"no version of it can be used; {count:,} data files are there"]
 
 
 def check_canaries(space: Space, *, fix: bool = False) -> CanaryReport:
@@ -184,13 +209,14 @@ def check_canaries(space: Space, *, fix: bool = False) -> CanaryReport:
         reader = canaries.open()
         found = survey(reader)
         prompts = [name for name in reader.layout.prompts if name in reader.columns]
-        rows = [row for batch in reader.scan(prompts) for row in batch.select(prompts).to_pylist()]
+        batches = [] if found.unreadable else reader.scan(prompts)
+        rows = [row for batch in batches for row in batch.select(prompts).to_pylist()]
         report = CanaryReport(
             found.rows,
             tuple(dict.fromkeys(v for row in rows for v in row.values() if v is not None)),
             reader.metadata.engine_version,
             damaged=len(found.damaged) + len(found.misfits),
-            problem="; ".join(found.unreadable) or None,
+            problem="; ".join((*found.unreadable, *_unusable(canaries))) or None,
         )
     except CacheError as error:
         report = CanaryReport(problem=str(error))
@@ -200,27 +226,5 @@ def check_canaries(space: Space, *, fix: bool = False) -> CanaryReport:
     return report
 
 
-def _table_problems(reader: Reader) -> Iterator[str]:
-    fingerprint = reader.metadata.identity.fingerprint()
-    if not reader.location.name.endswith(f"--{fingerprint}"):
-        yield (
-            f"its folder's name does not end in --{fingerprint}.lance, the fingerprint of the "
-            "identity in its metadata, so embcache does not find it: rename it"
-        )
-    yield from _column_problems(reader.schema, reader.metadata)
-
-
-def _column_problems(schema: pa.Schema, metadata: SpaceMetadata) -> Iterator[str]:
-    layout = schema_layout(schema)
-    wanted = {"key", "checksum", layout.value}
-    if missing := wanted - set(schema.names):
-        yield f"columns are missing: {', '.join(sorted(missing))}"
-        return
-    kind = schema.field(layout.value).type
-    if layout.value == "vector" and not pa.types.is_fixed_size_list(kind):
-        yield f"column vector is {kind}, not fixed_size_list<float>"
-        return
-    expected = space_schema(layout, value_dim(schema), metadata, store_text=True)
-    for name in schema.names:
-        if name in expected.names and schema.field(name).type != expected.field(name).type:
-            yield f"column {name} is {schema.field(name).type}, not {expected.field(name).type}"
+def _unusable(space: Space) -> list[str]:
+    return [bad.why for bad in read_versions(space.location).unusable[:1]]

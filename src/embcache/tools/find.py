@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from embcache.errors import CacheError, ConfigError
 from embcache.store import Database, Location, Space, open_space
+from embcache.store.versions import fingerprint_in, is_lost, lost_tables
 
 CachePath = str | os.PathLike[str] | Location
 """Where a cache is: a directory of this machine."""
@@ -55,13 +56,18 @@ def find_space(space: str | os.PathLike[str], cache: CachePath = "cache") -> Spa
 
 
 def find_spaces(
-    spaces: Iterable[str | os.PathLike[str]] | None, cache: CachePath = "cache"
+    spaces: Iterable[str | os.PathLike[str]] | None,
+    cache: CachePath = "cache",
+    *,
+    damaged: bool = False,
 ) -> list[Space]:
     """The spaces that a user means, which need not be sound; all of a cache's if none is named.
 
     Args:
         spaces: Each as for `find_space`; None, or none, for all.
         cache: Where to look for names.
+        damaged: Whether folders count too that only their names and data files show to be spaces:
+            all manifests are lost, or the newest one says nothing of embcache any more.
 
     Raises:
         ConfigError: To a name, no space fits, or several do.
@@ -69,8 +75,8 @@ def find_spaces(
     """
     where = Location.of(cache)
     if named := [*(spaces or ())]:
-        return [_find(os.fspath(space), where).space for space in named]
-    return [candidate.space for candidate in _candidates(where)]
+        return [_find(os.fspath(space), where, damaged).space for space in named]
+    return [candidate.space for candidate in _candidates(where, damaged)]
 
 
 def hint_of(cache: Location) -> str:
@@ -84,43 +90,43 @@ def hint_of(cache: Location) -> str:
     return ""
 
 
-def _find(space: str, cache: Location) -> _Candidate:
+def _find(space: str, cache: Location, damaged: bool = False) -> _Candidate:
     if not space:
-        return _find_by_name(space, cache)
+        return _find_by_name(space, cache, damaged)
     folder = Location.of(space, argument="space")
     if folder.is_table:
         for table in (folder, cache.within(space)):
-            if table.has_table():
-                return _named_table(table)
+            if table.has_table() or (damaged and is_lost(table)):
+                return _named_table(table, damaged)
         if os.path.dirname(space) and folder.parent.exists():
             cache = folder.parent
     elif folder.exists():
-        return _find_in_folder(space, folder, cache)
-    return _find_by_name(space, cache)
+        return _find_in_folder(space, folder, cache, damaged)
+    return _find_by_name(space, cache, damaged)
 
 
-def _named_table(table: Location) -> _Candidate:
-    if (found := _candidate(table)) is None:
+def _named_table(table: Location, damaged: bool) -> _Candidate:
+    if (found := _candidate(table, damaged)) is None:
         raise ConfigError(f"{table} is a Lance table, and no space of embcache's.")
     return found
 
 
-def _find_in_folder(space: str, folder: Location, cache: Location) -> _Candidate:
+def _find_in_folder(space: str, folder: Location, cache: Location, damaged: bool) -> _Candidate:
     """The one space of a cache; or, since it is not that, one whose name the folder has by chance.
 
     A model's own directory is often called as a part of a space's name is.
     """
-    inside = _candidates(folder)
+    inside = _candidates(folder, damaged)
     if len(inside) == 1:
         return inside[0]
     try:
-        return _find_by_name(space, cache)
+        return _find_by_name(space, cache, damaged)
     except (ConfigError, CacheError) as error:
         raise ConfigError(_not_one(space, folder, inside, inside)) from error
 
 
-def _find_by_name(space: str, cache: Location) -> _Candidate:
-    candidates = _candidates(cache)
+def _find_by_name(space: str, cache: Location, damaged: bool) -> _Candidate:
+    candidates = _candidates(cache, damaged)
     name = cache.within(space).name if space.endswith(".lance") else space
     found = _matching(candidates, name.lower())
     if len(found) != 1:
@@ -128,21 +134,28 @@ def _find_by_name(space: str, cache: Location) -> _Candidate:
     return found[0]
 
 
-def _candidates(cache: Location) -> list[_Candidate]:
+def _candidates(cache: Location, damaged: bool) -> list[_Candidate]:
     """The spaces of a cache, by name; those that cannot be opened are among them.
 
     Raises:
         CacheError: There is no such directory.
     """
     Database(cache, writable=False).check_exists()
-    return [one for table in cache.tables() if (one := _candidate(table)) is not None]
+    tables = cache.tables()
+    if damaged:
+        tables = sorted([*tables, *lost_tables(cache)], key=str)
+    return [one for table in tables if (one := _candidate(table, damaged)) is not None]
 
 
-def _candidate(table: Location) -> _Candidate | None:
+def _candidate(table: Location, damaged: bool) -> _Candidate | None:
+    if damaged and is_lost(table):
+        return _Candidate(Space(table), CacheError(f"{table} has data files, and no manifest."))
     try:
         found = open_space(table)
     except CacheError as error:
         return _Candidate(Space(table), error)
+    if found is None and damaged and fingerprint_in(table.name):
+        return _Candidate(Space(table), CacheError(f"{table} does not say that it is a space."))
     return None if found is None else _Candidate(found)
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def import_file(
         layout = schema_layout(schema)
         _check_schema(file, schema, metadata)
         space = target_space(Database(cache, writable=True), schema, file)
-        appender = Appender(space, value_dim(schema))
+        appender = Appender(partial(space.add_arrow, dim=value_dim(schema)))
         rows = refused = 0
         for batch in batches:
             batch.validate(full=True)  # Arrow would read where the file says, beyond its end too
@@ -151,7 +152,7 @@ def import_numpy_cache(
     )
     schema = space_schema(VECTORS, vectors.shape[1], metadata, store_text=True)
     space = target_space(Database(cache, writable=True), schema, where)
-    appender = Appender(space, vectors.shape[1])
+    appender = Appender(partial(space.add_arrow, dim=vectors.shape[1]))
     rows = refused = unknown = 0
     every = iter(texts)
     while batch := list(dict.fromkeys(islice(every, _BATCH_ROWS))):

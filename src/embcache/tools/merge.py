@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
@@ -153,7 +155,7 @@ def _merge(reader: Reader, space: Space) -> SpaceMerge:
     first = found.first
     missing = space.refresh().find(found.keys[first]) < 0
     wanted = found.row_ids[first][missing]
-    appender = Appender(space, reader.dim)
+    appender = Appender(partial(space.add_arrow, dim=reader.dim))
     own = [column for column in reader.columns if column not in ("key", "checksum")]
     copied = 0
     for batch in read_rows(reader, wanted, own):
@@ -179,21 +181,17 @@ def _merge(reader: Reader, space: Space) -> SpaceMerge:
 
 
 class Appender:
-    """Appends rows to a space in chunks of about 10,000, each one transaction.
-
-    Rows whose key the space has by then, or an earlier row of the chunk, are left out.
+    """Commits rows in chunks of about 10,000.
 
     Args:
-        space: Where they go.
-        dim: Number of components of their vectors; 1 for scores.
+        commit: Commits a chunk in one transaction; returns how many of its rows were not there.
 
     Attributes:
-        added: Rows that were committed.
+        added: The sum of what `commit` returned.
     """
 
-    def __init__(self, space: Space, dim: int) -> None:
-        self._space = space
-        self._dim = dim
+    def __init__(self, commit: Callable[[pa.Table], int]) -> None:
+        self._commit = commit
         self._pending: list[pa.RecordBatch] = []
         self.added = 0
 
@@ -223,4 +221,4 @@ class Appender:
             [pa.Table.from_batches([part]) for part in self._pending], promote_options="default"
         )
         self._pending = []
-        self.added += self._space.add_arrow(rows, self._dim)
+        self.added += self._commit(rows)

@@ -20,18 +20,20 @@ from embcache.identity.keys import Keys
 from embcache.store import Reader, Verified
 from embcache.store.index import run_starts, sorting_order
 from embcache.store.verify import key_fits
+from embcache.store.versions import data_names
 
 logger = logging.getLogger(__name__)
 
 RowIds = npt.NDArray[np.uint64]
 """`(n,) uint64`: Lance's stable row ids."""
 
+_ROW_VERSIONS = ("_row_created_at_version", "_row_last_updated_at_version")
 _NO_IDS = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Every row of one version of a table. Memory: 24 bytes a row, 48 in the making.
+    """Every row of one version of a table. Memory: 24 bytes a row, 72 in the making.
 
     Attributes:
         rows: Rows of the table, those of unreadable files included.
@@ -41,6 +43,8 @@ class Survey:
         misfits: `(m,) uint64`, row ids of intact rows whose key is not that of their text.
         unverified: Number of intact rows whose key could not be computed again.
         unreadable: Data files that Lance cannot read, each with its error.
+        broken: Ids of the fragments that `unreadable` is of.
+        partial: `(p,) uint64`, ids of the rows in these that can be read, damaged ones included.
     """
 
     rows: int
@@ -50,6 +54,8 @@ class Survey:
     misfits: RowIds
     unverified: int
     unreadable: tuple[str, ...]
+    broken: tuple[int, ...]
+    partial: RowIds
 
     @property
     def first(self) -> npt.NDArray[np.bool_]:
@@ -62,30 +68,26 @@ def survey(reader: Reader) -> Survey:
 
     What cannot be read is part of the answer, not an error.
     """
-    keys, row_ids = np.empty((len(reader), 2), np.uint64), np.empty(len(reader), np.uint64)
-    damaged, misfits = [_NO_IDS], [_NO_IDS]
-    unreadable = []
-    at, unverified = 0, 0
-    for fragment in reader.fragments:
-        judged, error = _judge_fragment(reader, fragment)
-        if error:
-            unreadable.append(error)
-        for batch in judged:
-            stop = at + len(batch.row_ids)
-            keys[at:stop], row_ids[at:stop] = batch.keys, batch.row_ids
-            at = stop
-            damaged.append(batch.damaged)
-            misfits.append(batch.misfits)
-            unverified += batch.unverified
-    order = sorting_order(keys[:at], row_ids[:at])
+    judged = [_judge_fragment(reader, fragment) for fragment in reader.fragments]
+    ids = [_all_ids(batches) for batches, _ in judged]
+    errors = {at: error for at, (_, error) in enumerate(judged) if error}
+    for at in _with_repeated_ids(ids) - errors.keys():
+        errors[at] = f"{_named(reader.fragments[at])}: its row ids are those of other rows"
+    batches = [batch for group, _ in judged for batch in group]
+    keys = np.concatenate([np.empty((0, 2), np.uint64), *(batch.keys for batch in batches)])
+    row_ids = np.concatenate([_NO_IDS, *(batch.row_ids for batch in batches)])
+    order = sorting_order(keys, row_ids)
+    numbers = [fragment.fragment_id for fragment in reader.fragments]
     return Survey(
         len(reader),
         keys[order],
         row_ids[order],
-        np.concatenate(damaged),
-        np.concatenate(misfits),
-        unverified,
-        tuple(unreadable),
+        np.concatenate([_NO_IDS, *(batch.damaged for batch in batches)]),
+        np.concatenate([_NO_IDS, *(batch.misfits for batch in batches)]),
+        sum(batch.unverified for batch in batches),
+        tuple(errors[at] for at in sorted(errors)),
+        tuple(numbers[at] for at in sorted(errors)),
+        np.concatenate([_NO_IDS, *(ids[at] for at in sorted(errors))]),
     )
 
 
@@ -132,29 +134,65 @@ class _Judged(NamedTuple):
     unverified: int
 
 
+def _with_repeated_ids(ids: list[RowIds]) -> set[int]:
+    """Which fragments have row ids that others have, or twice: a deletion by id hits both rows."""
+    every = np.concatenate([_NO_IDS, *ids])
+    owner = np.repeat(np.arange(len(ids)), [len(one) for one in ids])
+    order = np.argsort(every)
+    same = np.flatnonzero(every[order[1:]] == every[order[:-1]])
+    return {*owner[order[same]].tolist(), *owner[order[same + 1]].tolist()}
+
+
 def _judge_fragment(
     reader: Reader, fragment: lance.LanceFragment
 ) -> tuple[list[_Judged], str | None]:
     """A fragment's batches, as far as it can be read; and the error, if that is not to its end."""
-    texts = [name for name in reader.layout.texts if name in reader.columns]
-    judged, error = _judge_columns(reader, fragment, texts)
-    if error is None or not texts:
+    # All columns, and what the manifest says of each row: a compaction fails on any of them.
+    inline = _ROW_VERSIONS if reader.dataset.has_stable_row_ids else ()
+    judged, error = _judge_columns(reader, fragment, [*reader.columns, *inline])
+    if error is None:
         return judged, error
     # One byte that is no UTF-8 fails a whole batch, and its vectors may all be intact.
     judged, worse = _judge_columns(reader, fragment, [])
-    return judged, worse or f"texts in {error}"
+    return judged, worse or f"texts or notes in {error}"
 
 
 def _judge_columns(
-    reader: Reader, fragment: lance.LanceFragment, texts: list[str]
+    reader: Reader, fragment: lance.LanceFragment, columns: Sequence[str]
 ) -> tuple[list[_Judged], str | None]:
     judged: list[_Judged] = []
     try:
-        for part in reader.read_fragment(fragment, texts):
+        for part in reader.read_fragment(fragment, columns):
             judged.append(_judge(part, reader))
     except CacheError as error:
         return judged, str(error)
+    read = len(_all_ids(judged))
+    if read != fragment.metadata.num_rows:  # the file of another fragment's deletions, say
+        said = f"{read:,} rows, and {fragment.metadata.num_rows:,} in the manifest"
+        return judged, f"{_named(fragment)}: {said}"
+    if _contradicts_itself(fragment):
+        return judged, f"{_named(fragment)}: what the manifest says of its rows is damaged"
     return judged, None
+
+
+def _contradicts_itself(fragment: lance.LanceFragment) -> bool:
+    """Whether the two histories of a fragment's rows, which embcache never updates, differ.
+
+    Lance pads one that is too short, and a compaction fails on it. Where another tool updated rows
+    they differ, too: then the fragment is written anew for nothing.
+    """
+    metadata = fragment.metadata
+    created, updated = metadata.created_at_version_meta, metadata.last_updated_at_version_meta
+    return created is not None and updated is not None and created.json() != updated.json()
+
+
+def _named(fragment: lance.LanceFragment) -> str:
+    return ", ".join(f"data/{name}" for name in sorted(data_names([fragment])))
+
+
+def _all_ids(batches: list[_Judged]) -> RowIds:
+    parts = [part for one in batches for part in (one.row_ids, one.damaged, one.misfits)]
+    return np.concatenate([_NO_IDS, *parts])
 
 
 def _judge(part: Verified, reader: Reader) -> _Judged:

@@ -1,0 +1,62 @@
+"""A table's files by their names, without Lance: manifests of versions, and data files.
+
+Lance names the manifest of version v by 2**64 - 1 - v, in 20 digits, so that the latest comes first
+in a listing; tables that it made before 2025 have plain numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = "_versions"
+
+_LAST = 2**64 - 1
+_DIGITS = 20
+
+
+def manifest(table: Path, version: int) -> Path:
+    """The file that says what belongs to a version."""
+    return table / FOLDER / f"{_LAST - version:0{_DIGITS}}.manifest"
+
+
+def manifests(table: Path) -> list[tuple[Path, int | None]]:
+    """Manifests and their versions, newest first; None where the name fits no version.
+
+    What is not called as a manifest at all, Lance passes over, and so does this.
+
+    Args:
+        table: The table's folder, which need not be there.
+    """
+    found = {path: path.stem for path in (table / FOLDER).glob("*.manifest")}
+    stems = {path: stem for path, stem in found.items() if stem.isascii() and stem.isdecimal()}
+    numbers: dict[Path, int | None]
+    if any(len(stem) == _DIGITS for stem in stems.values()):
+        numbers = {
+            path: _LAST - int(stem) if len(stem) == _DIGITS and int(stem) <= _LAST else None
+            for path, stem in stems.items()
+        }
+    else:
+        numbers = {path: int(stem) for path, stem in stems.items()}
+    return sorted(numbers.items(), key=_by_version)
+
+
+def versions(table: Path) -> dict[int, Path]:
+    """The versions that a table has, newest first, with their manifests."""
+    return {number: path for path, number in manifests(table) if number is not None}
+
+
+def data_paths(table: Path) -> list[Path]:
+    """Every data file of a table, oldest first, whether a version names it or not."""
+    return sorted((table / "data").glob("*.lance"), key=lambda path: (_written(path), path.name))
+
+
+def _by_version(found: tuple[Path, int | None]) -> float:
+    number = found[1]
+    return float("-inf") if number is None else -number
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # a compaction of another process removed it just now
+        return 0
