@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 
 from embcache.errors import CacheError
 from embcache.identity.identity import Identity, readable_name
 from embcache.store.location import Location
+from embcache.store.manifests import fingerprint_in
 from embcache.store.reader import open_table
 from embcache.store.salvage import is_damage
 from embcache.store.schema import (
@@ -26,8 +26,6 @@ from embcache.store.space import Space
 
 logger = logging.getLogger(__name__)
 
-# A flip may take away what makes a table a space, but not its name: then it is a damaged one.
-_SPACE_NAME = re.compile(r"--\w+--[0-9a-f]{10}$")
 _NAME_CHARACTERS = 120  # of the model's name; file names end at 255
 
 
@@ -172,7 +170,8 @@ def open_space(location: Location) -> Space | None:
         CacheError: It cannot be opened, or is of a newer format.
     """
     dataset = open_table(location)
-    if not is_space(dataset.schema) and not _SPACE_NAME.search(location.name):
+    # A flip may take away what makes a table a space, but not its name: then it is a damaged one.
+    if not is_space(dataset.schema) and fingerprint_in(location.name) is None:
         return None
     metadata = read_metadata(dataset.schema, str(location))
     check_columns(dataset.schema, metadata, str(location))

@@ -1,4 +1,4 @@
-"""A table's files by their names, without Lance: manifests of versions, and data files.
+"""What names say, without Lance: of tables, of the manifests of versions, and of data files.
 
 Lance names the manifest of version v by 2**64 - 1 - v, in 20 digits, so that the latest comes first
 in a listing; tables that it made before 2025 have plain numbers.
@@ -6,12 +6,20 @@ in a listing; tables that it made before 2025 have plain numbers.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 FOLDER = "_versions"
 
+_SPACE_NAME = re.compile(r"--\w+--([0-9a-f]{10})$")
 _LAST = 2**64 - 1
 _DIGITS = 20
+
+
+def fingerprint_in(name: str) -> str | None:
+    """The fingerprint at the end of a space's name; None in the name of another table."""
+    found = _SPACE_NAME.search(name)
+    return found[1] if found else None
 
 
 def manifest(table: Path, version: int) -> Path:

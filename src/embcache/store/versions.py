@@ -10,7 +10,6 @@ for, and its columns are those that its data files have.
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,13 +23,12 @@ from embcache.errors import CacheError, NewerFormatError
 from embcache.store.data_file import DataFile
 from embcache.store.location import READ_FIX, Location, lance_errors
 from embcache.store.locks import in_turn, pin
-from embcache.store.manifests import data_paths, manifests
+from embcache.store.manifests import data_paths, fingerprint_in, manifests
 from embcache.store.reader import Reader, open_table
 from embcache.store.schema import SCORES, VECTORS, format_is_newer
 from embcache.store.watch import reading
 
 _MAGIC = b"LANC"
-_FINGERPRINT = re.compile(r"--([0-9a-f]{10})$")
 _COMPARED_FILES = 8
 
 
@@ -66,12 +64,6 @@ class Versions:
     unusable: tuple[Unusable, ...] = ()
     older: tuple[int, ...] = ()
     unnamed: tuple[Path, ...] = ()
-
-
-def fingerprint_in(name: str) -> str | None:
-    """The fingerprint at the end of a space's name; None if there is none."""
-    found = _FINGERPRINT.search(name)
-    return found[1] if found else None
 
 
 def data_names(fragments: Iterable[lance.LanceFragment]) -> set[str]:

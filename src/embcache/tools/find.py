@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from embcache.errors import CacheError, ConfigError
 from embcache.store import Database, Location, Space, open_space
-from embcache.store.versions import fingerprint_in, is_lost, lost_tables
+from embcache.store.versions import is_lost, lost_tables
 
 CachePath = str | os.PathLike[str] | Location
 """Where a cache is: a directory of this machine."""
@@ -154,8 +154,6 @@ def _candidate(table: Location, damaged: bool) -> _Candidate | None:
         found = open_space(table)
     except CacheError as error:
         return _Candidate(Space(table), error)
-    if found is None and damaged and fingerprint_in(table.name):
-        return _Candidate(Space(table), CacheError(f"{table} does not say that it is a space."))
     return None if found is None else _Candidate(found)
 
 

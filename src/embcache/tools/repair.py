@@ -31,12 +31,11 @@ from embcache.store.aside import Aside
 from embcache.store.data_file import DataFile
 from embcache.store.index import run_starts
 from embcache.store.locks import only_one
-from embcache.store.manifests import data_paths, versions
+from embcache.store.manifests import data_paths, fingerprint_in, versions
 from embcache.store.salvage import pass_by
 from embcache.store.versions import (
     Versions,
     can_be_opened,
-    fingerprint_in,
     read_versions,
 )
 from embcache.tools.recover import Recovery, open_files, paths_of
