@@ -26,12 +26,15 @@ class StoreAgainstDict(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.model: dict[str, np.ndarray] = {}
+        self.every: list[Space] = []
         self.handles = [self.open(), self.open()]
         self.counter = 0
 
     def open(self) -> Space:
         database = Database(Path(self.folder.name), writable=True)
-        return database.space(IDENTITY, "m", "v", store_text=True)
+        space = database.space(IDENTITY, "m", "v", store_text=True)
+        self.every.append(space)
+        return space
 
     @rule(handle=st.integers(0, 1), texts=st.lists(names, min_size=1, max_size=12, unique=True))
     def append(self, handle: int, texts: list[str]) -> None:
@@ -59,6 +62,8 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         space = self.handles[0]
+        for one in self.every:  # two compactions at once: Lance refuses the second one's commit
+            one.compactor.join()
         lancedb.connect(str(folder(space).parent)).open_table(space.name).optimize()
 
     @rule(handle=st.integers(0, 1))
@@ -85,6 +90,8 @@ class StoreAgainstDict(RuleBasedStateMachine):
             assert (value == self.model[wanted[row]]).all()
 
     def teardown(self) -> None:
+        for one in self.every:
+            one.compactor.join()
         self.folder.cleanup()
 
 

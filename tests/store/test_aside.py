@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from embcache.errors import CacheError
+from embcache.errors import CacheWriteError
 from embcache.store import Location
-from embcache.store.aside import Aside
+from embcache.store.aside import Aside, left, read_ends
 from tests.spaces import refused
 
 
@@ -15,13 +15,13 @@ def test_files_lie_there_as_they_lay_here(tmp_path: Path) -> None:
     for name in ("_versions/1.manifest", "data/a.lance"):
         (table / name).parent.mkdir(parents=True)
         (table / name).write_text(name)
-    aside = Aside(Location.of(table))
-    assert aside.location is None
+    aside = Aside(table)
+    assert aside.folder is None
     aside.move(table / "_versions" / "1.manifest")
     aside.keep(table / "data" / "a.lance")
     aside.move(table / "data" / "gone.lance")  # another process was first
-    assert aside.location is not None and aside.location.name.startswith(".damaged-")
-    there = Path(aside.location.uri) / "x.lance"
+    assert aside.folder is not None and left(tmp_path) == [aside.folder]
+    there = aside.folder / "x.lance"
     assert (there / "_versions" / "1.manifest").read_text() == "_versions/1.manifest"
     assert (there / "data" / "a.lance").samefile(table / "data" / "a.lance")
     assert not (table / "_versions" / "1.manifest").exists()
@@ -34,6 +34,14 @@ def test_a_folder_that_cannot_be_written(shared_folder: Path) -> None:
     file = shared_folder / "x.lance" / "_versions" / "1.manifest"
     file.parent.mkdir(parents=True)
     file.write_text("")
-    with refused(shared_folder), pytest.raises(CacheError, match="cannot be set aside in"):
-        Aside(Location.of(shared_folder / "x.lance")).move(file)
+    with refused(shared_folder), pytest.raises(CacheWriteError, match="cannot be set aside in"):
+        Aside(shared_folder / "x.lance").move(file)
     assert file.exists()
+
+
+def test_reading_the_ends_of_files(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(3 * 2**20))
+    read_ends([file, tmp_path / "removed by a compaction"])
+    with pytest.raises(OSError, match="directory"):
+        read_ends([file, tmp_path])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,11 +35,6 @@ def hold(path: str, version: int, pipe: Connection) -> None:
     with locks.in_turn(Path(path)), locks.sole_compactor(Path(path)) as alone:
         pipe.send((held is not None, alone))
         time.sleep(600)
-
-
-def test_the_manifests_name_is_lances(table: Path) -> None:
-    assert list(locks.manifests(table)) == [1, 2]
-    assert locks.manifest(table, 2).exists()
 
 
 def test_what_a_process_holds_is_free_when_it_is_killed(table: Path) -> None:
@@ -118,3 +115,36 @@ def test_out_of_descriptors_reading_goes_on(table: Path, monkeypatch: pytest.Mon
     assert locks.pin(table, 2) is None
     with locks.in_turn(table, committing=False):
         pass
+
+
+def test_one_process_at_a_time_sets_aside(tmp_path: Path) -> None:
+    code = (
+        "import fcntl, os, sys\n"
+        "handle = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+    )
+    other = [sys.executable, "-c", code, str(tmp_path)]
+    with locks.only_one(tmp_path) as alone:
+        assert alone and subprocess.run(other, capture_output=True, check=False).returncode == 1
+    assert subprocess.run(other, capture_output=True, check=False).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+    with locks.only_one(tmp_path / "nowhere") as alone:
+        assert not alone
+
+
+def test_one_thread_at_a_time_sets_aside(tmp_path: Path) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work() -> None:
+        with locks.only_one(tmp_path):
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8

@@ -19,11 +19,11 @@ from tests.spaces import IDENTITY, make_rows
 
 METADATA = SpaceMetadata(IDENTITY, "model", "vllm 1.0", "0.1.0")
 HOSTILE: dict[str, tuple[dict[bytes, bytes], str]] = {
-    "format of bytes": ({b"embcache:format_version": b"\xff"}, r"format version \\xff"),
+    "format of bytes": ({b"embcache:format_version": b"\xff"}, r"format version '\\\\xff' but"),
     "format of other digits": ({b"embcache:format_version": "\u0661".encode()}, "format version"),
-    "format of many digits": ({b"embcache:format_version": b"9" * 10**6}, "format version 9{40};"),
-    "format 0": ({b"embcache:format_version": b"0"}, "format version 0;"),
-    "format -1": ({b"embcache:format_version": b"-1"}, "format version -1;"),
+    "format of many digits": ({b"embcache:format_version": b"9" * 10**6}, "format version '9{30}"),
+    "format 0": ({b"embcache:format_version": b"0"}, "format version '0' but"),
+    "format -1": ({b"embcache:format_version": b"-1"}, "format version '-1' but"),
     "identity of bytes": ({b"embcache:identity": b"\xff"}, "unreadable schema metadata"),
     "deep identity": ({b"embcache:identity": b"[" * 10**5}, "is nested 100,000 levels deep"),
     "large identity": (

@@ -8,7 +8,8 @@ import pytest
 
 from embcache.errors import CacheError
 from embcache.store import Location, Space
-from embcache.store.versions import data_paths, fingerprint_in, open_version, read_versions
+from embcache.store.manifests import data_paths
+from embcache.store.versions import open_version, read_versions
 from tests.spaces import IDENTITY, folder, make_rows
 
 Open = Callable[..., Space]
@@ -21,7 +22,7 @@ def test_a_whole_table(open_space: Open) -> None:
     found = read_versions(space.location)
     assert found.newest is not None and found.newest.dataset.version == 4
     assert (found.unusable, found.older, found.unnamed) == ((), (), ())
-    assert len(data_paths(space.location)) == 3
+    assert len(data_paths(folder(space))) == 3
 
 
 def test_what_a_compaction_leaves_is_named_by_an_older_version(open_space: Open) -> None:
@@ -74,8 +75,3 @@ def test_a_version_that_is_not_there(open_space: Open) -> None:
 def test_no_table_at_all(tmp_path: Path) -> None:
     found = read_versions(Location.of(tmp_path / f"x--float32--{IDENTITY.fingerprint()}.lance"))
     assert found.newest is None and found.unnamed == ()
-
-
-def test_fingerprints_in_names() -> None:
-    assert fingerprint_in("a--b--float32--0123456789") == "0123456789"
-    assert fingerprint_in("_canaries") is None and fingerprint_in("a--float32--01234") is None

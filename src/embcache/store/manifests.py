@@ -28,7 +28,7 @@ def manifest(table: Path, version: int) -> Path:
 
 
 def manifests(table: Path) -> list[tuple[Path, int | None]]:
-    """Manifests and their versions, newest first; None where the name fits no version.
+    """Manifests and their versions, newest first; before all, None where the name fits no version.
 
     What is not called as a manifest at all, Lance passes over, and so does this.
 

@@ -55,7 +55,8 @@ def open_table(location: Location, version: int | None = None) -> lance.LanceDat
     """
     check_table(location)
     reading(location if version is None else f"{location}, version {version}")
-    with lance_errors("Opening", location, READ_FIX), panics.off_screen():
+    doing = "Opening" if version is None else f"Opening version {version} of"
+    with lance_errors(doing, location, READ_FIX), panics.off_screen():
         check_folder(location.folder)
         options = dict(location.storage_options) or None
         dataset = lance.dataset(str(location), version=version, storage_options=options)
@@ -135,6 +136,7 @@ class Reader:
         names = [name for name in self.columns if name not in self.layout.texts]
         with lance_errors("Opening", self.location, READ_FIX), panics.off_screen():
             try:
+                self._announce(self.fragments[0])
                 self.dataset.take([0], columns=names)
             except Exception as error:
                 logger.debug("%s: the first row cannot be read: %s", self.location, error)
@@ -282,12 +284,15 @@ class Reader:
         with lance_errors("Reading rows of", self.location, READ_FIX), panics.off_screen():
             return self.dataset.take(positions, columns=list(columns))
 
+    def _announce(self, fragment: lance.LanceFragment) -> None:
+        reading(f"{self.location}, fragment {fragment.fragment_id} of {self.dataset.version}")
+
     def _guarded(
         self, fragment: lance.LanceFragment, columns: list[str]
     ) -> Iterator[pa.RecordBatch]:
         """Batches of a fragment; errors name its files, which are what is at fault."""
         rows, promised = 0, fragment.metadata.num_rows
-        reading(f"{self.location}, fragment {fragment.fragment_id} of {self.dataset.version}")
+        self._announce(fragment)
         try:
             with lance_errors("Reading", self.location, READ_FIX):
                 batches = self._batches(columns, [fragment], with_row_id=True)

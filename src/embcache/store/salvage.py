@@ -10,9 +10,9 @@ again. Nothing is deleted; `check_space` with fix=True mends what is left out he
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
 import lance
 
@@ -42,22 +42,26 @@ def is_damage(error: CacheError) -> bool:
     return damaged and not isinstance(error, NewerFormatError)
 
 
-@dataclass
 class Salvage:
     """What is known of the damage of one table.
 
-    Attributes:
+    Args:
         location: The table.
-        open_version: Opens a version of it, None for the latest; raises a CacheError where that
-            version is not to be used.
+        open_version: A method that opens a version of it, None for the latest; it raises a
+            CacheError where that version is not to be used.
+
+    Attributes:
+        location: As given.
         lost: Marks of the fragments that cannot be read.
     """
 
-    location: Location
-    open_version: Callable[[int | None], Reader]
-    lost: set[Mark] = field(default_factory=set)
-    _told: set[str] = field(default_factory=set)
-    _versions: list[int] = field(default_factory=list)
+    def __init__(self, location: Location, open_version: Callable[[int | None], Reader]) -> None:
+        self.location = location
+        self.lost: set[Mark] = set()
+        # Weakly: in a cycle, a handle that nobody has any more would go on pinning its version.
+        self._open_version = weakref.WeakMethod(open_version)
+        self._told: set[str] = set()
+        self._versions: list[int] = []
 
     def snapshot(self, last: SpaceSnapshot, *, write: bool, values: bool) -> SpaceSnapshot:
         """The newest version that can be used, without what of it cannot be read.
@@ -167,7 +171,7 @@ class Salvage:
         self._versions = self.location.versions()
         for version in self._versions:
             try:
-                reader = self.open_version(version)
+                reader = self._open(version)
                 if self._has_rows(reader) or (first is None and not reader.fragments):
                     return reader, damaged, first
                 raise DamagedSpaceError(
@@ -195,7 +199,7 @@ class Salvage:
         files = list(manifests)
         if reader is None:
             with suppress(CacheError):  # it is damaged
-                newest = self.open_version(damaged[0])
+                newest = self._open(damaged[0])
                 names = [file.path for one in newest.fragments for file in one.metadata.files]
                 files += [folder / "data" / name for name in names]
         try:
@@ -216,6 +220,11 @@ class Salvage:
         )
         if reader is not None:
             pass_by(self.location, reader.dataset.version, damaged[0])
+
+    def _open(self, version: int) -> Reader:
+        open_version = self._open_version()
+        assert open_version is not None  # it is called by its owner's methods
+        return open_version(version)
 
     def _outdated(self) -> bool:
         """Whether versions came since `_newest`, so that the files of older ones may be removed."""

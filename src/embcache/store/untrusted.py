@@ -85,8 +85,9 @@ def _refused(table: Path) -> Iterator[str]:
         return
     folders = [str(table)]
     while folders:
-        # Another process may remove an old index's folder, or a file, at this moment.
-        with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+        # Another process may remove an old index's folder, or a file, at this moment; and where
+        # a file is in the table's place, who opens or writes it says so.
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)

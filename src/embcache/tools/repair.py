@@ -159,6 +159,7 @@ def repair_space(condition: Condition) -> Repair:
     """
     aside, done = Aside(condition.location.folder), Repair()
     for left in reversed(range(_ROUNDS)):
+        manifests = condition.versions.unusable  # without them, files have rows that it lacks
         try:
             done = _mend(condition, aside, done)
         except CacheError:
@@ -168,7 +169,7 @@ def repair_space(condition: Condition) -> Repair:
             done = replace(done, sound=True)
             break
         condition = examine(condition.location)
-        if condition.sound:
+        if condition.sound and not manifests:
             done = replace(done, sound=True)
             break
     place = None if aside.folder is None else Location(str(aside.folder))

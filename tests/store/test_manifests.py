@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from embcache.store import Space
+from embcache.store.manifests import fingerprint_in, manifest, manifests, versions
+from tests.spaces import folder, make_rows
+
+Open = Callable[..., Space]
+
+
+def test_the_name_is_lances(open_space: Open) -> None:
+    space = open_space()
+    space.add(make_rows(["a"]))
+    assert list(versions(folder(space))) == [2, 1]
+    assert versions(folder(space))[2] == manifest(folder(space), 2)
+
+
+def test_old_names_newest_first(tmp_path: Path) -> None:
+    (tmp_path / "_versions").mkdir()
+    for name in ("3", "12", "d77", "latest"):
+        (tmp_path / "_versions" / f"{name}.manifest").touch()
+    assert list(versions(tmp_path)) == [12, 3] and versions(tmp_path / "nowhere") == {}
+
+
+def test_a_name_that_fits_no_version_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "_versions").mkdir()
+    names = [str(2**64 - 2), str(2**64 - 13), "7", "9" * 20]
+    for name in names:
+        (tmp_path / "_versions" / f"{name}.manifest").touch()
+    found = manifests(tmp_path)
+    assert [number for _, number in found] == [None, None, 12, 1]
+    assert [path.stem for path, _ in found[2:]] == [names[1], names[0]]
+
+
+def test_fingerprints_in_names() -> None:
+    assert fingerprint_in("a--b--float32--0123456789") == "0123456789"
+    assert fingerprint_in("_canaries") is None and fingerprint_in("a--float32--01234") is None
