@@ -50,6 +50,7 @@ SLACK_VERSIONS = 100
 
 KEPT = timedelta(hours=1)
 
+_DECODED_BYTES = 32 * 2**20
 _BATCH_BYTES = 2**20
 _BATCH_ROWS = 8192
 _LANCE_FOLDERS = ("data", "_deletions", "_transactions", "_versions")
@@ -194,7 +195,12 @@ def _plan(dataset: lance.LanceDataset) -> CompactionOptions | None:
     chosen = fragments_to_merge(fragments)
     if chosen is None:
         return None
+    copied = sum(fragment.size for fragment in fragments if fragment.number in chosen)
     return {
+        # Decoding takes memory that grows with the rows, 280 MB for 240; copying takes 45, in half
+        # the time, but leaves small pages as they are, and where rows are deleted Lance decodes.
+        "compaction_mode": "try_binary_copy" if copied > _DECODED_BYTES else "reencode",
+        "io_buffer_size": _DECODED_BYTES,
         "target_rows_per_fragment": _largest_rows(fragments),
         "materialize_deletions_threshold": DELETED,
         "excluded_fragment_ids": [f.number for f in fragments if f.number not in chosen],
