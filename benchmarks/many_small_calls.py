@@ -55,6 +55,7 @@ def main() -> None:
             if (number + 1) % max(1, given.calls // _SHOWN) == 0:
                 _line(space, spent, given.dim)
                 spent.clear()
+        space.compactor.join()
 
 
 def _line(space: Space, spent: list[float], dim: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from embcache.errors import CacheWriteError
 from embcache.store import Location
-from embcache.store.aside import Aside, left, read_ends
+from embcache.store.aside import Aside, has_left, left, read_ends
 from tests.spaces import refused
 
 
@@ -20,6 +20,7 @@ def test_files_lie_there_as_they_lay_here(tmp_path: Path) -> None:
     aside.move(table / "_versions" / "1.manifest")
     aside.keep(table / "data" / "a.lance")
     aside.move(table / "data" / "gone.lance")  # another process was first
+    assert has_left(table) and not has_left(tmp_path / "y.lance")
     assert aside.folder is not None and left(tmp_path) == [aside.folder]
     there = aside.folder / "x.lance"
     assert (there / "_versions" / "1.manifest").read_text() == "_versions/1.manifest"

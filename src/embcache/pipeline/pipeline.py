@@ -134,6 +134,9 @@ class Pipeline:
         job.make_room()  # before anything is encoded: a cut may be refused there
         encoded = self._serve(job, first)
         result.repeat(source)
+        if self.space is not None and self._write:
+            self.space.compactor.join()  # who has the vectors may remove the cache's folder
+            self.space.keep_index()
         hits = max(0, len(first) - encoded)  # what another process removed is encoded twice
         seconds = time.perf_counter() - request.began
         stats = EncodeStats(
@@ -184,6 +187,7 @@ class Pipeline:
             encoded = self._fill(
                 job, missing, watcher, lambda found: refuse(job.with_duplicates(found)), stop
             )
+        self.space.keep_index()
         seconds = time.perf_counter() - request.began
         hits, refused = len(first) - len(missing), len(job.refused)
         return EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit, refused)

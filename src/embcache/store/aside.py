@@ -84,6 +84,11 @@ def left(cache: Path) -> list[Path]:
     return sorted(cache.glob(f"{_PREFIX}*"))
 
 
+def has_left(table: Path) -> bool:
+    """Whether files of a table were set aside: data files that only these name may lie in it."""
+    return any((folder / table.name).exists() for folder in left(table.parent))
+
+
 def read_ends(files: list[Path]) -> None:
     """Have the operating system read the first and the last bytes of files that look damaged.
 

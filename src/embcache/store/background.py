@@ -19,7 +19,7 @@ from embcache.store.locks import sole_compactor
 
 logger = logging.getLogger(__name__)
 
-GRACE = timedelta(seconds=5)
+GRACE = timedelta(seconds=2)
 """How long a version stays that was the latest: for who opens it at this moment without a pin."""
 
 _PAUSE_SECONDS = 60  # after a failure
@@ -64,7 +64,7 @@ class Compactor:
             self._cleaning = _start(self._clean)
 
     def join(self) -> None:
-        """Wait for a merge that has begun; for tests, and for what measures."""
+        """Wait for a merge that has begun: the table's folder may then be moved, or removed."""
         if self._merging is not None:
             self._merging.join()
 

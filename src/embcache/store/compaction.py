@@ -24,6 +24,7 @@ import lance
 from lance.optimize import Compaction, CompactionOptions, CompactionTask, RewriteResult
 
 from embcache.store import locks
+from embcache.store.aside import has_left
 from embcache.store.leftovers import AGE, remove_leftovers
 from embcache.store.location import WRITE_FIX, Location, lance_errors
 from embcache.store.manifests import versions
@@ -45,7 +46,7 @@ SLACK = 0.25
 """What old versions may take, beside what is in use: so many bytes, or this share of the rows'
 bytes, if that is more. They are kept up to `KEPT` for readers that take no pin: DuckDB, say."""
 
-SLACK_VERSIONS = 100
+SLACK_VERSIONS = 50
 """How many of them at most: Lance lists them all before each commit."""
 
 KEPT = timedelta(hours=1)
@@ -185,7 +186,7 @@ def remove_left_behind(location: Location) -> None:
     with locks.between_turns(table) as alone, lance_errors("Compacting", location, WRITE_FIX):
         remove_leftovers(table)
         remove_leftovers(table.parent)
-        if alone:
+        if alone and not has_left(table):  # else `check_space` may take in what such files hold
             _remove_orphans(table, open_table(location))
 
 

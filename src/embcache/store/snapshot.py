@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embcache.identity.keys import Keys
-from embcache.store import panics
+from embcache.store import index_file, panics
 from embcache.store.base import Part
 from embcache.store.index import KeyIndex, KeyParts, Positions, UnsortedKeys
 from embcache.store.reader import Reader
@@ -23,17 +23,20 @@ Shape = list[tuple["Mark", bool]]
 class SpaceSnapshot:
     """What a space held at one moment: a version of its table, and the index of its keys.
 
-    It never changes, so threads may share it: look-up and read are always of the same version.
+    It never changes, but for `kept`, so threads may share it: look-up and read are always of the
+    same version.
 
     Args:
         reader: The version; None before the space's first row.
         index: The keys of the reader's rows; None for none.
         shape: The reader's, see `Attributes`; none for none.
+        kept: How many of the keys are on disk, see `embcache.store.index_file`.
 
     Attributes:
         reader: As given.
         index: The keys, none where none were given.
         shape: The fragments' marks, and whether `index` has their keys.
+        kept: As given.
     """
 
     def __init__(
@@ -41,10 +44,12 @@ class SpaceSnapshot:
         reader: Reader | None = None,
         index: KeyParts | None = None,
         shape: Shape | None = None,
+        kept: int = 0,
     ) -> None:
         self.reader = reader
         self.index = KeyParts() if index is None else index
         self.shape: Shape = [] if shape is None else shape
+        self.kept = kept
 
     def __len__(self) -> int:
         """Number of rows, those that cannot be read included: their positions are taken."""
@@ -165,6 +170,21 @@ def indexed(
         reader: The newer one.
         lost: Marks of fragments that cannot be read; their keys are left out.
     """
+    if not before.shape and len(reader) >= index_file.LEAST_KEYS:
+        before = _kept(reader)
+    return _indexed(before, reader, lost)
+
+
+def _kept(reader: Reader) -> SpaceSnapshot:
+    """What the index that is kept on disk is of; nothing where there is none."""
+    found = index_file.load(reader.location.folder)
+    if found is None:
+        return SpaceSnapshot()
+    marks, index = found
+    return SpaceSnapshot(None, index, [(mark, True) for mark in marks], kept=len(index))
+
+
+def _indexed(before: SpaceSnapshot, reader: Reader, lost: Collection[Mark]) -> SpaceSnapshot:
     shape = [(mark, mark not in lost) for mark in fragment_marks(reader)]
     pairs = zip(before.shape, shape, strict=False)
     same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
@@ -174,10 +194,11 @@ def indexed(
         for start, stop in _runs([there for _, there in shape], same)
     ]
     if same < len(before.shape) and any((index.find(one.keys) >= 0).any() for one in fresh):
-        return indexed(SpaceSnapshot(), reader, lost)
+        return _indexed(SpaceSnapshot(), reader, lost)
+    kept = min(before.kept, len(index))
     for one in fresh:
         index = index.extended(one)
-    return SpaceSnapshot(reader, index, shape)
+    return SpaceSnapshot(reader, index, shape, kept)
 
 
 def _runs(there: list[bool], at: int) -> Iterator[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -17,6 +18,7 @@ from embcache.errors import CacheError, DamagedSpaceError
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
+from embcache.store import index_file
 from embcache.store.background import Compactor
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
@@ -40,6 +42,8 @@ from embcache.store.verify import batch_keys
 
 if TYPE_CHECKING:
     import lancedb
+
+logger = logging.getLogger(__name__)
 
 _DELETE_KEYS = 500  # in one delete statement
 _DELETE_ROWS = 10_000
@@ -201,6 +205,22 @@ class Space:
         with self._lock:
             self._snapshot = self._latest()
             return self._snapshot
+
+    def keep_index(self) -> None:
+        """Keep the index of the last `refresh` on disk, if opening the space again would take long.
+
+        Written are half of its keys or more each time, so three times all of them in the end.
+        """
+        snapshot = self._snapshot
+        fresh = len(snapshot.index) - snapshot.kept
+        if fresh < max(index_file.LEAST_KEYS, snapshot.kept // 2) or self._salvage.lost:
+            return
+        try:
+            marks = [mark for mark, _ in snapshot.shape]
+            index_file.save(self.location.folder, marks, snapshot.index)
+        except OSError as error:  # the cache is as good without
+            logger.info("The index of %s is not kept: %s", self.location, error)
+        snapshot.kept = len(snapshot.index)
 
     def add(self, rows: Rows) -> SpaceSnapshot:
         """Commit the rows whose keys are not there yet, see `Store.add`."""

@@ -1,0 +1,129 @@
+"""The key index of a large space, kept on disk: opened at once, and shared by all processes.
+
+An Arrow file in the table's folder, mapped into memory. It says of which fragments its keys are, by
+their marks; what the table has beyond these is read from the table. Nothing rests on it: a row is
+checked with the key that was asked for, and a file that is damaged, or of another table, is passed
+over and made anew.
+
+Rejected: Lance's own scalar index, see docs/benchmarks.md for the figures; and mapping a file that
+another host may remove, where the system ends a process that reads on (SIGBUS): there it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from embcache.store.index import KeyIndex, KeyParts, Positions, Words
+from embcache.store.leftovers import CREATING
+
+logger = logging.getLogger(__name__)
+
+FILE = "_keys.arrow"
+"""Its name, in the table's folder."""
+
+LEAST_KEYS = 2**20
+"""From which on it pays: to read the keys of a million rows takes a tenth of a second."""
+
+Marks = list[tuple[object, ...]]
+"""Fragments in scan order, see `embcache.store.snapshot.Mark`."""
+
+_MARKS, _CHECKSUM = b"embcache:fragments", b"embcache:checksum"
+_SCHEMA = pa.schema([("head", pa.uint64()), ("tail", pa.uint64()), ("position", pa.int64())])
+_LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "overlay"})
+
+
+def save(table: Path, marks: Sequence[tuple[object, ...]], index: KeyParts) -> None:
+    """Keep an index, in place of an older one.
+
+    Args:
+        table: The table's folder.
+        marks: Fragments whose keys the index has, all of them.
+        index: Their keys.
+
+    Raises:
+        OSError: The file system refuses.
+    """
+    written = json.dumps(marks).encode()
+    checksum = _checksum(written, index)
+    schema = _SCHEMA.with_metadata({_MARKS: written, _CHECKSUM: checksum})
+    handle, name = tempfile.mkstemp(prefix=CREATING, dir=table)
+    try:
+        with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            for part in index.parts:
+                columns = [pa.array(words) for words in _words(part)]
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+        os.chmod(name, os.stat(table).st_mode & 0o666)  # as readable as the table is
+        os.replace(name, table / FILE)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def load(table: Path) -> tuple[Marks, KeyParts] | None:
+    """The index that is kept.
+
+    Args:
+        table: The table's folder.
+
+    Returns:
+        Of which fragments it is, and their keys; None where there is none that can be used.
+    """
+    path = table / FILE
+    try:
+        with pa.memory_map(str(path)) if _is_local(path) else pa.OSFile(str(path)) as source:
+            file = pa.ipc.open_file(source)
+            batches = [file.get_batch(i) for i in range(file.num_record_batches)]
+        metadata = file.schema.metadata or {}
+        if not file.schema.equals(_SCHEMA):
+            raise ValueError("its columns are others")
+        index = KeyParts(tuple(_part(batch) for batch in batches))
+        if metadata.get(_CHECKSUM) != _checksum(metadata[_MARKS], index):
+            raise ValueError("its checksum is another")
+        marks = [tuple(mark) for mark in json.loads(metadata[_MARKS])]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
+        logger.info("%s is not used, and made anew: %s", path, error)
+        return None
+    return marks, index
+
+
+def _part(batch: pa.RecordBatch) -> KeyIndex:
+    batch.validate()  # Arrow would believe a length that the buffers do not have
+    return KeyIndex(*(column.to_numpy() for column in batch.columns))
+
+
+def _words(part: KeyIndex) -> tuple[Words | Positions, ...]:
+    return part.heads, part.tails, part.positions
+
+
+def _checksum(marks: bytes, index: KeyParts) -> bytes:
+    sums = xxhash.xxh3_64(marks)
+    for part in index.parts:
+        for words in _words(part):
+            sums.update(words.view(np.uint8).data)
+    return sums.hexdigest().encode()
+
+
+def _is_local(path: Path) -> bool:
+    """Whether the file is on this machine, as far as is known: no other host removes it."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    place, found = f"{path.resolve()}", ("", "")
+    for line in mounts:
+        before, _, after = line.partition(" - ")
+        point = before.split()[4].encode().decode("unicode_escape")  # spaces are \\040
+        if place.startswith(point.rstrip("/") + "/") and len(point) >= len(found[0]):
+            found = point, after.split()[0]
+    return found[1] in _LOCAL

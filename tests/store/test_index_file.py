@@ -1,0 +1,219 @@
+"""The index on disk: what it saves, and that nothing rests on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from embcache.store import Space, index_file
+from embcache.store.index import KeyIndex, KeyParts
+from embcache.store.snapshot import fragment_marks
+from tests.spaces import folder, make_rows, read_all
+
+Open = Callable[..., Space]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_file, "LEAST_KEYS", 10)
+
+
+@pytest.fixture
+def space(open_space: Open) -> Space:
+    """A space of 3 fragments of 10 rows, whose index is kept."""
+    space = open_space(compact_automatically=False)
+    for at in range(0, 30, 10):
+        space.add(make_rows([str(i) for i in range(at, at + 10)]))
+    space.keep_index()
+    return space
+
+
+def scanned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many fragments are read for their keys, one entry an opening."""
+    import embcache.store.snapshot as module
+
+    real, counts = module._index_keys, []
+
+    def count(dataset: object, fragments: list[object], first: int) -> KeyIndex:
+        counts.append(len(fragments))
+        return real(dataset, fragments, first)
+
+    monkeypatch.setattr(module, "_index_keys", count)
+    return counts
+
+
+def test_what_is_kept_is_not_read_again(
+    space: Space, open_space: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = scanned(monkeypatch)
+    found = open_space().refresh()
+    assert counts == [] and found.kept == 30 and len(found.index) == 30
+    rows = make_rows([str(i) for i in range(30)])
+    assert (found.find(rows.keys) == space.refresh().find(rows.keys)).all()
+    space.add(make_rows(["more"]))
+    assert len(open_space().refresh().index) == 31 and counts == [1, 1]  # the writer's own, too
+
+
+def test_deleted_rows_are_misses_and_what_is_before_them_is_kept(
+    space: Space, open_space: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space.drop(make_rows(["15"]).keys)
+    counts = scanned(monkeypatch)
+    found = open_space().refresh()
+    assert counts == [2] and found.kept == 10
+    texts = [str(i) for i in range(30)]
+    assert [p >= 0 for p in found.find(make_rows(texts).keys)] == [t != "15" for t in texts]
+
+
+def test_a_compaction_makes_it_of_no_use_and_no_harm(space: Space, open_space: Open) -> None:
+    space.table().optimize()
+    other = open_space()
+    rows = make_rows([str(i) for i in range(10)])
+    values, damaged = read_all(other, rows)
+    assert other.snapshot.kept == 0 and not damaged.any() and (values == rows.values).all()
+    other.keep_index()
+    assert open_space().refresh().kept == 30
+
+
+def test_it_is_written_again_once_half_as_many_keys_are_new(space: Space) -> None:
+    before = (folder(space) / index_file.FILE).stat().st_ino
+    space.add(make_rows([f"a{i}" for i in range(14)]))
+    space.keep_index()
+    assert (folder(space) / index_file.FILE).stat().st_ino == before
+    space.add(make_rows(["one"]))
+    space.keep_index()
+    assert (folder(space) / index_file.FILE).stat().st_ino != before
+    assert [p.name for p in folder(space).glob(".creating-*")] == []
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda raw: b"",
+    "cut": lambda raw: raw[: len(raw) // 2],
+    "garbled": lambda raw: b"\xff" * len(raw),
+    "a flip in each kilobyte": lambda raw: bytes(
+        byte ^ (at % 1000 == 700) for at, byte in enumerate(raw)
+    ),
+    "text": lambda raw: b"hello",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_one_is_passed_over(
+    how: str, space: Space, open_space: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder(space) / index_file.FILE
+    path.write_bytes(DAMAGES[how](path.read_bytes()))
+    caplog.set_level("INFO", "embcache")
+    rows = make_rows([str(i) for i in range(10)])
+    found = open_space().refresh()
+    assert found.kept == 0 and (found.find(rows.keys) >= 0).all()
+    assert "is not used, and made anew" in caplog.text
+
+
+def test_every_flip_is_noticed(space: Space) -> None:
+    path = folder(space) / index_file.FILE
+    raw, sound = path.read_bytes(), index_file.load(folder(space))
+    assert sound is not None
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(raw), 300).tolist():
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 1 << int(rng.integers(8))]) + raw[at + 1 :])
+        found = index_file.load(folder(space))
+        assert found is None or (
+            found[0] == sound[0] and (found[1].keys() == sound[1].keys()).all()
+        ), at
+
+
+HOSTILE: dict[str, Callable[[list[tuple[object, ...]]], object]] = {
+    "no list": lambda marks: {"a": 1},
+    "numbers": lambda marks: [1, 2],
+    "deep": lambda marks: json.loads("[" * 500 + "]" * 500),
+    "of other fragments": lambda marks: [(9, *mark[1:]) for mark in marks],
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_one_that_somebody_made_up(what: str, space: Space, open_space: Open) -> None:
+    reader = space.open()
+    sound = space.snapshot.index
+    index_file.save(folder(space), HOSTILE[what](fragment_marks(reader)), sound)  # type: ignore[arg-type]
+    rows = make_rows([str(i) for i in range(30)])
+    found = open_space().refresh()
+    assert found.kept == 0 and (found.find(rows.keys) >= 0).all()
+
+
+def test_positions_that_somebody_made_up_give_no_wrong_row(space: Space, open_space: Open) -> None:
+    rows = make_rows([str(i) for i in range(30)])
+    index = KeyIndex.build(rows.keys[::-1].copy(), np.arange(30, dtype=np.uint64))
+    far = KeyIndex(index.heads, index.tails, index.positions * 2 - 15)
+    for made_up in (index, far):
+        index_file.save(folder(space), fragment_marks(space.open()), KeyParts((made_up,)))
+        snapshot = open_space().refresh()
+        positions = snapshot.find(rows.keys)
+        there = np.flatnonzero(positions >= 0)
+        values, damaged = snapshot.read_all(positions[there], rows.keys[there])
+        assert ((values == rows.values[there]).all(axis=1) | damaged).all()
+
+
+def test_other_columns(space: Space) -> None:
+    path = folder(space) / index_file.FILE
+    with pa.ipc.new_file(str(path), pa.schema([("head", pa.string())])) as writer:
+        writer.write_batch(pa.record_batch({"head": ["x"]}))
+    assert index_file.load(folder(space)) is None
+    path.unlink()
+    assert index_file.load(folder(space)) is None
+
+
+def test_one_that_cannot_be_written_costs_nothing(
+    space: Space, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    space.add(make_rows([f"a{i}" for i in range(20)]))
+    monkeypatch.setattr(os, "replace", refuse)
+    caplog.set_level("INFO", "embcache")
+    space.keep_index()
+    space.keep_index()
+    assert caplog.text.count("No space left on device") == 1
+    assert list(folder(space).glob(".creating-*")) == []
+
+
+def test_who_has_it_mapped_goes_on_when_it_is_replaced_or_removed(
+    space: Space, open_space: Open
+) -> None:
+    rows = make_rows([str(i) for i in range(30)])
+    before = open_space().refresh()
+    space.add(make_rows([f"a{i}" for i in range(20)]))
+    space.keep_index()
+    (folder(space) / index_file.FILE).unlink()
+    assert (before.find(rows.keys) >= 0).all() and before.kept == 30
+
+
+def test_another_process_reads_it(space: Space) -> None:
+    code = (
+        "import sys; from pathlib import Path; from embcache.store import index_file\n"
+        "marks, index = index_file.load(Path(sys.argv[1])); print(len(marks), len(index))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(folder(space))], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == ["3", "30"]
+
+
+def test_files_of_other_hosts_are_read_and_not_mapped(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_file, "_LOCAL", frozenset())
+    mapped: list[str] = []
+    monkeypatch.setattr(pa, "memory_map", mapped.append)
+    found = index_file.load(folder(space))
+    assert found is not None and len(found[1]) == 30 and mapped == []
+    assert not index_file._is_local(Path("/proc/self/stat"))
