@@ -1,5 +1,8 @@
 """Damage a cache's files at random and mend it with `check --fix`: `make damage`.
 
+Before that, in two of five trials, half of the texts are evaluated over the damaged cache, as a run
+does: it must return every vector, and the right one.
+
 Each trial copies a small cache (vectors or scores, with and without texts, fragments, deletions,
 duplicates, canaries, compacted or not), damages one file or two of whatever kind, has the cache
 checked and mended, and then looks whether everything that is promised holds:
@@ -26,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -36,19 +39,49 @@ import numpy as np
 import pyarrow as pa
 
 from embcache.cli.apart import check_apart
+from embcache.engine.base import Embedded, Prepared
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys, pair_keys, text_keys, to_bytes
+from embcache.pipeline.pipeline import Pipeline
+from embcache.pipeline.request import TextRequest
 from embcache.store import SCORES, VECTORS, Database, Layout, Location, Reader, Rows, Space
 from embcache.store.verify import key_fits, verify
 from embcache.tools.check import check_space
 from embcache.tools.compact import compact_space
 from embcache.tools.find import find_spaces
 
+PROMPT = "p: "
 IDENTITY = Identity("organization/name", "0" * 40, "float32")
 ENGINE = "none 1.0"
 _BATCH = 50  # trials of one process
 _CANARIES = 5
 _LAST = 2**64 - 1
+
+
+class _Engine:
+    """An engine that returns what was committed; see `embcache.engine.base.Engine`."""
+
+    version = ENGINE
+    dtype = "float32"
+    batch_size = 128
+    started = True
+
+    def __init__(self, right: dict[str, np.ndarray]) -> None:
+        self._right = right
+
+    def start(self) -> None:
+        """Be started."""
+
+    def close(self) -> None:
+        """Be started no more."""
+
+    def prepare(self, texts: Sequence[str]) -> Prepared:
+        """Take the texts as prompts; all are said to be equally long."""
+        return Prepared(list(texts), np.full(len(texts), 4, np.int64))
+
+    def embed(self, prompts: Sequence[str]) -> Embedded:
+        """The values, `(n, dim) float32`."""
+        return Embedded(np.stack([self._right[each.removeprefix(PROMPT)] for each in prompts]))
 
 
 class PromiseError(Exception):
@@ -62,12 +95,14 @@ class Template:
     Attributes:
         cache: Its folder.
         committed: By key, the bytes of all values that were ever committed for it.
+        right: By text, the value that was committed first; of vectors.
         live: Keys of the rows that it has.
         by_file: Keys by the name of the data file that they are in, of the newest version.
     """
 
     cache: Path
     committed: dict[bytes, set[bytes]] = field(default_factory=dict)
+    right: dict[str, np.ndarray] = field(default_factory=dict)
     live: set[bytes] = field(default_factory=set)
     by_file: dict[str, set[bytes]] = field(default_factory=dict)
 
@@ -87,9 +122,9 @@ def make_rows(numbers: range, layout: Layout, dim: int, value: float) -> Rows:
         columns = {"query": texts, "document": texts[::-1], "query_prefix": "q: "}
         columns |= {"document_prefix": "", "task": "Task"}
         return Rows(keys, rng.standard_normal((len(texts), 1)).astype(np.float32), columns)
-    keys = text_keys(IDENTITY.to_bytes(), "p: ", texts)
+    keys = text_keys(IDENTITY.to_bytes(), PROMPT, texts)
     vectors = rng.standard_normal((len(texts), dim)).astype(np.float32)
-    names = {"text": texts, "prompt": "p: ", "prompt_type": "query", "task": "Task"}
+    names = {"text": texts, "prompt": PROMPT, "prompt_type": "query", "task": "Task"}
     return Rows(keys, vectors, names, np.arange(len(texts), dtype=np.int32))
 
 
@@ -117,6 +152,9 @@ def make_template(
     def commit(rows: Rows, *, blindly: bool = False) -> None:
         for key, value in zip(raw_keys(rows.keys), rows.values, strict=True):
             made.committed.setdefault(key, set()).add(value.tobytes())
+        if layout is VECTORS:
+            for text, value in zip(rows.columns["text"], rows.values, strict=True):
+                made.right.setdefault(str(text), value)
         if blindly:
             table = space.table()
             table.add(rows.to_arrow(table.schema, store_text=store_text))
@@ -276,9 +314,12 @@ class Trial:
         for _ in range(rng.choice([1, 1, 1, 1, 2])):
             self.damage(table, rng)
         readable = set() if self.apart else keys_in(table, self.template)
+        if self.template.right and not self.apart and random.Random(~self.seed).random() < 0.4:
+            self.what.append("evaluated")
+            self.evaluate(cache)
         self.mend(cache)
         now = self.look(cache, table)
-        self.compare(readable, now)
+        self.compare(table, readable, now)
         self.go_on(cache, table, now)
 
     def damage(self, table: Path, rng: random.Random) -> None:
@@ -295,6 +336,21 @@ class Trial:
         for path, content in before.items():
             if not path.exists() or path.read_bytes() != content:
                 self.touched.add(path.name)
+
+    def evaluate(self, cache: Path) -> None:
+        """Half of the texts, over the damaged cache.
+
+        Raises:
+            PromiseError: A vector is not one that was committed for its text.
+        """
+        texts = list(self.template.right)[::2]
+        space, engine = open_space(cache), _Engine(self.template.right)
+        pipeline = Pipeline(engine, IDENTITY, space, canaries="never")
+        request = TextRequest(texts=texts, prompt=PROMPT, show_progress=False)
+        vectors, _ = pipeline.encode(request)
+        for key, vector in zip(raw_keys(request.keys(IDENTITY.to_bytes())), vectors, strict=True):
+            if vector.tobytes() not in self.template.committed[key]:
+                raise PromiseError(f"the run got a vector that was never committed, of {key.hex()}")
 
     def mend(self, cache: Path) -> None:
         """`embcache check --fix`, and then `embcache check`."""
@@ -333,12 +389,14 @@ class Trial:
             raise PromiseError(f"{len(canaries)} canaries")
         return found
 
-    def compare(self, readable: set[bytes], now: dict[bytes, bytes]) -> None:
+    def compare(self, table: Path, readable: set[bytes], now: dict[bytes, bytes]) -> None:
         """Whether all rows are there that must be.
 
         Raises:
             PromiseError: One is not.
         """
+        if any(table.parent.glob(".damaged-*/rest/*")):
+            return  # no version could be used, and the run has begun a new one; nothing is deleted
         if lost := readable - now.keys():
             raise PromiseError(f"{len(lost)} rows of {len(readable)} that could be read are lost")
         live = self.template.live

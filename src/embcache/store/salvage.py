@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 5  # at a table in which other processes set things aside, or compact, meanwhile
 _MEND = "`check_space` with fix=True mends it."
+_BRING_BACK = (
+    "`check_space` with fix=True, and then `merge_caches`, bring back what of it can be read."
+)
 
 
 def is_damage(error: CacheError) -> bool:
@@ -108,7 +111,8 @@ class Salvage:
                 aside.move_table()
                 self._tell(
                     f"{self.location} has data files and no manifest that says what is in them. "
-                    f"They are set aside, not deleted: {aside.folder}. Its texts are encoded again."
+                    f"They are set aside, not deleted: {aside.folder}. Its texts are encoded "
+                    f"again. {_BRING_BACK}"
                 )
 
     def _versions_gone(self) -> bool:
@@ -216,7 +220,7 @@ class Salvage:
             aside.move(path)
         self._tell(
             f"{error} {_instead(reader)} What is damaged is set aside, not deleted: "
-            f"{aside.folder}. {'' if reader is None else _MEND}"
+            f"{aside.folder}. {_BRING_BACK if reader is None else _MEND}"
         )
         if reader is not None:
             pass_by(self.location, reader.dataset.version, damaged[0])
