@@ -153,7 +153,7 @@ def make_template(
         for key, value in zip(raw_keys(rows.keys), rows.values, strict=True):
             made.committed.setdefault(key, set()).add(value.tobytes())
         if layout is VECTORS:
-            for text, value in zip(rows.columns["text"], rows.values, strict=True):
+            for text, value in zip(rows.columns["text"] or (), rows.values, strict=True):
                 made.right.setdefault(str(text), value)
         if blindly:
             table = space.table()

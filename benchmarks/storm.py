@@ -195,6 +195,8 @@ class Storm:
             kills_a_minute: How many processes are killed.
         """
         rng = random.Random(self.seed)
+        # Said at each fork of the server, in which nothing has been used yet.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:lancedb fork support:RuntimeWarning")
         self._context = multiprocessing.get_context("forkserver")
         # Imports take seconds, and a kill is to fall into work. lancedb mends itself after a fork.
         modules = ["embcache.cache", "embcache.warm", "embcache.tools.check", "lancedb", "_known"]
