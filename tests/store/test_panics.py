@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embcache.store import Database
-from embcache.store.panics import each_off_screen, off_screen
+from embcache.store.panics import each_off_screen, off_screen, on_screen
 from tests.spaces import IDENTITY, folder, make_rows
 
 PANIC = (
@@ -71,6 +71,41 @@ def test_a_forked_process_has_its_screen(capfd: pytest.CaptureFixture[str]) -> N
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         assert capfd.readouterr().err == "the child's\n"
+
+
+def test_while_an_engine_works_all_is_on_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
+    with on_screen(), on_screen(), off_screen():
+        subprocess.run([sys.executable, "-c", "import os; os.write(2, b'child ')"], check=True)
+        assert capfd.readouterr().err == "child "
+    with off_screen():
+        os.write(2, PANIC)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_engine_waits_until_the_screen_is_back() -> None:
+    order: list[str] = []
+    reading, go = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with off_screen():
+            reading.set()
+            go.wait(30)
+            order.append("read")
+
+    def start() -> None:
+        with on_screen():
+            order.append("start")
+
+    threads = [threading.Thread(target=read), threading.Thread(target=start)]
+    threads[0].start()
+    assert reading.wait(30)
+    threads[1].start()
+    threads[1].join(0.2)
+    assert order == []
+    go.set()
+    for thread in threads:
+        thread.join(30)
+    assert order == ["read", "start"]
 
 
 def test_items_are_made_off_screen_and_used_on_it(capfd: pytest.CaptureFixture[str]) -> None:

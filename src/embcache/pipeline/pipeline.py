@@ -30,7 +30,7 @@ from embcache.pipeline.messages import (
 from embcache.pipeline.request import Request
 from embcache.pipeline.result import Result, Truncation, Vectors
 from embcache.pipeline.stats import Bar, EncodeStats, Watcher
-from embcache.store import Overlay, Space
+from embcache.store import Overlay, Space, panics
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
 
@@ -311,7 +311,10 @@ class Pipeline:
             if waited:  # what this thread misses, the other one may have encoded
                 job.refresh()
                 missing = job.missing(missing)
-            return self._encode(job, missing, watcher, refuse, stop) if len(missing) else 0
+            if not len(missing):
+                return 0
+            with panics.on_screen():  # an engine starts processes
+                return self._encode(job, missing, watcher, refuse, stop)
         finally:
             self._engine_lock.release()
 

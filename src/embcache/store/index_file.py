@@ -5,8 +5,11 @@ their marks; what the table has beyond these is read from the table. Nothing res
 checked with the key that was asked for, and a file that is damaged, or of another table, is passed
 over and made anew.
 
-Rejected: Lance's own scalar index, see docs/benchmarks.md for the figures; and mapping a file that
-another host may remove, where the system ends a process that reads on (SIGBUS): there it is read.
+Measured with 10 million keys, on 2 cores: without it, opening takes 2.7 s and 290 MB in each
+process; with it 0.03 to 0.08 s, and 260 MB of pages that all processes share. 100,000 look-ups take
+33 ms without and 30 with it. Rejected: Lance's own scalar index (a B-tree, 207 MB, made in 6.9 s),
+with which 1,000 look-ups take 51 ms, against 0.3; and mapping a file that another host may remove,
+where the system ends a process that reads on (SIGBUS): there it is read.
 """
 
 from __future__ import annotations

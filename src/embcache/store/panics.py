@@ -2,11 +2,10 @@
 
 Rust prints a panic to file descriptor 2 before Python hears of it, with a backtrace where
 RUST_BACKTRACE is set, and has no way to be told otherwise from outside. So descriptor 2 leads into
-memory while a table is opened and its keys are read, which is where nearly all panics over damaged
-files are, and while tools read rows; what others print meanwhile is printed afterwards. Not while
-an encoder reads vectors: that goes on for long, and a process that is started meanwhile, a vLLM
-engine, would take the descriptor along and print its errors to nobody. Filtering everything
-through a pipe for good would stand between the user and every other library.
+memory while Lance opens a table or reads a batch of it; what others print meanwhile is printed
+afterwards. A process that is started meanwhile, by another thread, would take the descriptor along
+and print its errors to nobody: while an engine is at work, all is on the screen. Filtering
+everything through a pipe for good would stand between the user and every other library.
 """
 
 from __future__ import annotations
@@ -32,22 +31,38 @@ class _Capture:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = 0
+        self._idle = threading.Condition(self._lock)
+        self._users = self._refused = 0
         self._screen = self._memory = -1
         os.register_at_fork(before=self._lock.acquire, after_in_parent=self._lock.release)
         os.register_at_fork(after_in_child=self._in_child)
 
-    def enter(self) -> None:
+    def enter(self) -> bool:
+        """Begin, for one user more; whether there is anything to `leave`."""
         with self._lock:
+            if self._refused:
+                return False
             self._users += 1
             if self._users == 1:
                 self._begin()
+            return True
 
     def leave(self) -> None:
         with self._lock:
             self._users = max(0, self._users - 1)  # after a fork, none
             if self._users == 0:
                 self._end()
+                self._idle.notify_all()
+
+    def refuse(self) -> None:
+        """Let nobody enter, once those that have are gone."""
+        with self._lock:
+            self._refused += 1
+            self._idle.wait_for(lambda: not self._users)
+
+    def allow(self) -> None:
+        with self._lock:
+            self._refused = max(0, self._refused - 1)  # after a fork, none
 
     def _begin(self) -> None:
         try:
@@ -83,7 +98,7 @@ class _Capture:
         if self._memory >= 0:
             os.dup2(self._screen, _STDERR)
             self._close()
-        self._users = 0
+        self._users = self._refused = 0
         self._lock.release()
 
 
@@ -93,11 +108,25 @@ _capture = _Capture()
 @contextmanager
 def off_screen() -> Iterator[None]:
     """Keep the text of panics within this block off the screen. Short blocks only."""
-    _capture.enter()
+    entered = _capture.enter()
     try:
         yield
     finally:
-        _capture.leave()
+        if entered:
+            _capture.leave()
+
+
+@contextmanager
+def on_screen() -> Iterator[None]:
+    """While processes may be started that keep standard error: `off_screen` does nothing.
+
+    Not within a block that is off screen: it would wait for itself.
+    """
+    _capture.refuse()
+    try:
+        yield
+    finally:
+        _capture.allow()
 
 
 def each_off_screen(items: Iterator[T]) -> Iterator[T]:

@@ -208,7 +208,8 @@ class Reader:
                 (np.flatnonzero(scanned[owner]), self._scan_positions),
                 (np.flatnonzero(~scanned[owner]), self._take_positions),
             ):
-                for span, values, sums in source(positions[select], scanned):
+                found = panics.each_off_screen(source(positions[select], scanned))
+                for span, values, sums in found:
                     at = select[span]
                     yield Part(order[at], values, damaged_rows(keys[at], values, sums))
 
