@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,6 +16,7 @@ import pytest
 
 from embcache import CacheError
 from embcache.store import Location, Space, compaction
+from embcache.store.aside import Aside
 from embcache.store.compaction import (
     FANOUT,
     Fragment,
@@ -23,6 +25,7 @@ from embcache.store.compaction import (
     merge_fragments,
 )
 from embcache.store.leftovers import AGE
+from embcache.store.manifests import manifest
 from tests.spaces import add_blindly, folder, make_rows, read_all
 
 Open = Callable[..., Space]
@@ -297,6 +300,21 @@ def test_files_of_a_killed_writer_go_after_an_hour_unless_someone_commits(
     clean_up(alone.location, NOW)
     assert not any(path.exists() for path in old) and (data / "recent.lance").exists()
     assert len(open_space().refresh()) == 1 and len(list(open_space().open().scan(["key"]))) == 1
+
+
+def test_data_files_stay_whose_manifest_was_set_aside(alone: Space) -> None:
+    """A repair takes in what they hold."""
+    alone.add(make_rows(["a"]))
+    path = folder(alone) / "data" / "named-by-the-lost-one.lance"
+    path.write_bytes(b"x")
+    os.utime(path, (1, 1))
+    aside = Aside(folder(alone))
+    aside.move(manifest(folder(alone), 1))
+    clean_up(alone.location, NOW)
+    assert path.exists() and aside.folder is not None
+    shutil.rmtree(aside.folder)
+    clean_up(alone.location, NOW)
+    assert not path.exists()
 
 
 def test_where_there_are_no_locks_versions_stay_for_an_hour(
