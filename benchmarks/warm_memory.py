@@ -10,8 +10,8 @@ ARGS='--size 60000 --texts 5000 20000 --rounds 1'.
 
 Expected: the peak grows by at most 64 bytes a text between 100,000 and 1,000,000 texts, cold and
 warm: the index takes 24 bytes a key (33 while it is built), and the rest is malloc's, which gets no
-larger from some hundred thousand texts on. It is at most 256 MB above what the process took before
-the first text, and those bytes a text, however long the texts. A warm run checks at least 500,000
+larger from some hundred thousand texts on. It is at most 256 MB above what the process took after
+one text, and those bytes a text, however long the texts. A warm run checks at least 500,000
 texts a second, of 220 characters. Peaks of one size differ by 10 MB from run to run: the table has
 the median of several rounds. With few texts the growth means nothing. A figure that is missed is
 printed and no failure.
@@ -144,7 +144,7 @@ def run(folder: Path, texts: int, phase: str) -> tuple[float, float, float]:
         phase: One of `PHASES`.
 
     Returns:
-        The process's peak of memory in bytes, how much of it came after the imports, and texts a
+        The process's peak of memory in bytes, how much of it came after one text, and texts a
         second.
 
     Raises:
@@ -182,12 +182,17 @@ def warm(folder: Path, texts: int, *, dry: bool) -> None:
     import lancedb  # noqa: F401 - a warm run imports none, and peaks shall compare
 
     from embcache import VllmEncoderWrapper
-    from embcache.warm import Columns, Warmer, plan
+    from embcache.warm import Columns, TextBatch, Warmer, plan
     from embcache.warm.sources import read_files
 
     encoder = VllmEncoderWrapper(
         str(folder / "model"), dtype="float32", cache_path=folder / "cache", make_engine=StandIn
     )
+    first = [TextBatch(["a text by itself"], "", "")]  # what is imported at the first text
+    if dry:
+        plan(Warmer(encoder), encoder, first)
+    else:
+        Warmer(encoder).run(first)
     batches = read_files("parquet", [str(folder / "texts.parquet")], Columns(), print)
     before = peak_memory()
     began = time.perf_counter()
@@ -225,7 +230,7 @@ def print_table(figures: Figures, small: int, large: int, size: int) -> None:
         "run",
         f"peak, {small:,} texts",
         f"peak, {large:,} texts",
-        "above imports",
+        "above one text",
         "growth a text",
         f"texts/s, {large:,} texts",
         title=f"Peak memory of a warming process without an engine, texts of {size:,} characters",
@@ -246,7 +251,7 @@ def print_table(figures: Figures, small: int, large: int, size: int) -> None:
             f"{rate:,.0f}",
         )
         if above > MOST_ABOVE + large * MOST_BYTES_A_KEY:
-            missed.append(f"{phase}: more than {MOST_ABOVE / 1e6:.0f} MB above the imports")
+            missed.append(f"{phase}: more than {MOST_ABOVE / 1e6:.0f} MB above one text")
         if large < 1_000_000:  # with fewer the start counts for more than the texts
             continue
         if growth > MOST_BYTES_A_KEY and phase != "dry run":
