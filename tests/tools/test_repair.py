@@ -65,6 +65,20 @@ def missing(space: Space) -> list[int]:
     return counts
 
 
+def test_a_file_that_misdescribes_itself(open_space: Open) -> None:
+    """Its vectors can be read by the manifest, its texts cannot, and the file says nothing."""
+    space = filled(open_space)
+    path = data_of(space, 1)
+    raw = path.read_bytes()
+    assert raw.count(b"fixed_size_binary:16") == 1 and b"1 0" in raw
+    path.write_bytes(
+        raw.replace(b"fixed_size_binary:16", b"bixed_size_binary:16").replace(b"1 0", b"\xff 0", 1)
+    )
+    assert "texts or notes in data/" in str(check_space(Space(space.location)))
+    _, repair = fixed(space)
+    assert missing(space) == [0, 0, 0] and repair.dropped == repair.recovered == 50
+
+
 @pytest.mark.parametrize("how", ["gone", "empty", "half"])
 def test_a_lost_data_file_costs_its_rows_only(open_space: Open, how: str) -> None:
     space = filled(open_space)

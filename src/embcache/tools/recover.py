@@ -101,9 +101,19 @@ class Recovery:
                 for file in open_files(paths_of(reader.location, [fragment])):
                     for batch in self._parts(file, live):
                         appender.add(batch)
+                for batch in self._by_manifest(reader, fragment):
+                    appender.add(batch)
         for batch in self._copies(reader.location, np.concatenate(lost), older):
             appender.add(batch)
         appender.flush()
+
+    def _by_manifest(
+        self, reader: Reader, fragment: lance.LanceFragment
+    ) -> Iterator[pa.RecordBatch]:
+        """Values as the table reads them, which looks at nothing that the file says of itself."""
+        with suppress(CacheError):  # that is why it is here
+            for part in reader.read_fragment(fragment):
+                yield self._new(part, reader.layout)
 
     def _copies(
         self, location: Location, wanted: RowIds, older: Sequence[int]
