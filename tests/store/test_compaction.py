@@ -26,6 +26,7 @@ from embcache.store.compaction import (
 )
 from embcache.store.leftovers import AGE
 from embcache.store.manifests import manifest
+from embcache.store.versions import read_versions
 from tests.spaces import add_blindly, folder, make_rows, read_all
 
 Open = Callable[..., Space]
@@ -198,6 +199,7 @@ def test_a_row_that_another_process_deletes_meanwhile_stays_deleted(
         patch.setattr(compaction, "_execute", delete_first)
         merge_all(alone)
     assert (alone.refresh().find(gone.keys) == -1).all()
+    assert read_versions(alone.location).unnamed == ()  # a repair would take its rows in
     merge_all(alone)
     assert (alone.refresh().find(gone.keys) == -1).all() and len(alone.refresh()) == 2 * FANOUT - 1
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from embcache.store import Space
-from embcache.store.manifests import fingerprint_in, manifest, manifests, versions
+from embcache.store.manifests import fingerprint_in, manifest, manifests, newest_committed, versions
 from tests.spaces import folder, make_rows
 
 Open = Callable[..., Space]
@@ -37,3 +37,18 @@ def test_a_name_that_fits_no_version_comes_first(tmp_path: Path) -> None:
 def test_fingerprints_in_names() -> None:
     assert fingerprint_in("a--b--float32--0123456789") == "0123456789"
     assert fingerprint_in("_canaries") is None and fingerprint_in("a--float32--01234") is None
+
+
+def test_the_newest_version_that_something_speaks_of(tmp_path: Path) -> None:
+    assert newest_committed(tmp_path) == 0
+    for name in ("_versions", "_transactions"):
+        (tmp_path / name).mkdir()
+    hint = tmp_path / "_versions" / "latest_version_hint.json"
+    for damaged in (b"", b"[]", b'{"version": "x"}', b"\xff"):
+        hint.write_bytes(damaged)
+        assert newest_committed(tmp_path) == 0
+    hint.write_text('{"version":7}')
+    assert newest_committed(tmp_path) == 7
+    for name in ("9-a-b.txn", "x.txn", "-1.txn", "12"):
+        (tmp_path / "_transactions" / name).touch()
+    assert newest_committed(tmp_path) == 10

@@ -26,7 +26,7 @@ from lance.optimize import Compaction, CompactionOptions, CompactionTask, Rewrit
 from embcache.store import locks
 from embcache.store.aside import has_left
 from embcache.store.leftovers import AGE, remove_leftovers
-from embcache.store.location import WRITE_FIX, Location, lance_errors
+from embcache.store.location import WRITE_FIX, Location, is_conflict, lance_errors
 from embcache.store.manifests import versions
 from embcache.store.reader import open_table
 
@@ -135,7 +135,7 @@ def merge_fragments(location: Location, going_on: Callable[[], bool]) -> bool:
             if merged and not going_on():
                 break
             with locks.in_turn(location.folder):
-                Compaction.commit(dataset, [_execute(task, dataset)])
+                _commit(_execute(task, dataset), dataset, location.folder)
             merged = True
         return merged
 
@@ -245,6 +245,22 @@ def _execute(task: CompactionTask, dataset: lance.LanceDataset) -> RewriteResult
             fragment.pop(name, None)
     plain: RewriteResult = RewriteResult.from_json(json.dumps(result))  # type: ignore[attr-defined]
     return plain
+
+
+def _commit(result: RewriteResult, dataset: lance.LanceDataset, table: Path) -> None:
+    """Commit a merged fragment; one that is refused leaves no file behind.
+
+    Lance would leave it, and a repair would take its rows in, those that were deleted meanwhile
+    among them.
+    """
+    try:
+        Compaction.commit(dataset, [result])
+    except Exception as error:
+        if is_conflict(error):
+            for fragment in json.loads(result.json())["new_fragments"]:  # type: ignore[attr-defined]
+                for file in fragment["files"]:
+                    (table / "data" / file["path"]).unlink(missing_ok=True)
+        raise
 
 
 def _superseded(table: Path, ago: timedelta) -> list[int]:

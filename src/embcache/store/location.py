@@ -57,7 +57,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one slash: a Path has lost the othe
 _TABLE = ".lance"
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust says it
 _NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
-_CONFLICT = "commit conflict"  # in Lance's message
+_CONFLICT = ("commit conflict", "Too many concurrent writers")  # in Lance's message
 
 
 @dataclass(frozen=True)
@@ -307,8 +307,8 @@ def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether Lance refused a commit because another process has committed what contradicts it."""
-    return _CONFLICT in str(error)
+    """Whether Lance refused a commit because of what other processes have committed meanwhile."""
+    return any(said in str(error) for said in _CONFLICT)
 
 
 def is_of_lance(error: BaseException) -> bool:

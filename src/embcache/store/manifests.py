@@ -6,12 +6,14 @@ in a listing; tables that it made before 2025 have plain numbers.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 FOLDER = "_versions"
 
 _SPACE_NAME = re.compile(r"--\w+--([0-9a-f]{10})$")
+_HINT = "latest_version_hint.json"
 _LAST = 2**64 - 1
 _DIGITS = 20
 
@@ -51,6 +53,26 @@ def manifests(table: Path) -> list[tuple[Path, int | None]]:
 def versions(table: Path) -> dict[int, Path]:
     """The versions that a table has, newest first, with their manifests."""
     return {number: path for path, number in manifests(table) if number is not None}
+
+
+def newest_committed(table: Path) -> int:
+    """The newest version that was committed, or was to be, as files beside the manifests say.
+
+    Lance notes it in a hint, and names each transaction by the version that it is based on.
+
+    Returns:
+        0 where nothing says so.
+    """
+    found = [0]
+    try:
+        found.append(int(json.loads((table / FOLDER / _HINT).read_bytes())["version"]))
+    except (OSError, ValueError, KeyError, TypeError):  # a hint, that may be missing or damaged
+        found.append(0)
+    for path in (table / "_transactions").glob("*.txn"):
+        based_on = path.name.partition("-")[0]
+        if based_on.isascii() and based_on.isdecimal():
+            found.append(int(based_on) + 1)
+    return max(found)
 
 
 def data_paths(table: Path) -> list[Path]:

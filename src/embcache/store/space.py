@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import lance
@@ -23,7 +23,13 @@ from embcache.store.background import Compactor
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
 from embcache.store.leftovers import remove_leftovers
-from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
+from embcache.store.location import (
+    READ_FIX,
+    WRITE_FIX,
+    Location,
+    is_conflict,
+    lance_errors,
+)
 from embcache.store.locks import in_turn, pin
 from embcache.store.reader import Reader, open_table
 from embcache.store.rows import Rows, conform
@@ -47,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 _DELETE_KEYS = 500  # in one delete statement
 _DELETE_ROWS = 10_000
+_ATTEMPTS = 3  # at a commit, each of which Lance itself tries for half a minute
 
 CANARIES = "_canaries"
 """Table of a space's canaries, in the space's own folder: what removes, moves or copies the space
@@ -365,8 +372,7 @@ class Space:
                 table = self._open_or_create(dim)
                 self._check_schema(table.schema, dim)
                 rows = make(table.schema, new)
-                with in_turn(self.location.folder):
-                    table.add(rows)
+                self._patiently(lambda: table.add(rows))
             snapshot = self.refresh()
             self._committed(snapshot.reader)
             return snapshot, len(new)
@@ -403,9 +409,20 @@ class Space:
         with lance_errors("Deleting rows from", self.location, WRITE_FIX):
             table = self.table()
             for at in range(0, len(literals), at_once):
-                with in_turn(self.location.folder):
-                    table.delete(f"{column} IN ({', '.join(literals[at : at + at_once])})")
+                condition = f"{column} IN ({', '.join(literals[at : at + at_once])})"
+                self._patiently(partial(table.delete, condition))
         self._committed(self.open())
+
+    def _patiently(self, commit: Callable[[], object]) -> None:
+        """Commit; again, where Lance gives up because others commit all the time."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                with in_turn(self.location.folder):
+                    commit()
+                return
+            except (RuntimeError, OSError, ValueError) as error:
+                if not is_conflict(error) or attempt == _ATTEMPTS - 1:
+                    raise
 
     def _committed(self, reader: Reader | None) -> None:
         # Not while files of it cannot be read: Lance would fail at them, again and again.

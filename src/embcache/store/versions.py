@@ -23,7 +23,7 @@ from embcache.errors import CacheError, NewerFormatError
 from embcache.store.data_file import DataFile
 from embcache.store.location import READ_FIX, Location, lance_errors
 from embcache.store.locks import in_turn, pin
-from embcache.store.manifests import data_paths, fingerprint_in, manifests
+from embcache.store.manifests import data_paths, fingerprint_in, manifests, newest_committed
 from embcache.store.reader import Reader, open_table
 from embcache.store.schema import SCORES, VECTORS, format_is_newer
 from embcache.store.watch import reading
@@ -56,14 +56,21 @@ class Versions:
         unusable: Manifests that cannot, newest first.
         older: Numbers of older versions, newest first, which name data files that no newer one
             does: what a compaction or a deletion left behind.
-        unnamed: Data files that no version names: what a killed writer left, or what a lost
-            manifest named.
+        unnamed: Data files that no version names: what a killed writer or a clean-up left, or what
+            a lost manifest named.
+        committed: The newest version that there seems to have been, see `newest_committed`.
     """
 
     newest: Reader | None
     unusable: tuple[Unusable, ...] = ()
     older: tuple[int, ...] = ()
     unnamed: tuple[Path, ...] = ()
+    committed: int = 0
+
+    @property
+    def lacks_manifest(self) -> bool:
+        """Whether a version newer than all that can be used seems to have been committed."""
+        return self.newest is None or self.committed > self.newest.dataset.version
 
 
 def data_names(fragments: Iterable[lance.LanceFragment]) -> set[str]:
@@ -183,7 +190,8 @@ def _judge(location: Location, fingerprint: str | None) -> Versions:
             older += [number] if newest is not None and own else []
             newest = reader if newest is None else newest  # one without rows is false
             unnamed = {name: at for name, at in unnamed.items() if name not in own}
-    return Versions(newest, tuple(unusable), tuple(older), tuple(unnamed.values()))
+    committed = newest_committed(location.folder)
+    return Versions(newest, tuple(unusable), tuple(older), tuple(unnamed.values()), committed)
 
 
 def _check_end(path: Path) -> None:

@@ -71,8 +71,8 @@ class CheckReport:
             (two processes that encode the same text leave them) and cost disk.
         unreadable: Data files that Lance cannot read, each with its error.
         problems: What is wrong with the table as such: metadata, columns, name.
-        unnamed: Data files that no version names: a killed writer left them, or a manifest is lost.
-            They are harmless, and `fix` takes in what rows they hold.
+        unnamed: Data files that no version names while a manifest seems to be lost: `fix` takes in
+            what rows they hold. Others of that kind are left-overs, which compaction removes.
         deleted: Rows that were deleted one by one; 0 without `fix`.
         repair: What was mended; None without `fix`, or where nothing was to be.
         canaries: Of the texts by which a changed model is noticed; they are no rows.
@@ -177,7 +177,7 @@ def _report(condition: Condition) -> CheckReport:
         unverified=found.unverified,
         duplicates=len(condition.later),
         unreadable=found.unreadable,
-        unnamed=len(versions.unnamed),
+        unnamed=len(versions.unnamed) if condition.lacks_rows else 0,
         problems=tuple(problems),
     )
 

@@ -7,9 +7,9 @@ would commit its version into the new one, and a large space would be copied for
 
 1. Manifests of versions that cannot be used are moved to a hidden folder beside the table, so that
    the newest usable version is the newest one.
-2. Rows that it lacks, and that some data file here still holds, are appended: those of data files
-   that no version names; what can be read of its damaged files; and, of older versions, the very
-   rows (by row id) that are damaged in it.
+2. Rows that it lacks, and that some data file here still holds, are appended: where a manifest was
+   lost, those of data files that no version names; what can be read of its damaged files; and, of
+   older versions, the very rows (by row id) that are damaged in it.
 3. The fragments that cannot be read are deleted as a whole, then rows that are damaged, have the
    key of another text, or are duplicates.
 
@@ -27,7 +27,7 @@ import numpy as np
 
 from embcache.errors import CacheError, NewerFormatError
 from embcache.store import Location, Space
-from embcache.store.aside import Aside
+from embcache.store.aside import Aside, has_left
 from embcache.store.data_file import DataFile
 from embcache.store.index import run_starts
 from embcache.store.locks import only_one
@@ -68,6 +68,16 @@ class Condition:
             found.broken or len(found.damaged) or len(found.misfits) or found.unreadable
         )
         return rows and not self.versions.unusable and not self.refused
+
+    @property
+    def lacks_rows(self) -> bool:
+        """Whether data files that no version names may hold rows that were committed.
+
+        Where no manifest is lost they hold none: Lance's clean-up leaves some of those that it
+        should remove, and what they hold may have been deleted.
+        """
+        lost = self.versions.lacks_manifest or has_left(self.location.folder)
+        return lost and bool(self.versions.unnamed)
 
     @property
     def later(self) -> RowIds:
@@ -186,7 +196,8 @@ def _mend(condition: Condition, aside: Aside, done: Repair) -> Repair:
     broken = [one for one in reader.fragments if one.fragment_id in found.broken]
     stays = ~np.isin(found.row_ids, found.partial)
     recovery = Recovery(space, reader.dim, reader.metadata.identity, found.keys[stays])
-    recovery.take_in(condition.versions.unnamed)
+    if condition.lacks_rows:
+        recovery.take_in(condition.versions.unnamed)
     recovery.take_back(reader, found, condition.versions.older)
     if broken:
         for path in filter(can_be_opened, paths_of(condition.location, broken)):
