@@ -147,6 +147,15 @@ def test_all_manifests(open_space: Open, how: str, store_text: bool) -> None:
     assert lance.dataset(str(folder(space))).has_stable_row_ids
 
 
+def test_all_manifests_beside_a_file_that_is_called_like_one(open_space: Open) -> None:
+    space = filled(open_space)
+    for path in manifests(space):
+        path.write_bytes(b"")
+    (folder(space) / "_versions" / "junk.manifest").write_bytes(b"junk")
+    _, repair = fixed(space)
+    assert missing(space) == [0, 0, 0] and repair.rebuilt
+
+
 def test_nothing_can_be_read_at_all(open_space: Open) -> None:
     space = with_canaries(open_space())
     for path in folder(space).rglob("*"):

@@ -169,7 +169,7 @@ class Location:
 
     def has_table(self) -> bool:
         """Whether a table was ever committed here; a kill during creation leaves less."""
-        return any((self._path / manifests.FOLDER).glob("*.manifest"))
+        return manifests.has_manifest(self._path)
 
     def versions(self) -> list[int]:
         """Versions of this table that have a manifest, newest first."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER = "_versions"
@@ -37,8 +38,7 @@ def manifests(table: Path) -> list[tuple[Path, int | None]]:
     Args:
         table: The table's folder, which need not be there.
     """
-    found = {path: path.stem for path in (table / FOLDER).glob("*.manifest")}
-    stems = {path: stem for path, stem in found.items() if stem.isascii() and stem.isdecimal()}
+    stems = {path: path.stem for path in _named_by_numbers(table)}
     numbers: dict[Path, int | None]
     if any(len(stem) == _DIGITS for stem in stems.values()):
         numbers = {
@@ -53,6 +53,11 @@ def manifests(table: Path) -> list[tuple[Path, int | None]]:
 def versions(table: Path) -> dict[int, Path]:
     """The versions that a table has, newest first, with their manifests."""
     return {number: path for path, number in manifests(table) if number is not None}
+
+
+def has_manifest(table: Path) -> bool:
+    """Whether there is a manifest, of whatever version."""
+    return any(True for _ in _named_by_numbers(table))
 
 
 def newest_committed(table: Path) -> int:
@@ -78,6 +83,12 @@ def newest_committed(table: Path) -> int:
 def data_paths(table: Path) -> list[Path]:
     """Every data file of a table, oldest first, whether a version names it or not."""
     return sorted((table / "data").glob("*.lance"), key=lambda path: (_written(path), path.name))
+
+
+def _named_by_numbers(table: Path) -> Iterator[Path]:
+    for path in (table / FOLDER).glob("*.manifest"):
+        if path.stem.isascii() and path.stem.isdecimal():
+            yield path
 
 
 def _by_version(found: tuple[Path, int | None]) -> float:
