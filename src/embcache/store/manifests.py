@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ FOLDER = "_versions"
 
 _SPACE_NAME = re.compile(r"--\w+--([0-9a-f]{10})$")
 _HINT = "latest_version_hint.json"
+_COMMIT_SECONDS = 30
 _LAST = 2**64 - 1
 _DIGITS = 20
 
@@ -63,7 +65,8 @@ def has_manifest(table: Path) -> bool:
 def newest_committed(table: Path) -> int:
     """The newest version that was committed, or was to be, as files beside the manifests say.
 
-    Lance notes it in a hint, and names each transaction by the version that it is based on.
+    Lance notes it in a hint, and names each transaction by the version that it is based on; one of
+    the last half minute, in which Lance tries a commit, may still be on its way.
 
     Returns:
         0 where nothing says so.
@@ -75,7 +78,7 @@ def newest_committed(table: Path) -> int:
         found.append(0)
     for path in (table / "_transactions").glob("*.txn"):
         based_on = path.name.partition("-")[0]
-        if based_on.isascii() and based_on.isdecimal():
+        if based_on.isascii() and based_on.isdecimal() and _age(path) > _COMMIT_SECONDS:
             found.append(int(based_on) + 1)
     return max(found)
 
@@ -94,6 +97,10 @@ def _named_by_numbers(table: Path) -> Iterator[Path]:
 def _by_version(found: tuple[Path, int | None]) -> float:
     number = found[1]
     return float("-inf") if number is None else -number
+
+
+def _age(path: Path) -> float:
+    return time.time() - _written(path) / 1e9
 
 
 def _written(path: Path) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from embcache.errors import CacheError
 from embcache.store import Location, Space
+from embcache.store.locks import sole_compactor
 from embcache.store.reader import check_table
 from embcache.store.untrusted import check_folder
 from embcache.store.versions import is_lost, read_versions
@@ -142,6 +144,12 @@ def check_space(space: Space, *, fix: bool = False) -> CheckReport:
     if not is_lost(location):
         check_table(location)
     check_folder(location.folder)
+    # None of another process's merged files is half there, and looks like a lost one.
+    with sole_compactor(location.folder, wait=True) if fix else nullcontext():
+        return _check(location, fix=fix)
+
+
+def _check(location: Location, *, fix: bool) -> CheckReport:
     condition = examine(location)
     report = _report(condition)
     mendable = not report.ok or report.duplicates or report.unnamed
