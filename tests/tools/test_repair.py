@@ -11,7 +11,7 @@ import lance
 import numpy as np
 import pytest
 
-from embcache.errors import CacheError
+from embcache.errors import CacheError, CacheWriteError
 from embcache.store import Location, Space
 from embcache.store.versions import lost_tables
 from embcache.tools.check import CheckReport, check_space
@@ -382,3 +382,23 @@ def test_scores(scores: Space) -> None:
     values, _ = snapshot.read_all(snapshot.find(keys), keys)
     assert sorted(values[:, 0].tolist()) == [0.25, 0.5]
     assert Space(scores.location).identity == IDENTITY and np.isfinite(values).all()
+
+
+def test_a_version_that_can_be_read_and_not_written_on(
+    open_space: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flip in a fragment's description, which Lance looks at when it commits."""
+    space = filled(open_space, compact_automatically=False)
+    newest = space.open().dataset.version
+    path = data_of(space, 0)
+    flip_bit(path, path.read_bytes().find(ROWS[0].values[7].tobytes()))
+    real = Space.delete_rows
+
+    def refuse(self: Space, row_ids: np.ndarray) -> None:
+        if self.open().dataset.version == newest:
+            raise CacheWriteError("cannot commit fragment 2: it marks row lineage as spilled")
+        real(self, row_ids)
+
+    monkeypatch.setattr(Space, "delete_rows", refuse)
+    _, repair = fixed(space)
+    assert missing(space) == [1, 0, 0] and repair.set_aside is not None

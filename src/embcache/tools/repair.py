@@ -30,8 +30,9 @@ from embcache.store import Location, Space
 from embcache.store.aside import Aside, has_left
 from embcache.store.data_file import DataFile
 from embcache.store.index import run_starts
+from embcache.store.location import is_conflict
 from embcache.store.locks import only_one
-from embcache.store.manifests import data_paths, fingerprint_in, versions
+from embcache.store.manifests import data_paths, fingerprint_in, manifest, versions
 from embcache.store.salvage import pass_by
 from embcache.store.versions import (
     Versions,
@@ -172,9 +173,11 @@ def repair_space(condition: Condition) -> Repair:
         manifests = condition.versions.unusable  # without them, files have rows that it lacks
         try:
             done = _mend(condition, aside, done)
-        except CacheError:
+        except CacheError as error:
             if not left:
                 raise  # else perhaps another process changed it just now
+            if left == 1 and not is_conflict(error):
+                _set_newest_aside(condition, aside)
         if done.moved:
             done = replace(done, sound=True)
             break
@@ -227,6 +230,23 @@ def _without_manifests(condition: Condition, aside: Aside) -> int:
         if gone and found.newest is not None:
             pass_by(location, found.newest.dataset.version, max(gone))
         return len(found.unusable)
+
+
+def _set_newest_aside(condition: Condition, aside: Aside) -> None:
+    """Take a manifest away that can be read and on which Lance commits nothing.
+
+    Raises:
+        CacheError: It is the file system that refuses.
+    """
+    location, newest = condition.location, condition.versions.newest
+    location.try_committing()
+    with only_one(location.parent.folder):
+        if newest is None or location.versions()[:1] != [newest.dataset.version]:
+            return
+        aside.move(manifest(location.folder, newest.dataset.version))
+        older = read_versions(location).newest
+        if older is not None:
+            pass_by(location, older.dataset.version, newest.dataset.version)
 
 
 def _rebuild(condition: Condition, aside: Aside, done: Repair) -> Repair:
