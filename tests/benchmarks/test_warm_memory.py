@@ -25,4 +25,4 @@ def test_it_measures_and_prints(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     rows = [line for line in result.stdout.splitlines() if "MB" in line]
-    assert [row.split("|")[1].strip() for row in rows[:3]] == ["dry run", "cold", "warm"]
+    assert "dry run" in rows[0] and "cold" in rows[1] and "warm" in rows[2]
