@@ -794,7 +794,7 @@ class CacheAgainstDicts(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.committed: dict[str, np.ndarray] = {}
         self.handles = [LanceCache(self.folder.name), LanceCache(self.folder.name)]
         self.seen: list[dict[str, np.ndarray]] = [{}, {}]

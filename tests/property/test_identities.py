@@ -64,7 +64,7 @@ def test_in_one_cache_nobody_gets_anothers_vector(
     runs: list[tuple[Identity, str, list[str]]],
 ) -> None:
     """Every identity's engine has vectors of its own; a shared row would show."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for _ in range(2):  # cold, then warm
             for identity, prompt, wanted in runs:
                 space = Database(folder, writable=True).space(identity, identity.model, "v")
@@ -93,7 +93,7 @@ def test_in_one_cache_nobody_gets_anothers_vector(
     )
 )
 def test_wrapped_encoders_never_share_a_row(asked: list[Any]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for name, revision, experiment, precision, extra in asked:
             model = FakeModel(name, revision, experiment_kwargs=experiment)
             encoder = CachedEncoder(model, Path(folder), identity=extra)

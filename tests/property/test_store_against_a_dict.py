@@ -24,7 +24,7 @@ names = st.integers(0, 30).map(str)
 class StoreAgainstDict(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.model: dict[str, np.ndarray] = {}
         self.every: list[Space] = []
         self.handles = [self.open(), self.open()]

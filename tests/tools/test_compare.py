@@ -356,7 +356,7 @@ rows = st.dictionaries(
 @given(a=rows, b=rows, more=rows)
 def test_any_two_spaces(a: dict[Any, int], b: dict[Any, int], more: dict[Any, int]) -> None:
     """`more` is appended to the first by a process that did not see its rows."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         one, two = space_of(Path(folder)), space_of(Path(folder), "float16")
         for space, content in ((one, a), (two, b), (one, more)):
             for (prompt, text), seed in content.items():

@@ -58,7 +58,7 @@ def contents(space: Space, texts: list[str]) -> dict[str, float]:
 @given(st.lists(names, max_size=3), st.lists(names, max_size=3))
 def test_merging_is_the_union_of_dicts(source: list[list[str]], target: list[list[str]]) -> None:
     every = [str(i) for i in range(21)]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         models: list[dict[str, float]] = [{}, {}]
         spaces = [space_in(Path(folder) / name) for name in "ab"]
         counter = 0.0

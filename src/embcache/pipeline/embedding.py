@@ -26,6 +26,7 @@ from embcache.pipeline.messages import (
     wrong_shape_error,
 )
 from embcache.pipeline.request import Request
+from embcache.store import panics
 from embcache.store.index import Positions
 
 logger = logging.getLogger(__name__)
@@ -170,7 +171,8 @@ class Embedder:
 
     def _embed(self, piece: Chunk) -> tuple[Part, dict[int, str]]:
         """Vectors of a piece's texts, and which texts have none that is finite, and why."""
-        embedded = self.engine.embed(piece.prompts)
+        with panics.on_screen():  # a pool of processes starts with its first chunk
+            embedded = self.engine.embed(piece.prompts)
         vectors = np.ascontiguousarray(embedded.vectors, np.float32)
         count, shape, tokens = len(piece), vectors.shape, embedded.n_tokens
         if len(shape) != 2 or shape[0] != count or (tokens is not None and len(tokens) != count):

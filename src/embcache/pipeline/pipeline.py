@@ -311,10 +311,7 @@ class Pipeline:
             if waited:  # what this thread misses, the other one may have encoded
                 job.refresh()
                 missing = job.missing(missing)
-            if not len(missing):
-                return 0
-            with panics.on_screen():  # an engine starts processes
-                return self._encode(job, missing, watcher, refuse, stop)
+            return self._encode(job, missing, watcher, refuse, stop) if len(missing) else 0
         finally:
             self._engine_lock.release()
 
@@ -406,7 +403,8 @@ class Pipeline:
         self._try_writing(job.store)
         if not self._engine.started:
             watcher.starting()
-            self._engine.start()
+            with panics.on_screen():  # it starts processes
+                self._engine.start()
             watcher.started()
             if self._canaries is not None:
                 self._canaries.forget()
