@@ -173,7 +173,7 @@ def test_what_a_kill_leaves_is_no_data(
         patch.setattr(Path, "unlink", lambda *_: None)
         for name in FOLDERS:
             with pytest.raises(Killed, match=r"^$"):
-                patch.setattr("embcache.store.trial._FOLDERS", (name,))
+                patch.setattr("embcache.store.trial.COMMIT_FOLDERS", (name,))
                 try_commit(folder(space))
     left = [path for path in everything(folder(space)) if "embcache-trial" in path.name]
     assert len(left) == len(FOLDERS)

@@ -13,7 +13,6 @@ import pytest
 
 from embcache.errors import CacheError, CacheWriteError
 from embcache.store import Location, Space
-from embcache.store.versions import lost_tables
 from embcache.tools.check import CheckReport, check_space
 from embcache.tools.compact import compact_space
 from embcache.tools.find import find_spaces
@@ -139,7 +138,7 @@ def test_all_manifests(open_space: Open, how: str, store_text: bool) -> None:
     cache = folder(space).parent
     (found,) = find_spaces(None, cache, damaged=True)
     assert found.location == space.location
-    assert [one.name for one in lost_tables(Location.of(cache))] == [space.name] * (how == "gone")
+    assert [one.name for one in Location.of(cache).lost_tables()] == [space.name] * (how == "gone")
     _, repair = fixed(found)
     assert repair.rebuilt and repair.recovered == 150 and missing(space) == [0, 0, 0]
     assert Space(space.location).metadata == space.metadata

@@ -184,13 +184,7 @@ class LanceCache:
         Raises:
             CacheError: The table cannot be read.
         """
-        space = self._opened()
-        try:
-            self._snapshot = space.refresh()
-        except CacheError as error:
-            if not is_damage(error):
-                raise
-            self._snapshot = space.salvage(write=True, values=False)
+        self._snapshot = self._opened().refresh_or_salvage(write=True)
         self._block = None
         self._last = -1
 

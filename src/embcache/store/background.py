@@ -16,6 +16,7 @@ from embcache.errors import EmbcacheError
 from embcache.store.compaction import Fragment, clean_up, fragments_to_merge, merge_fragments
 from embcache.store.location import Location, is_conflict
 from embcache.store.locks import sole_compactor
+from embcache.store.manifests import FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Compactor:
 
     def _say(self, error: EmbcacheError) -> None:
         """The cache is as good as before, so one warning is enough; and none for a lost race."""
-        gone = not os.path.isdir(self._location.folder / "_versions")
+        gone = not os.path.isdir(self._location.folder / FOLDER)
         if gone or is_conflict(error):
             logger.info("%s", error)
             return

@@ -27,7 +27,7 @@ from embcache.store import locks
 from embcache.store.aside import has_left
 from embcache.store.leftovers import AGE, remove_leftovers
 from embcache.store.location import WRITE_FIX, Location, is_conflict, lance_errors
-from embcache.store.manifests import versions
+from embcache.store.manifests import COMMIT_FOLDERS, FOLDER, versions
 from embcache.store.reader import open_table
 
 FANOUT = 16
@@ -54,7 +54,7 @@ KEPT = timedelta(hours=1)
 _DECODED_BYTES = 32 * 2**20
 _BATCH_BYTES = 2**20
 _BATCH_ROWS = 8192
-_LANCE_FOLDERS = ("data", "_deletions", "_transactions", "_versions")
+_LANCE_FOLDERS = (*COMMIT_FOLDERS, "_deletions")
 _ROW_VERSIONS = ("created_at_version_meta", "last_updated_at_version_meta")
 
 
@@ -187,7 +187,7 @@ def remove_left_behind(location: Location) -> None:
         remove_leftovers(table)
         remove_leftovers(table.parent)
         if alone and not has_left(table):  # else `check_space` may take in what such files hold
-            _remove_orphans(table, open_table(location))
+            _remove_orphans(location)
 
 
 def _plan(dataset: lance.LanceDataset) -> CompactionOptions | None:
@@ -295,14 +295,17 @@ def _garbage(table: Path, dataset: lance.LanceDataset) -> int:
     return sum(file.st_size for file in _files(table).values()) - _live(dataset)
 
 
-def _remove_orphans(table: Path, dataset: lance.LanceDataset) -> None:
+def _remove_orphans(location: Location) -> None:
     """Remove old files that belong to no version."""
-    limit = time.time() - AGE.total_seconds()
+    table, limit = location.folder, time.time() - AGE.total_seconds()
     old = {
         path
         for path, file in _files(table).items()
-        if file.st_mtime < limit and not path.startswith("_versions/")
+        if file.st_mtime < limit and not path.startswith(f"{FOLDER}/")
     }
+    if not old:
+        return
+    dataset = open_table(location)
     latest = {f"data/{file.path}" for f in dataset.get_fragments() for file in f.metadata.files}
     if old <= latest:
         return

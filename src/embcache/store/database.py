@@ -10,17 +10,14 @@ from embcache.errors import CacheError
 from embcache.identity.identity import Identity, readable_name
 from embcache.store.location import Location
 from embcache.store.manifests import fingerprint_in
-from embcache.store.reader import open_table
+from embcache.store.reader import Reader, open_table
 from embcache.store.salvage import is_damage
 from embcache.store.schema import (
     VECTORS,
     Layout,
     SpaceMetadata,
-    check_columns,
     embcache_version,
     is_space,
-    read_metadata,
-    schema_layout,
 )
 from embcache.store.space import Space
 
@@ -112,18 +109,16 @@ class Database:
         Raises:
             CacheError: A table is of a newer format, or cannot be opened for now.
         """
-        found = []
-        for location in self.location.tables():
-            try:
-                space = open_space(location)
-            except CacheError as error:
-                if not is_damage(error):
-                    raise
-                logger.warning("What %s holds is not known: %s", location.name, error)
-                continue
-            if space is not None and space.identity.with_dtype(identity.dtype) == identity:
-                found.append(space.identity.dtype)
-        return sorted(found)
+        spaces, errors = self.readable_spaces()
+        for error in errors:
+            if not is_damage(error):
+                raise error
+            logger.warning("What a space holds is not known: %s", error)
+        return sorted(
+            space.identity.dtype
+            for space in spaces
+            if space.identity.with_dtype(identity.dtype) == identity
+        )
 
     def space(
         self,
@@ -173,6 +168,5 @@ def open_space(location: Location) -> Space | None:
     # A flip may take away what makes a table a space, but not its name: then it is a damaged one.
     if not is_space(dataset.schema) and fingerprint_in(location.name) is None:
         return None
-    metadata = read_metadata(dataset.schema, str(location))
-    check_columns(dataset.schema, metadata, str(location))
-    return Space(location, metadata, layout=schema_layout(dataset.schema))
+    reader = Reader(dataset, location)
+    return Space(location, reader.metadata, layout=reader.layout)

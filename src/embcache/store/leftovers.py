@@ -15,6 +15,8 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from embcache.store.manifests import COMMIT_FOLDERS
+
 CREATING = ".creating-"
 """Beginning of the names of folders in which tables are made, see `Location.made_elsewhere`."""
 
@@ -27,8 +29,6 @@ endings, so that Lance takes what a kill leaves for no data."""
 
 AGE = timedelta(hours=1)
 """From which on something is taken for left behind."""
-
-_COMMIT_FOLDERS = ("data", "_transactions", "_versions")
 
 
 def remove_leftovers(folder: Path, older_than: timedelta = AGE) -> list[Path]:
@@ -54,7 +54,7 @@ def remove_leftovers(folder: Path, older_than: timedelta = AGE) -> list[Path]:
 
 def _candidates(folder: Path) -> Iterator[Path]:
     for pattern in (f"{CREATING}*", f"{REMOVED}*", f"{TRIAL}*"):
-        for place in (folder, *(folder / name for name in _COMMIT_FOLDERS)):
+        for place in (folder, *(folder / name for name in COMMIT_FOLDERS)):
             yield from place.glob(pattern)
 
 

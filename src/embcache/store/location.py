@@ -10,7 +10,8 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,9 +176,14 @@ class Location:
         """Versions of this table that have a manifest, newest first."""
         return list(manifests.versions(self._path))
 
-    def holds_rows(self) -> bool:
-        """Whether there are data files here, of a table or of what is left of one."""
-        return bool(manifests.data_paths(self._path))
+    def is_lost_table(self) -> bool:
+        """Whether rows are here and no manifest is, so that no table is."""
+        return self.is_table and not self.has_table() and bool(manifests.data_paths(self._path))
+
+    def lost_tables(self) -> list[Location]:
+        """Folders of this cache that were tables before all their manifests were lost, by name."""
+        found = sorted(path.stem for path in self._path.glob(f"[!.]*{_TABLE}"))
+        return [table for table in map(self.table, found) if table.is_lost_table()]
 
     def left_aside(self) -> list[str]:
         """Folders of this cache with what was set aside as damaged."""
@@ -309,6 +315,23 @@ def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
 def is_conflict(error: BaseException) -> bool:
     """Whether Lance refused a commit because of what other processes have committed meanwhile."""
     return any(said in str(error) for said in _CONFLICT)
+
+
+def despite_conflicts(commit: Callable[[], object], attempts: int) -> None:
+    """Commit; again, where Lance refuses it because of what others have committed meanwhile.
+
+    Args:
+        commit: What commits, from the beginning each time.
+        attempts: How often, at most; the last one's error is raised.
+    """
+    for attempt in range(attempts):
+        try:
+            commit()
+            return
+        except (RuntimeError, OSError, ValueError) as error:
+            if not is_conflict(error) or attempt == attempts - 1:
+                raise
+            time.sleep(0.1 * 2**attempt)
 
 
 def is_of_lance(error: BaseException) -> bool:

@@ -132,7 +132,11 @@ class Overlay:
         """See what was committed to the space by now."""
         with self._lock:
             if self._below is not None:
-                self._see(self._refreshed(self._below))
+                self._see(
+                    self._below.refresh_or_salvage(write=self.writes)
+                    if self._salvage
+                    else self._below.refresh()
+                )
             return self.snapshot
 
     def leave_out(self, error: CacheError) -> Snapshot:
@@ -178,14 +182,6 @@ class Overlay:
         if self._write_or_fail:
             raise error
         self.refusal = error
-
-    def _refreshed(self, space: Space) -> SpaceSnapshot:
-        try:
-            return space.refresh()
-        except CacheError as error:
-            if not self._salvage or not is_damage(error):
-                raise
-            return space.salvage(write=self.writes, values=False)
 
     def _write_to(self, space: Space, write: Callable[[Space], None]) -> None:
         """Write to the space; a second time, where damage was in the way of the first."""

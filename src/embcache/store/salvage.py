@@ -103,10 +103,10 @@ class Salvage:
         Raises:
             CacheWriteError: They are in the way, and cannot be set aside.
         """
-        if not self._versions_gone():
+        if not self.location.is_lost_table():
             return
         with self._alone():
-            if self._versions_gone():  # another process may have been here
+            if self.location.is_lost_table():  # another process may have been here
                 aside = Aside(self.location.folder)
                 aside.move_table()
                 self._tell(
@@ -114,9 +114,6 @@ class Salvage:
                     f"They are set aside, not deleted: {aside.folder}. Its texts are encoded "
                     f"again. {_BRING_BACK}"
                 )
-
-    def _versions_gone(self) -> bool:
-        return not self.location.has_table() and self.location.holds_rows()
 
     def _lose(self, reader: Reader, columns: list[str]) -> int:
         """Find fragments that cannot be read; returns how many of them are new."""

@@ -23,8 +23,7 @@ Shape = list[tuple["Mark", bool]]
 class SpaceSnapshot:
     """What a space held at one moment: a version of its table, and the index of its keys.
 
-    It never changes, but for `kept`, so threads may share it: look-up and read are always of the
-    same version.
+    It never changes, so threads may share it: look-up and read are always of the same version.
 
     Args:
         reader: The version; None before the space's first row.

@@ -27,7 +27,7 @@ from embcache.store.location import (
     READ_FIX,
     WRITE_FIX,
     Location,
-    is_conflict,
+    despite_conflicts,
     lance_errors,
 )
 from embcache.store.locks import in_turn, pin
@@ -213,21 +213,34 @@ class Space:
             self._snapshot = self._latest()
             return self._snapshot
 
+    def refresh_or_salvage(self, *, write: bool) -> SpaceSnapshot:
+        """As `refresh`; where the table is damaged, go on with what of it can be read.
+
+        Args:
+            write: As `salvage`.
+        """
+        try:
+            return self.refresh()
+        except CacheError as error:
+            if not is_damage(error):
+                raise
+            return self.salvage(write=write, values=False)
+
     def keep_index(self) -> None:
         """Keep the index of the last `refresh` on disk, if opening the space again would take long.
 
         Written are half of its keys or more each time, so three times all of them in the end.
         """
-        snapshot = self._snapshot
-        fresh = len(snapshot.index) - snapshot.kept
-        if fresh < max(index_file.LEAST_KEYS, snapshot.kept // 2) or self._salvage.lost:
-            return
-        try:
-            marks = [mark for mark, _ in snapshot.shape]
-            index_file.save(self.location.folder, marks, snapshot.index)
-        except OSError as error:  # the cache is as good without
-            logger.info("The index of %s is not kept: %s", self.location, error)
-        snapshot.kept = len(snapshot.index)
+        with self._lock:
+            last = self._snapshot
+            fresh = len(last.index) - last.kept
+            if fresh < max(index_file.LEAST_KEYS, last.kept // 2) or self._salvage.lost:
+                return
+            try:
+                index_file.save(self.location.folder, [mark for mark, _ in last.shape], last.index)
+            except OSError as error:  # the cache is as good without
+                logger.info("The index of %s is not kept: %s", self.location, error)
+            self._snapshot = SpaceSnapshot(last.reader, last.index, last.shape, len(last.index))
 
     def add(self, rows: Rows) -> SpaceSnapshot:
         """Commit the rows whose keys are not there yet, see `Store.add`."""
@@ -274,8 +287,7 @@ class Space:
                 self._create(dim, beside=True)
             table = self.table()
             self._check_schema(table.schema, dim)
-            with in_turn(self.location.folder):
-                table.add(conform(rows, table.schema))
+            self._patiently(lambda: table.add(conform(rows, table.schema)))
 
     def drop_fragments(self, reader: Reader, fragments: Sequence[int]) -> None:
         """Commit that some fragments are deleted: of each all rows, none of which is read.
@@ -415,14 +427,12 @@ class Space:
 
     def _patiently(self, commit: Callable[[], object]) -> None:
         """Commit; again, where Lance gives up because others commit all the time."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                with in_turn(self.location.folder):
-                    commit()
-                return
-            except (RuntimeError, OSError, ValueError) as error:
-                if not is_conflict(error) or attempt == _ATTEMPTS - 1:
-                    raise
+
+        def in_its_turn() -> None:
+            with in_turn(self.location.folder):
+                commit()
+
+        despite_conflicts(in_its_turn, _ATTEMPTS)
 
     def _committed(self, reader: Reader | None) -> None:
         # Not while files of it cannot be read: Lance would fail at them, again and again.

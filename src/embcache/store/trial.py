@@ -19,9 +19,8 @@ from uuid import uuid4
 
 from embcache.errors import CacheWriteError
 from embcache.store.leftovers import CREATING, TRIAL
+from embcache.store.manifests import COMMIT_FOLDERS, FOLDER
 
-_MANIFESTS = "_versions"
-_FOLDERS = ("data", "_transactions", _MANIFESTS)
 _CONTENT = bytes(4096)  # a block: an empty file may fit where nothing else does
 _NO_PERMISSION = (errno.EACCES, errno.EPERM)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -37,17 +36,17 @@ def try_commit(table: Path) -> None:
     Raises:
         CacheWriteError: The file system refuses something.
     """
-    for name in _FOLDERS:
+    for name in COMMIT_FOLDERS:
         folder = table / name
         if os.path.lexists(folder):
-            _try_files(folder, folder, linked=name == _MANIFESTS)
+            _try_files(folder, folder, linked=name == FOLDER)
             continue
         above = next(place for place in folder.parents if place.exists())
         with (
             _refusal("making a folder", above),
             tempfile.TemporaryDirectory(prefix=CREATING, dir=above) as made,
         ):
-            _try_files(Path(made), above, linked=name == _MANIFESTS)
+            _try_files(Path(made), above, linked=name == FOLDER)
 
 
 def _try_files(folder: Path, shown: Path, *, linked: bool) -> None:

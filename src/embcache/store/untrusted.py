@@ -23,6 +23,7 @@ from typing import Any
 import lance
 
 from embcache.errors import CacheError
+from embcache.store.manifests import has_manifest
 
 
 def check_name(table: Path) -> None:
@@ -80,7 +81,7 @@ def check_manifest(dataset: lance.LanceDataset, table: object) -> None:
 
 def _refused(table: Path) -> Iterator[str]:
     """All in a table that is neither folder nor file; the table where it is a link to none."""
-    if table.is_symlink() and not any((table / "_versions").glob("*.manifest")):
+    if table.is_symlink() and not has_manifest(table):
         yield str(table)
         return
     folders = [str(table)]

@@ -174,12 +174,12 @@ def _judge(location: Location, fingerprint: str | None) -> Versions:
             reading(path)
             if number is None:
                 raise CacheError(f"{path} has a name that no manifest of this table can have.")
+            dataset = open_version(location, number)
             # Of an older version, its data files only where they may be ones that no newer names.
-            fragments = _fragments(location, number) if newest is None or unnamed else []
+            fragments = _fragments(dataset, location) if newest is None or unnamed else []
             own = data_names(fragments) & unnamed.keys()
             sound = newest is None or own
             reader = sound_reader(location, number, fingerprint) if sound else None
-            open_version(location, number)
             _check_end(path)
         except NewerFormatError:
             raise
@@ -209,9 +209,8 @@ def _check_end(path: Path) -> None:
         raise CacheError(f"{path} is damaged at its end.")
 
 
-def _fragments(location: Location, number: int) -> list[lance.LanceFragment]:
-    dataset = open_version(location, number)
-    with lance_errors(f"Reading version {number} of", location, READ_FIX):
+def _fragments(dataset: lance.LanceDataset, location: Location) -> list[lance.LanceFragment]:
+    with lance_errors(f"Reading version {dataset.version} of", location, READ_FIX):
         fragments: list[lance.LanceFragment] = dataset.get_fragments()
         return fragments
 
@@ -253,14 +252,3 @@ def _any_file_is_of(location: Location, fingerprint: str) -> bool:
         file.metadata.identity.fingerprint() == fingerprint
         for file in _opened(data_paths(location.folder))
     )
-
-
-def is_lost(table: Location) -> bool:
-    """Whether rows are here and no manifest is, so that no table is."""
-    return table.is_table and not table.has_table() and table.holds_rows()
-
-
-def lost_tables(cache: Location) -> list[Location]:
-    """Folders of a cache that were spaces before all their manifests were lost, by name."""
-    found = sorted(path.stem for path in cache.folder.glob("[!.]*.lance"))
-    return [table for table in map(cache.table, found) if is_lost(table)]

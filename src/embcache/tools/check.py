@@ -10,7 +10,7 @@ from embcache.store import Location, Space
 from embcache.store.locks import sole_compactor
 from embcache.store.reader import check_table
 from embcache.store.untrusted import check_folder
-from embcache.store.versions import is_lost, read_versions
+from embcache.store.versions import read_versions
 from embcache.tools.repair import Condition, Repair, examine, repair_space
 from embcache.tools.verified_rows import survey
 
@@ -141,7 +141,7 @@ def check_space(space: Space, *, fix: bool = False) -> CheckReport:
         CacheError: It cannot be written.
     """
     location = space.location
-    if not is_lost(location):
+    if not location.is_lost_table():
         check_table(location)
     check_folder(location.folder)
     # None of another process's merged files is half there, and looks like a lost one.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import timedelta
 
 from embcache.store import Location, Space
 from embcache.store.compaction import remove_left_behind
-from embcache.store.location import WRITE_FIX, is_conflict, lance_errors
+from embcache.store.location import WRITE_FIX, despite_conflicts, lance_errors
 from embcache.store.locks import sole_compactor
 
 _ATTEMPTS = 5
@@ -80,13 +79,6 @@ def _compact(space: Space, older_than: timedelta) -> None:
 
 def _optimize(space: Space, older_than: timedelta) -> None:
     with lance_errors("Compacting", space.location, WRITE_FIX):
-        for attempt in range(_ATTEMPTS):
-            try:
-                space.optimize(older_than)
-                break
-            except RuntimeError as error:
-                # Another process deleted rows, or compacted, at the same time. Appends never
-                # conflict, so a later attempt goes through.
-                if not is_conflict(error) or attempt == _ATTEMPTS - 1:
-                    raise
-                time.sleep(0.1 * 2**attempt)
+        # Another process deleted rows, or compacted, at the same time. Appends never conflict, so a
+        # later attempt goes through.
+        despite_conflicts(lambda: space.optimize(older_than), _ATTEMPTS)

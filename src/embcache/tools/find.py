@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from embcache.errors import CacheError, ConfigError
 from embcache.store import Database, Location, Space, open_space
-from embcache.store.versions import is_lost, lost_tables
 
 CachePath = str | os.PathLike[str] | Location
 """Where a cache is: a directory of this machine."""
@@ -96,7 +95,7 @@ def _find(space: str, cache: Location, damaged: bool = False) -> _Candidate:
     folder = Location.of(space, argument="space")
     if folder.is_table:
         for table in (folder, cache.within(space)):
-            if table.has_table() or (damaged and is_lost(table)):
+            if table.has_table() or (damaged and table.is_lost_table()):
                 return _named_table(table, damaged)
         if os.path.dirname(space) and folder.parent.exists():
             cache = folder.parent
@@ -143,12 +142,12 @@ def _candidates(cache: Location, damaged: bool) -> list[_Candidate]:
     Database(cache, writable=False).check_exists()
     tables = cache.tables()
     if damaged:
-        tables = sorted([*tables, *lost_tables(cache)], key=str)
+        tables = sorted([*tables, *cache.lost_tables()], key=str)
     return [one for table in tables if (one := _candidate(table, damaged)) is not None]
 
 
 def _candidate(table: Location, damaged: bool) -> _Candidate | None:
-    if damaged and is_lost(table):
+    if damaged and table.is_lost_table():
         return _Candidate(Space(table), CacheError(f"{table} has data files, and no manifest."))
     try:
         found = open_space(table)

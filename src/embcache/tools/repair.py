@@ -226,7 +226,8 @@ def _without_manifests(condition: Condition, aside: Aside) -> int:
         found = read_versions(location)  # anew: another process may have been here
         for bad in found.unusable:
             aside.move(bad.path)
-        gone = [n for n, path in there.items() if path in {bad.path for bad in found.unusable}]
+        bad_paths = {bad.path for bad in found.unusable}
+        gone = [number for number, path in there.items() if path in bad_paths]
         if gone and found.newest is not None:
             pass_by(location, found.newest.dataset.version, max(gone))
         return len(found.unusable)
