@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,14 @@ def at_chunk(engine: FakeEngine, number: int, do: Callable[[], None]) -> None:
 
 
 def replaced_by_a_file(path: Path) -> None:
-    removed(path)
-    path.write_text("a file")
+    """Again, where a commit that is under way has made the folder anew in between."""
+    for attempt in range(100):
+        if path.is_dir():
+            path.rename(path.with_name(f"{path.name} is removed {attempt}"))
+        with suppress(IsADirectoryError):
+            path.write_text("a file")
+            return
+    raise AssertionError(f"{path} is made again and again")
 
 
 def removed(path: Path) -> None:

@@ -91,6 +91,10 @@ class Database:
             CacheError: There is no such directory.
         """
         self.check_exists()
+        return self._opened()
+
+    def _opened(self) -> tuple[list[Space], list[CacheError]]:
+        """As `readable_spaces`; none where there is no directory."""
         spaces: list[Space] = []
         errors: list[CacheError] = []
         for location in self.location.tables():
@@ -109,7 +113,7 @@ class Database:
         Raises:
             CacheError: A table is of a newer format, or cannot be opened for now.
         """
-        spaces, errors = self.readable_spaces()
+        spaces, errors = self._opened()
         for error in errors:
             if not is_damage(error):
                 raise error
