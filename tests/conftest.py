@@ -25,9 +25,10 @@ from embcache.encoders import vllm_encoder
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine, VllmScoringEngine
 from tests.fakes import Engines, FakeEngine, FakeScoringEngine, Shared
 from tests.hub import Hub
+from tests.object_store import object_store, remote  # fixtures of tests on an object store
 from tests.spaces import open_space, scores, shared_folder  # fixtures of tests that need a table
 
-__all__ = ["open_space", "scores", "shared_folder"]
+__all__ = ["object_store", "open_space", "remote", "scores", "shared_folder"]
 
 ROOT = Path(__file__).parent.parent
 
