@@ -129,6 +129,13 @@ def client(options: Mapping[str, str], bucket: str = BUCKET) -> S3Store:
     )
 
 
+def remove_sockets(ports: list[int]) -> None:
+    """Remove what a killed server leaves outside of its folder."""
+    for port in ports:
+        for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):
+            path.unlink()
+
+
 @dataclass
 class ObjectStore:
     """An S3 server that can be stopped, killed, and started again with what it holds.
@@ -148,9 +155,14 @@ class ObjectStore:
     _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     @property
+    def port(self) -> int:
+        """The port of its S3, the same for as long as it lives."""
+        return self._ports[0]
+
+    @property
     def endpoint(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self._ports[0]}"
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def options(self) -> dict[str, str]:
@@ -198,18 +210,19 @@ class ObjectStore:
                 return
 
     def stop(self) -> None:
-        """End it as an administrator does."""
+        """End it: it answers what it was asked, and is killed then, for it never ends by itself."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a power cut does, save that what it wrote to files stays there."""
+        """End it at once."""
         self._end(signal.SIGKILL)
 
     def remove(self) -> None:
         """End it for good."""
         self.kill()
         self._starter.shutdown()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder)
+        remove_sockets(self._ports)
 
     @property
     def log(self) -> str:
@@ -222,7 +235,7 @@ class ObjectStore:
             return
         process.send_signal(how)
         try:
-            process.wait(10)
+            process.wait(1)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -263,7 +276,7 @@ class ObjectStore:
                 self._make_bucket()
                 self._check()
                 return
-            except (OSError, BaseError) as error:
+            except (OSError, BaseError, pytest.fail.Exception) as error:
                 last = str(error)
                 time.sleep(0.1)
         self._ports = before
