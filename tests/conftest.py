@@ -44,12 +44,13 @@ def _own_memo(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("EMBCACHE_HOME", str(tmp_path_factory.getbasetemp() / "embcache-home"))
 
 
-@pytest.fixture(autouse=True)
-def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _no_credentials() -> Iterator[None]:
     """No test uses the user's object store: a token of theirs would go to the tests' own, too."""
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")
