@@ -228,7 +228,7 @@ def test_no_source_and_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="does not exist"):
         merge_caches(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a").mkdir()
-    assert str(merge_caches(tmp_path / "a", tmp_path / "b")) == "The other cache has no spaces."
+    assert str(merge_caches(tmp_path / "a", tmp_path / "b")) == "The source has no spaces."
 
 
 WRITER = """
