@@ -147,7 +147,9 @@ def transfer(
     """
     reading = Database(source, writable=False)
     if reading.location.same_as(Location.of(target)):
-        raise ConfigError(f"{reading.location} cannot be merged with itself. Give another cache.")
+        raise ConfigError(
+            f"{reading.location} is both the source and the target. Give another cache."
+        )
     chosen = RowFilter(prompt, contains)
     found, errors = _open(reading.location, [spaces] if isinstance(spaces, str) else spaces)
     for error in errors:
