@@ -32,7 +32,8 @@ def target_space(database: Database, schema: pa.Schema, source: object) -> Space
         raise ConfigError(
             f"{source} was written by LanceCache, whose keys are of the text alone: which model "
             "its vectors are of only its user knows, and rows of two models must not meet. Copy "
-            "the directory instead, and move that table out of this cache."
+            "the directory instead, and move that table out of this cache; or name the other "
+            "spaces to `transfer`."
         )
     found = database.space(metadata.identity, metadata.model, metadata.engine_version)
     stored = layout.texts[0] in schema.names

@@ -8,7 +8,9 @@ are left all columns.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +28,7 @@ from embcache.tools.verified_rows import files_of
 
 logger = logging.getLogger(__name__)
 
+_AHEAD = 2  # batches: an object store takes its time to begin with each
 _AT = "_position"  # a column for the time of filtering
 _NO_KEYS = np.empty((0, 2), np.uint64)
 
@@ -159,17 +162,38 @@ def read_sound(reader: Reader, positions: Positions) -> Iterator[tuple[Positions
     Raises:
         CacheError: The table cannot be read for what is no damage (no permission, say).
     """
+    for span, rows in _read_ahead(reader, positions):
+        sound = _sound(reader, rows)
+        yield span.start + np.flatnonzero(sound), rows.batch.filter(pa.array(sound))
+
+
+def _read_ahead(reader: Reader, positions: Positions) -> Iterator[tuple[slice, Verified]]:
+    """Batches in their order; the next ones are on their way while one is worked on."""
+    pending: deque[tuple[slice, Future[Verified | None]]] = deque()
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        for span, fragment in _spans(reader, positions):
+            pending.append((span, pool.submit(_read, reader, positions[span], fragment)))
+            if len(pending) > _AHEAD:
+                yield from _arrived(*pending.popleft())
+        while pending:
+            yield from _arrived(*pending.popleft())
+
+
+def _arrived(span: slice, read: Future[Verified | None]) -> Iterator[tuple[slice, Verified]]:
+    rows = read.result()
+    if rows is not None:
+        yield span, rows
+
+
+def _read(reader: Reader, positions: Positions, fragment: lance.LanceFragment) -> Verified | None:
+    """A batch with all columns, or else with its values alone; None where neither can be read."""
     texts_and_notes = [name for name in reader.columns if name not in ("key", "checksum")]
-    for span, fragment in _spans(reader, positions):
-        for names in (texts_and_notes, []):
-            try:
-                rows = reader.read_batch(positions[span], names)
-            except DamagedSpaceError as error:
-                _warn(reader, fragment, "Some columns" if names else "Rows", error)
-                continue
-            sound = _sound(reader, rows)
-            yield span.start + np.flatnonzero(sound), rows.batch.filter(pa.array(sound))
-            break
+    for names in (texts_and_notes, []):
+        try:
+            return reader.read_batch(positions, names)
+        except DamagedSpaceError as error:
+            _warn(reader, fragment, "Some columns" if names else "Rows", error)
+    return None
 
 
 def _sound(reader: Reader, rows: Verified) -> npt.NDArray[np.bool_]:

@@ -9,11 +9,11 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from embcache.errors import CacheError, ConfigError
 from embcache.store import Database, Location, Reader, RowFilter, Space
 from embcache.store.index import Positions
+from embcache.store.space import CANARIES
 from embcache.tools.append import Appender, target_space
 from embcache.tools.find import CachePath, find_spaces
 from embcache.tools.missing_rows import fitting, read_keys, read_sound
@@ -274,19 +274,19 @@ def _copy_canaries(source: Space, reader: Reader, target: Space) -> int:
 
     They are a net beside the rows: what is wrong with them costs no row.
     """
-    theirs, own = source.canaries, target.canaries
     try:
+        if not source.location.table(CANARIES).has_table() or not len(target.refresh()):
+            return 0
+        # Where no texts are stored, canaries have other keys.
         texts = reader.layout.texts[0] in reader.columns
-        if not theirs.location.has_table() or not len(target.refresh()):
+        if target.stores_text != texts or len(target.canaries.refresh()):
             return 0
-        if len(own.refresh()) or target.stores_text != texts:  # without texts, keys are others
-            return 0
-        found = theirs.open()
-        positions = np.arange(len(found))
-        batches = [batch for _, batch in read_sound(found, positions)]
-        if not batches:
-            return 0
-        return own.add_arrow(pa.Table.from_batches(batches), found.dim)
+        found = source.canaries.open()
+        appender = Appender(partial(target.canaries.add_arrow, dim=found.dim))
+        for _, batch in read_sound(found, np.arange(len(found))):
+            appender.add(batch)
+        appender.flush()
+        return appender.added
     except CacheError as error:
         logger.warning("The canaries of %s are not copied: %s", reader.location, error)
         return 0
