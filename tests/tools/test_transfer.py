@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from embcache import Cache, CacheError, ConfigError, LanceCache
 from embcache.identity.identity import Identity
 from embcache.identity.keys import pair_keys, text_keys
-from embcache.store import SCORES, Reader, Rows, Space
+from embcache.store import SCORES, Location, Reader, Rows, Space
 from embcache.tools.check import check_space
 from embcache.tools.compact import compact_space
 from embcache.tools.transfer import TransferProgress, transfer
+from tests.object_store import ObjectStore, Remote
 from tests.spaces import IDENTITY, add_blindly, folder, make_rows, read_all
 from tests.store.test_damage import data_files, flip_bit
 from tests.tools.test_merge import OTHER, space_in
@@ -401,3 +402,49 @@ def test_from_python(tmp_path: Path) -> None:
         cache.push("")
     with pytest.raises(ConfigError, match="source is empty"):
         cache.pull("")
+
+
+def in_store(remote: Remote) -> Location:
+    """Its traffic counts from here on."""
+    return Location.of(remote.url, remote.options)
+
+
+def test_out_of_a_store_comes_what_is_missing(remote: Remote, tmp_path: Path) -> None:
+    rows = make_rows([f"text {i}" for i in range(5000)], dim=256)  # 5 MB
+    source = space_in(tmp_path / "a")
+    source.add(rows)
+    source.canaries.add(make_rows(["canary"], dim=256))
+    report = Cache(tmp_path / "a").push(remote.url, storage_options=remote.options)
+    assert (report.added, report.spaces[0].canaries) == (5000, 1)
+    space_in(tmp_path / "b").add(rows.take(np.r_[0:2000, 2100:5000]))
+    place = in_store(remote)
+    (space,) = transfer(place, tmp_path / "b").spaces
+    assert (space.added, space.present, space.canaries) == (100, 4900, 1)
+    assert equal(space_in(tmp_path / "b"), rows)
+    assert place.traffic.read < 600_000 and place.traffic.requests < 60
+    place = in_store(remote)
+    assert transfer(place, tmp_path / "b").added == 0
+    assert place.traffic.read < 300_000 and place.traffic.requests < 40  # keys, and what opens
+    place = in_store(remote)
+    (space,) = transfer(place, tmp_path / "c", contains="text 77").spaces
+    assert (space.added, space.unfit) == (11, 4989)
+    assert place.traffic.read < 1_500_000
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_store_that_is_killed_in_the_middle(
+    object_store: ObjectStore, remote: Remote, tmp_path: Path
+) -> None:
+    rows = make_rows([f"{i}" for i in range(1000)])
+    space_in(tmp_path / "a").add(rows)
+    transfer(tmp_path / "a", in_store(remote))
+    seen: list[TransferProgress] = []
+
+    def kill_once(done: TransferProgress) -> None:
+        if not seen:
+            object_store.kill()
+            object_store.start()
+        seen.append(done)
+
+    assert transfer(in_store(remote), tmp_path / "b", progress=kill_once).added == 1000
+    assert equal(space_in(tmp_path / "b"), rows) and seen[-1].rows == 1000

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from embcache.errors import CacheError, ConfigError
+from embcache.errors import CacheError, ConfigError, UnreachableError
 from embcache.store import Database, Location, Reader, RowFilter, Space
 from embcache.store.index import Positions
 from embcache.store.space import CANARIES
@@ -143,7 +143,7 @@ def transfer(
             say nothing of the model. Then nothing was copied.
         CacheError: There is no source; or one identity has vectors of different dimensions, or
             scores, in the two. Then nothing was copied. Or the source cannot be read for what is
-            no damage, or the target not be written.
+            no damage (its store does not answer, say), or the target not be written.
     """
     reading = Database(source, writable=False)
     if reading.location.same_as(Location.of(target)):
@@ -257,6 +257,8 @@ def _open(
             )
         try:
             found[str(space.location)] = space, space.open()
+        except UnreachableError:
+            raise  # of no space in particular
         except CacheError as error:
             errors.append(error)
     return [found[place] for place in sorted(found)], errors
