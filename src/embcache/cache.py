@@ -42,11 +42,12 @@ class Cache:
     """A cache of embeddings, to look into and to look after.
 
     Args:
-        path: Directory of the cache.
-        storage_options: What the place needs to be opened; nothing, for a directory.
+        path: Directory or URL of the cache.
+        storage_options: What the store of a URL needs to be opened (keys, region, endpoint), by
+            name; None for the environment's and the machine's usual credentials.
 
     Raises:
-        ConfigError: The path is empty, or a URL.
+        ConfigError: The path is empty or a URL, or a storage option is no string.
         CacheError: It is a file.
     """
 
@@ -94,14 +95,24 @@ class Cache:
 
     __getitem__ = space
 
-    def merge(self, other: str | os.PathLike[str] | Location | Cache) -> MergeReport:
+    def merge(
+        self,
+        other: str | os.PathLike[str] | Location | Cache,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> MergeReport:
         """Add to this cache what another one has and it has not, see `merge_caches`.
+
+        Args:
+            other: Directory or URL of the other cache, or a Cache.
+            storage_options: What the store of the other one's URL needs to be opened; a Cache has
+                its own.
 
         Raises:
             ConfigError: Both are one, or the other holds a table of `LanceCache`.
             CacheError: There is no other cache, or this one cannot be written.
         """
-        return merge_caches(other.location if isinstance(other, Cache) else other, self.location)
+        source = other.location if isinstance(other, Cache) else other
+        return merge_caches(source, self.location, storage_options=storage_options)
 
     def import_file(self, file: str | os.PathLike[str]) -> ImportReport:
         """Add the rows of a `.parquet` or `.arrow` file that `CachedSpace.export` wrote.

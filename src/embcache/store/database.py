@@ -30,13 +30,13 @@ class Database:
     """The spaces at one location.
 
     Args:
-        path: A directory of this machine; made if need be.
-        storage_options: What the location needs to be opened.
+        path: A directory or a URL; made if need be.
+        storage_options: What the location needs to be opened; a Location has its own.
         writable: Whether the location must allow writing; if so, that is tried out at once, so
             that a run does not find out after an hour of encoding.
 
     Raises:
-        ConfigError: The path is empty, or a URL.
+        ConfigError: The path is empty or a URL, or a storage option is no string.
         CacheError: The path is a file, or cannot be written.
     """
 

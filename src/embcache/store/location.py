@@ -27,6 +27,7 @@ from embcache.errors import (
 from embcache.identity.home import user_path
 from embcache.store import aside, leftovers, manifests
 from embcache.store.forks import in_use
+from embcache.store.options import checked_options
 from embcache.store.trial import try_commit
 from embcache.store.untrusted import check_folder
 
@@ -85,11 +86,13 @@ class Location:
 
         Args:
             path: A folder, relative to the working directory or not; or a Location as it is.
-            storage_options: What the store needs to be opened.
+            storage_options: What the store needs to be opened, strings by name; a Location has its
+                own.
             argument: What errors call `path`.
 
         Raises:
-            ConfigError: The path is empty, a URL, or the home of a user who is not known.
+            ConfigError: The path is empty, a URL, or the home of a user who is not known; or a
+                storage option is no string.
         """
         if isinstance(path, Location):
             return path
@@ -102,7 +105,7 @@ class Location:
                 "to move it."
             )
         absolute = user_path(given, argument).absolute()  # whatever the caller changes to later
-        return cls(str(absolute), dict(storage_options or {}))
+        return cls(str(absolute), checked_options(storage_options))
 
     def __str__(self) -> str:
         return self.uri

@@ -256,7 +256,12 @@ def pass_by(location: Location, at: int, version: int) -> None:
         while at <= version:
             nothing = lance.LanceOperation.Append([])
             with in_turn(location.folder):
-                done = lance.LanceDataset.commit(str(location), nothing, read_version=at)
+                done = lance.LanceDataset.commit(
+                    str(location),
+                    nothing,
+                    read_version=at,
+                    storage_options=dict(location.storage_options) or None,
+                )
             at = done.version
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -81,7 +81,10 @@ class MergeReport:
 
 
 def merge_caches(
-    source: str | os.PathLike[str] | Location, target: str | os.PathLike[str] | Location
+    source: str | os.PathLike[str] | Location,
+    target: str | os.PathLike[str] | Location,
+    *,
+    storage_options: Mapping[str, str] | None = None,
 ) -> MergeReport:
     """Add to a cache what another one has and it has not; nothing is encoded again.
 
@@ -93,24 +96,26 @@ def merge_caches(
         source: The cache to read from; it is not changed. One with damaged files will do: what can
             be read of them is merged.
         target: The cache to add to; made if need be.
+        storage_options: What the stores of URLs need to be opened, of both; a Location has its own.
 
     Returns:
         Counts a space. Memory: a chunk, and about 50 bytes a row of the largest source space.
 
     Raises:
-        ConfigError: Both are the same directory, or the source holds a table of `LanceCache`,
+        ConfigError: Both are the same place, or the source holds a table of `LanceCache`,
             whose keys say nothing of the model.
         CacheError: There is no source; the target cannot be written; or one
             identity has vectors of different dimensions, or scores, in the two. Then nothing was
             merged.
     """
-    reading = Database(source, writable=False)
-    if reading.location.same_as(Location.of(target)):
+    reading = Database(source, storage_options, writable=False)
+    adding_to = Location.of(target, storage_options)
+    if reading.location.same_as(adding_to):
         raise ConfigError(f"{reading.location} cannot be merged with itself. Give another cache.")
     spaces, errors = reading.readable_spaces()
     for error in errors:
         logger.warning("A space is left out: %s", error)
-    writing = Database(target, writable=True)
+    writing = Database(adding_to, writable=True)
     readers = [space.open() for space in spaces]
     pairs = [(reader, target_space(writing, reader.schema, reader.location)) for reader in readers]
     merged = tuple(_merge(reader, space) for reader, space in pairs)
