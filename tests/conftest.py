@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
+import lance
+import lancedb
 import mteb
 import numpy as np
 import pytest
@@ -193,6 +196,29 @@ def real_cross_encoder(
         return VllmCrossEncoderWrapper(cross_encoder_path, **kwargs)
 
     return make
+
+
+@pytest.fixture
+def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The storage options of each call by which Lance opens a table or commits to one.
+
+    Those of compactors are left out: a cache of an earlier test may have one at work.
+    """
+    seen: list[dict[str, str]] = []
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread().name != "embcache-compactor":
+                seen.append(dict(kwargs.get("storage_options") or {}))
+            return call(*args, **kwargs)
+
+        return instead
+
+    monkeypatch.setattr(lance, "dataset", watched(lance.dataset))
+    monkeypatch.setattr(lancedb, "connect", watched(lancedb.connect))
+    commit = staticmethod(watched(lance.LanceDataset.commit))
+    monkeypatch.setattr(lance.LanceDataset, "commit", commit)
+    return seen
 
 
 def loader(texts: list[str], batch_size: int = 32, **columns: list[Any]) -> DataLoader[Any]:
