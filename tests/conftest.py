@@ -26,11 +26,13 @@ from torch.utils.data import DataLoader
 from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper
 from embcache.encoders import vllm_encoder
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine, VllmScoringEngine
+from embcache.store.folder import Folder
 from tests.fakes import Engines, FakeEngine, FakeScoringEngine, Shared
 from tests.hub import Hub
+from tests.object_store import object_store, remote  # fixtures of tests on an object store
 from tests.spaces import open_space, scores, shared_folder  # fixtures of tests that need a table
 
-__all__ = ["open_space", "scores", "shared_folder"]
+__all__ = ["object_store", "open_space", "remote", "scores", "shared_folder"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -202,7 +204,8 @@ def real_cross_encoder(
 def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     """The storage options of each call by which Lance opens a table or commits to one.
 
-    Those of compactors are left out: a cache of an earlier test may have one at work.
+    Folders hand theirs on here, too. Those of compactors are left out: a cache of an earlier test
+    may have one at work.
     """
     seen: list[dict[str, str]] = []
 
@@ -214,6 +217,8 @@ def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
 
         return instead
 
+    handed_on = property(lambda place: dict(place.storage_options) or None)
+    monkeypatch.setattr(Folder, "lance_options", handed_on)
     monkeypatch.setattr(lance, "dataset", watched(lance.dataset))
     monkeypatch.setattr(lancedb, "connect", watched(lancedb.connect))
     commit = staticmethod(watched(lance.LanceDataset.commit))

@@ -128,7 +128,7 @@ def test_they_are_in_no_identity(kind: str, make: Callable[..., Any], tmp_path: 
 def test_a_value_that_is_no_text(kind: str, make: Callable[..., Any]) -> None:
     wrong: Any = {"aws_secret_access_key": [SECRET]}
     with pytest.raises(
-        ConfigError, match=r"value of 'aws_secret_access_key' .* type list"
+        ConfigError, match=r"storage_options\['aws_secret_access_key'\] is a list"
     ) as error:
         make(kind, storage_options=wrong)
     assert SECRET not in str(error.value)
@@ -141,6 +141,32 @@ def test_a_url_arrives_as_it_is(
     with pytest.raises(ConfigError, match="asked"):
         make(kind, URL, storage_options=OPTIONS)
     assert asked == [(URL, OPTIONS)]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"secret": 5, "other": SECRET}, r"storage_options\['secret'\] is a int"),
+        ({"secret": SECRET.encode()}, r"storage_options\['secret'\] is a bytes"),
+        ({"secret": None}, r"storage_options\['secret'\] is a NoneType, and must be a text"),
+        ({5: SECRET}, r"storage_options\[5\] "),
+        ([("secret", SECRET)], "storage_options is a list"),
+        (f"secret={SECRET}", "storage_options is a str. Give a dict"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_text_by_name(given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        Location.of("cache", given)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_location_keeps_a_copy() -> None:
+    given = dict(OPTIONS)
+    place = Location.of("cache", given)
+    given.clear()
+    assert place.storage_options == OPTIONS
+    assert Location.of("cache", None).storage_options == {}
 
 
 def test_arguments_hide_them() -> None:

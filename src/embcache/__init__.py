@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         NonFiniteError,
         RefusedTextsError,
+        UnreachableError,
         WrongOutputError,
     )
     from embcache.identity.identity import Identity
@@ -81,6 +82,7 @@ _MODULES = {
     "TextCosine": "embcache.tools.compare",
     "VllmCrossEncoderWrapper": "embcache.encoders.vllm_cross_encoder",
     "VllmEncoderWrapper": "embcache.encoders.vllm_encoder",
+    "UnreachableError": "embcache.errors",
     "WrongOutputError": "embcache.errors",
 }
 
@@ -118,6 +120,7 @@ __all__ = [
     "SpaceDescription",
     "SpaceMap",
     "TextCosine",
+    "UnreachableError",
     "VllmCrossEncoderWrapper",
     "VllmEncoderWrapper",
     "WrongOutputError",

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import lancedb
 import pytest
 
-from embcache import CacheError, ConfigError
+from embcache import CacheError, ConfigError, UnreachableError
 from embcache.identity.identity import Identity
 from embcache.store import Location, Space
-from embcache.tools import find
 from embcache.tools.find import find_space, find_spaces
+from tests.object_store import Remote
 from tests.spaces import IDENTITY, folder, make_rows
 from tests.tools.test_merge import space_in
 
 OTHER = Identity("organization/name", "0" * 40, "bfloat16")
-URL = "s3://bucket/cache"
-OPTIONS = {"key": "hush"}
 
 
 @pytest.fixture
@@ -117,55 +116,55 @@ def test_a_broken_space_is_a_candidate_too(spaces: list[Space], tmp_path: Path) 
 
 
 @pytest.fixture
-def far(spaces: list[Space], monkeypatch: pytest.MonkeyPatch) -> list[Location]:
-    """Locations that are opened; there are tables at `s3://bucket/cache`, those of `spaces`."""
-    opened: list[Location] = []
-
-    def open_(place: Location, damaged: bool) -> find._Candidate:
-        opened.append(place)
-        return find._Candidate(next(one for one in spaces if one.name == place.name))
-
-    def of(path: object, options: object = None, **_: object) -> Location:
-        return path if isinstance(path, Location) else Location(str(path), dict(options or {}))  # type: ignore[call-overload]
-
-    def tables(place: Location) -> list[Location]:
-        return [place.table(one.name) for one in spaces] if str(place) == URL else []
-
-    monkeypatch.setattr(find, "_candidate", open_)
-    monkeypatch.setattr(Location, "of", of)
-    monkeypatch.setattr(Location, "has_table", lambda place: place.name in spaces[0].name)
-    monkeypatch.setattr(Location, "tables", tables)
-    monkeypatch.setattr(Location, "table", lambda at, name: _place(f"{at}/{name}.lance", at))
-    monkeypatch.setattr(Location, "parent", property(lambda at: _place(URL, at)))
-    monkeypatch.setattr(Location, "exists", lambda at: str(at) == URL)
-    return opened
+def far(remote: Remote) -> list[Space]:
+    """The same two as `spaces`, in a store."""
+    place = Location.of(remote.url, remote.options)
+    made = [space_in(place, identity) for identity in (IDENTITY, OTHER)]
+    for space in made:
+        space.add(make_rows(["a"], identity=space.identity))
+    return made
 
 
-def _place(url: str, of: Location) -> Location:
-    return Location(url, of.storage_options)
+def test_a_url_names_a_table_as_a_path_does(far: list[Space], remote: Remote) -> None:
+    options = {"storage_options": remote.options}
+    for space in far:
+        url = f"{remote.url}/{space.name}.lance"
+        assert str(space.location) == url
+        ways = [(url, "elsewhere"), (f"{url}/", "elsewhere"), (f"{space.name}.lance", remote.url)]
+        for given, cache in [*ways, (space.identity.fingerprint(), remote.url)]:
+            for found in (
+                find_space(given, cache, **options),
+                *find_spaces([given], cache, damaged=True, **options),
+            ):
+                assert found.location == space.location
+                assert found.location.storage_options == remote.options
+    assert len(find_spaces(None, remote.url, **options)) == 2
 
 
-def test_a_url_names_a_table_as_a_path_does(spaces: list[Space], far: list[Location]) -> None:
-    name, url = spaces[0].name, f"{URL}/{spaces[0].name}.lance"
-    for given, cache in ((url, "elsewhere"), (name, URL)):
-        assert find_space(given, cache, storage_options=OPTIONS).name == name
-        (found,) = find_spaces([given], cache, damaged=True, storage_options=OPTIONS)
-        assert found.name == name
-    assert {(str(one), one.storage_options["key"]) for one in far} >= {(url, "hush")}
-    assert all(one.storage_options == OPTIONS for one in far)
+def test_a_url_of_a_cache(far: list[Space], remote: Remote) -> None:
+    options = {"storage_options": remote.options}
+    with pytest.raises(ConfigError, match=f"'{remote.url}' is not one space: 2 in {remote.url}"):
+        find_space(remote.url, "elsewhere", **options)
+    far[1].location.remove()
+    assert find_space(remote.url, "elsewhere", **options).name == far[0].name
 
 
-def test_a_url_of_a_cache(spaces: list[Space], far: list[Location]) -> None:
-    with pytest.raises(ConfigError, match=f"'{URL}' is not one space: 2 in {URL} fit"):
-        find_space(URL, "elsewhere", storage_options=OPTIONS)
-    del spaces[1]
-    assert find_space(URL, "elsewhere", storage_options=OPTIONS).name == spaces[0].name
-
-
-def test_a_url_that_leads_nowhere(far: list[Location]) -> None:
+def test_a_url_that_leads_nowhere(far: list[Space], remote: Remote) -> None:
     """It is no part of a name: no other cache is looked into."""
-    message = rf"No space in {URL} is called '{URL}/x\.lance'(?s:.*)--float32--"
+    options = {"storage_options": remote.options}
+    message = rf"No space in {remote.url} is called '{remote.url}/x\.lance'(?s:.*)--float32--"
     with pytest.raises(ConfigError, match=message):
-        find_space(f"{URL}/x.lance", "elsewhere")
-    with pytest.raises(CacheError, match="s3://bucket/none does not exist"):
-        find_space("s3://bucket/none", "elsewhere")
+        find_space(f"{remote.url}/x.lance", "elsewhere", **options)
+    with pytest.raises(CacheError, match="/none does not exist"):
+        find_space(f"{remote.url}/none", "elsewhere", **options)
+
+
+@pytest.mark.parametrize("given", ["{}/x.lance", "{}", "x.lance", "x"])
+def test_a_store_that_does_not_let_one_in(given: str, remote: Remote) -> None:
+    """It is said at once, without the patience that a run has with a store."""
+    secret = "wrong-and-hush"
+    options = {**remote.options, "aws_secret_access_key": secret}
+    began = time.monotonic()
+    with pytest.raises(UnreachableError, match="The secret key is not that of") as caught:
+        find_space(given.format(remote.url), remote.url, storage_options=options)
+    assert time.monotonic() - began < 10 and secret not in str(caught.value)

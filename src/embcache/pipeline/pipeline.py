@@ -18,7 +18,12 @@ from embcache.errors import CacheError, CacheWriteError, ConfigError, RefusedTex
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
 from embcache.pipeline.canaries import Canaries
-from embcache.pipeline.chunks import Chunker, Refuse
+from embcache.pipeline.chunks import (
+    CHUNK_SECONDS,
+    CHUNK_SECONDS_IN_A_STORE,
+    Chunker,
+    Refuse,
+)
 from embcache.pipeline.embedding import Embedder, Limit
 from embcache.pipeline.job import Job
 from embcache.pipeline.messages import (
@@ -33,6 +38,7 @@ from embcache.pipeline.stats import Bar, EncodeStats, Watcher
 from embcache.store import Overlay, Space, panics
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
+from embcache.store.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +108,8 @@ class Pipeline:
         self._engine_is_at_hand = canaries == "before hits"
         self.identity = identity
         self.space = space
-        self.chunker = Chunker(engine)
+        remote = space is not None and space.location.folder is None
+        self.chunker = Chunker(engine, CHUNK_SECONDS_IN_A_STORE if remote else CHUNK_SECONDS)
         self._limit = Limit()
 
     def encode(self, request: Request) -> tuple[Vectors, EncodeStats]:
@@ -125,6 +132,7 @@ class Pipeline:
             EngineError: The engine does not start, fails, or returns NaN or infinity.
         """
         store = self._open_store(self._on_write_error)
+        before = self._traffic()
         with ThreadPoolExecutor(1, "embcache-opener") as opener:  # while the keys are computed
             opened = opener.submit(store.refresh)
             keys = request.keys(self.identity.to_bytes())
@@ -139,8 +147,17 @@ class Pipeline:
             self.space.keep_index()
         hits = max(0, len(first) - encoded)  # what another process removed is encoded twice
         seconds = time.perf_counter() - request.began
+        sent = self._traffic().since(before)
         stats = EncodeStats(
-            len(keys), len(first), hits, encoded, seconds, request.unit, unwritten=store.unwritten
+            len(keys),
+            len(first),
+            hits,
+            encoded,
+            seconds,
+            request.unit,
+            unwritten=store.unwritten,
+            requests=sent.requests,
+            bytes=sent.bytes,
         )
         logger.info("%s (task %s, %s, %s)", stats, request.task, request.prompts, store.name)
         return result.values, stats
@@ -180,6 +197,7 @@ class Pipeline:
             raise CacheError("There is no cache to fill: give a cache_path that can be written.")
         first, source = unique_keys(keys)
         store = self._open_store("raise")
+        before = self._traffic()
         job = Job(request, keys, source, store, store.snapshot, None)
         missing = job.missing(first)
         encoded = 0
@@ -190,7 +208,18 @@ class Pipeline:
         self.space.keep_index()
         seconds = time.perf_counter() - request.began
         hits, refused = len(first) - len(missing), len(job.refused)
-        return EncodeStats(len(keys), len(first), hits, encoded, seconds, request.unit, refused)
+        sent = self._traffic().since(before)
+        return EncodeStats(
+            len(keys),
+            len(first),
+            hits,
+            encoded,
+            seconds,
+            request.unit,
+            refused,
+            requests=sent.requests,
+            bytes=sent.bytes,
+        )
 
     def refresh(self) -> None:
         """Look for what other processes have committed to the space; `fill` does not do it.
@@ -199,6 +228,9 @@ class Pipeline:
             CacheError: The space cannot be read.
         """
         self._open_store("raise").refresh()
+
+    def _traffic(self) -> Traffic:
+        return Traffic() if self.space is None else self.space.location.traffic
 
     def _open_store(self, on_write_error: OnWriteError) -> Overlay:
         """The space as one call sees it."""

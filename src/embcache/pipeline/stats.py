@@ -21,6 +21,8 @@ class EncodeStats:
         unit: What is counted, "text" or "pair".
         refused: Distinct ones that the engine refused and that were left out; only a warm does so.
         unwritten: How many of the encoded ones are not in the cache, because writing failed.
+        requests: How many requests an object store was sent, for a cache that lies in one.
+        bytes: What these brought and took, in bytes.
     """
 
     texts: int = 0
@@ -31,6 +33,8 @@ class EncodeStats:
     unit: str = "text"
     refused: int = 0
     unwritten: int = 0
+    requests: int = 0
+    bytes: int = 0
 
     def __add__(self, other: EncodeStats) -> EncodeStats:
         return EncodeStats(
@@ -42,6 +46,8 @@ class EncodeStats:
             other.unit,
             self.refused + other.refused,
             self.unwritten + other.unwritten,
+            self.requests + other.requests,
+            self.bytes + other.bytes,
         )
 
     def __str__(self) -> str:
@@ -49,6 +55,7 @@ class EncodeStats:
             f"{self.texts} {self.unit}s, {self.unique} unique, {self.hits} hits, "
             f"{self.encoded} encoded, {self.seconds:.2f} s"
             + (f", {self.unwritten} not written" if self.unwritten else "")
+            + (f", {self.requests} requests, {self.bytes / 1e6:.1f} MB" if self.requests else "")
         )
 
 

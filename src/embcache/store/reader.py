@@ -25,7 +25,7 @@ from embcache.store.schema import (
     schema_layout,
     value_dim,
 )
-from embcache.store.untrusted import check_folder, check_manifest
+from embcache.store.untrusted import check_manifest
 from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
 from embcache.store.watch import reading
 
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 # From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
 _SCAN_FROM_FRACTION = 0.1
+# In a store, single rows of 1.5 kB take a request each; from a twentieth on Lance reads most of the
+# fragment anyway, in 200 requests and more where a scan takes 5 (docs/object_storage.md).
+_SCAN_FROM_FRACTION_IN_A_STORE = 0.05
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 4 * 2**20
 _TAKE_THREADS = 2
@@ -53,19 +56,32 @@ def open_table(location: Location, version: int | None = None) -> lance.LanceDat
         CacheError: The operating system does not let it (too many open files, no permission); or
             it is not all in its own folder, see `untrusted`.
     """
-    check_table(location)
+    if location.folder is not None:
+        check_table(location)
     reading(location if version is None else f"{location}, version {version}")
     doing = "Opening" if version is None else f"Opening version {version} of"
     with lance_errors(doing, location, READ_FIX), panics.off_screen():
-        check_folder(location.folder)
-        options = dict(location.storage_options) or None
-        dataset = lance.dataset(str(location), version=version, storage_options=options)
+        location.check_table()
+        dataset = _dataset(location, version)
         check_manifest(dataset, location)
         # Lance is lazy: asked here for what panics after a flip in a manifest, it may be asked
         # anywhere from now on.
         dataset.schema  # noqa: B018
         dataset.get_fragments()
         return dataset
+
+
+def _dataset(location: Location, version: int | None) -> lance.LanceDataset:
+    try:
+        dataset = lance.dataset(
+            str(location), version=version, storage_options=location.lance_options
+        )
+    except Exception:
+        if location.folder is None:  # looked for only now: it takes a request
+            check_table(location)
+        raise
+    location.watch(dataset)
+    return dataset
 
 
 def check_table(location: Location) -> None:
@@ -202,7 +218,10 @@ class Reader:
         positions, keys = positions[order], keys[order]
         owner = np.searchsorted(self.starts, positions, side="right") - 1
         wanted = np.bincount(owner, minlength=len(self.fragments))
-        scanned = wanted >= _SCAN_FROM_FRACTION * np.diff(self.starts)
+        least = _SCAN_FROM_FRACTION
+        if self.location.folder is None:
+            least = _SCAN_FROM_FRACTION_IN_A_STORE
+        scanned = wanted >= least * np.diff(self.starts)
         with lance_errors("Reading vectors from", self.location, READ_FIX):
             for select, source in (
                 (np.flatnonzero(scanned[owner]), self._scan_positions),

@@ -107,6 +107,8 @@ def _find(space: str, cache: Location, damaged: bool = False) -> _Candidate:
     if _SCHEME in str(folder):
         return _find_at(space, folder, damaged)
     if folder.is_table:
+        if cache.folder is None:
+            cache.check()  # in seconds; what comes next is patient with its store
         for table in (folder, cache.within(space)):
             if table.has_table() or (damaged and table.is_lost_table()):
                 return _named_table(table, damaged)
@@ -124,6 +126,7 @@ def _find_at(url: str, place: Location, damaged: bool) -> _Candidate:
         if len(inside) != 1:
             raise ConfigError(_not_one(url, place, inside, inside))
         return inside[0]
+    place.check()
     if place.has_table() or (damaged and place.is_lost_table()):
         return _named_table(place, damaged)
     raise ConfigError(_not_one(url, place.parent, [], _candidates(place.parent, damaged)))

@@ -45,7 +45,8 @@ def open_files(paths: Iterable[Path]) -> Iterator[DataFile]:
 def paths_of(location: Location, fragments: Iterable[lance.LanceFragment]) -> list[Path]:
     """Data files of some fragments, those that are there."""
     names = data_names(fragments)
-    return [path for path in data_paths(location.folder) if path.name in names]
+    paths = [] if location.folder is None else data_paths(location.folder)
+    return [path for path in paths if path.name in names]
 
 
 class Recovery:
