@@ -27,12 +27,13 @@ from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper
 from embcache.encoders import vllm_encoder
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine, VllmScoringEngine
 from embcache.store.folder import Folder
+from tests.careless_store import careless_store  # a fixture, as those below
 from tests.fakes import Engines, FakeEngine, FakeScoringEngine, Shared
 from tests.hub import Hub
-from tests.object_store import object_store, remote  # fixtures of tests on an object store
+from tests.object_store import object_store, remote
 from tests.spaces import open_space, scores, shared_folder  # fixtures of tests that need a table
 
-__all__ = ["object_store", "open_space", "remote", "scores", "shared_folder"]
+__all__ = ["careless_store", "object_store", "open_space", "remote", "scores", "shared_folder"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,6 +46,15 @@ settings.load_profile("embcache")
 def _own_memo(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's memo."""
     monkeypatch.setenv("EMBCACHE_HOME", str(tmp_path_factory.getbasetemp() / "embcache-home"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_credentials() -> Iterator[None]:
+    """No test uses the user's object store: a token of theirs would go to the tests' own, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")

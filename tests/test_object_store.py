@@ -16,7 +16,7 @@ from obstore.exceptions import AlreadyExistsError, PermissionDeniedError
 from obstore.store import S3Store
 
 from tests.conftest import ROOT
-from tests.object_store import ObjectStore, Remote, client
+from tests.object_store import ObjectStore, Remote, client, remove_sockets
 
 
 def wins(store: S3Store, name: str, value: bytes) -> bool:
@@ -112,7 +112,7 @@ from pathlib import Path
 from tests.object_store import ObjectStore
 store = ObjectStore(Path({str(tmp_path)!r}))
 store.start()
-print(store._process.pid, flush=True)
+print(store._process.pid, *store._ports, flush=True)
 input()
 """
     process = subprocess.Popen(
@@ -122,10 +122,11 @@ input()
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
-    server = int(process.stdout.readline())
+    server, *ports = map(int, process.stdout.readline().split())
     assert runs(server)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    remove_sockets(ports)
     for _ in range(100):
         if not runs(server):
             return
