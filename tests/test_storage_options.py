@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from embcache import (
     ConfigError,
     Identity,
     LanceCache,
+    UnreachableError,
     VllmCrossEncoderWrapper,
     VllmEncoderWrapper,
 )
@@ -28,6 +31,7 @@ from embcache.tools.import_ import import_file, import_numpy_cache
 from embcache.tools.merge import merge_caches
 from tests.conftest import encode, predict
 from tests.fakes import Engines, FakeModel
+from tests.object_store import Remote
 from tests.spaces import IDENTITY, make_rows
 from tests.tools.test_merge import space_in
 
@@ -167,6 +171,25 @@ def test_a_location_keeps_a_copy() -> None:
     given.clear()
     assert place.storage_options == OPTIONS
     assert Location.of("cache", None).storage_options == {}
+
+
+@every_kind
+def test_in_a_real_store(
+    kind: str, make: Callable[..., Any], remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nothing in the environment."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    secret = remote.options["aws_secret_access_key"]
+    encoder = make(kind, remote.url, storage_options=remote.options)
+    use(encoder)
+    cache = Cache(remote.url, remote.options)
+    assert len(cache) == 1 and remote.url in repr(cache)
+    assert secret not in repr(encoder) + repr(cache)
+    wrong = {**remote.options, "aws_secret_access_key": SECRET}
+    with pytest.raises(UnreachableError, match="The secret key is not that of") as error:
+        make(kind, remote.url, storage_options=wrong)
+    assert SECRET not in "".join(traceback.format_exception(error.value))
 
 
 def test_arguments_hide_them() -> None:

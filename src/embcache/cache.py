@@ -47,8 +47,9 @@ class Cache:
             name; None for the environment's and the machine's usual credentials.
 
     Raises:
-        ConfigError: The path is empty or a URL, or a storage option is no string.
+        ConfigError: The path is empty, or a URL of no store; or a storage option is no string.
         CacheError: It is a file.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Cache:
         """All spaces of the cache, by name.
 
         Raises:
-            CacheError: There is no such directory, or a table cannot be opened.
+            CacheError: There is no such cache, or a table cannot be opened.
         """
         self._database.check_exists()
         return [CachedSpace(space) for space in self._database.spaces()]
@@ -173,7 +174,10 @@ class CachedSpace:
 
     @property
     def location(self) -> Location:
-        """The table's folder, for any Lance tool: `lance.dataset(str(space.location))`."""
+        """Where the table is, for any Lance tool: `lance.dataset(str(space.location))`.
+
+        In a store, with `storage_options=space.location.lance_options`.
+        """
         return self._space.location
 
     @property

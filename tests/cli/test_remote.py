@@ -85,7 +85,7 @@ def test_a_wrong_secret(run: Run, far: Space, remote: Remote) -> None:
         said = run(*command, code=1, options=wrong)
         assert "The secret key is not that of the access key" in said and "hush" not in said
         assert "Traceback" not in said and time.monotonic() - began < 15
-    assert "On the command line, storage_options is --storage-option" not in said
+        assert "On the command line, storage_options is --storage-option." in said
 
 
 def test_no_credentials_at_all(run: Run, far: Space) -> None:

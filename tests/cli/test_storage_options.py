@@ -21,6 +21,7 @@ from embcache.cli.app import app
 from embcache.store import Location
 from tests.cli.test_spaces import cache, folder_of
 from tests.fakes import FakeEngine
+from tests.object_store import Remote
 from tests.spaces import make_rows
 from tests.tools.test_merge import space_in
 
@@ -98,6 +99,19 @@ def test_a_folder(
         assert opened_with and all(options == OPTIONS for options in opened_with)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("command", A_CACHE[-2:], ids=lambda command: command[0])
+def test_encoders_in_a_real_store(
+    command: tuple[str, ...], tiny_model: Path, remote: Remote, fake_engines: list[FakeEngine]
+) -> None:
+    given = [w for pair in remote.options.items() for w in ("--storage-option", "=".join(pair))]
+    results = [run(command, remote.url, *given, "--json", model=tiny_model) for _ in range(2)]
+    assert [result.exit_code for result in results] == [0, 0], results[0].output
+    assert [engine.starts for engine in fake_engines] == [1, 0]
+    secret = remote.options["aws_secret_access_key"]
+    assert not any(secret in result.output for result in results)
+
+
 ASKING = [one for one in (*ONE_SPACE, *A_CACHE) if one != ("check", "{}")]  # its process asks
 
 
@@ -139,16 +153,17 @@ def test_pairs() -> None:
     assert options.store_options([]) is options.store_options(None) is None
 
 
-def test_messages_of_the_library(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """They speak of the argument; what is given already needs no hint."""
+@pytest.mark.parametrize("said", ["aws_region in storage_options.", "Give storage_options=."])
+def test_messages_of_the_library(said: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """They speak of the argument."""
 
     def refuse(*args: object, **kwargs: object) -> None:
-        raise ConfigError("The store refuses. Give the key in storage_options=.")
+        raise ConfigError(said)
 
     monkeypatch.setattr(Location, "of", refuse)
-    without, given = (CliRunner().invoke(app, ["ls", *more]) for more in ([], GIVEN))
-    assert "On the command line, storage_options is --storage-option." in without.stderr
-    assert "On the command line" not in given.stderr
+    result = CliRunner().invoke(app, ["ls", str(cache)])
+    hint = "On the command line, storage_options is --storage-option."
+    assert result.stderr.splitlines() == [f"error: {said}", hint]
 
 
 def test_the_process_of_a_check_gets_them_where_nobody_looks(

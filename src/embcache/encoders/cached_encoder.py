@@ -102,6 +102,7 @@ class CachedEncoder:
         ConfigError: The model is no encoder, its vectors cannot be cached by text, it has neither
             name nor revision nor `identity`, or another argument cannot work.
         CacheError: The cache path is a file or cannot be written.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
 
     def __init__(

@@ -58,6 +58,7 @@ class LanceCache:
     Raises:
         ConfigError: No directory is given, or a storage option is no string.
         CacheError: The directory is a file or cannot be written.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
 
     def __init__(

@@ -71,6 +71,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         ConfigError: An argument has a value that cannot work. It is a ValueError too, as in mteb.
         ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
         CacheError: The cache path is a file or cannot be written.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
 
     convert = "classify"

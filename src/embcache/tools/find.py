@@ -56,6 +56,7 @@ def find_space(
     Raises:
         ConfigError: No space fits, or several do; names those that there are.
         CacheError: There is no such cache, or the space cannot be opened.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
     found = _find(os.fspath(space), Location.of(cache, storage_options))
     if found.error is not None:
@@ -82,6 +83,7 @@ def find_spaces(
     Raises:
         ConfigError: To a name, no space fits, or several do.
         CacheError: There is no such cache.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
     where = Location.of(cache, storage_options)
     if named := [*(spaces or ())]:

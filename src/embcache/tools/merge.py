@@ -107,6 +107,7 @@ def merge_caches(
         CacheError: There is no source; the target cannot be written; or one
             identity has vectors of different dimensions, or scores, in the two. Then nothing was
             merged.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
     reading = Database(source, storage_options, writable=False)
     adding_to = Location.of(target, storage_options)
