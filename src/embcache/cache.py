@@ -23,7 +23,7 @@ from embcache.tools.describe import SpaceDescription, describe
 from embcache.tools.export import ExportDtype, ExportReport, export_space
 from embcache.tools.find import find_space
 from embcache.tools.import_ import ImportReport, import_file, import_numpy_cache
-from embcache.tools.merge import MergeReport, merge_caches
+from embcache.tools.merge import merge_caches
 from embcache.tools.search import (
     CachedText,
     Match,
@@ -32,6 +32,7 @@ from embcache.tools.search import (
     nearest,
     search_words,
 )
+from embcache.tools.transfer import Progress, TransferReport, transfer
 
 if TYPE_CHECKING:
     from embcache.maps.color import Color
@@ -100,7 +101,7 @@ class Cache:
         self,
         other: str | os.PathLike[str] | Location | Cache,
         storage_options: Mapping[str, str] | None = None,
-    ) -> MergeReport:
+    ) -> TransferReport:
         """Add to this cache what another one has and it has not, see `merge_caches`.
 
         Args:
@@ -112,8 +113,77 @@ class Cache:
             ConfigError: Both are one, or the other holds a table of `LanceCache`.
             CacheError: There is no other cache, or this one cannot be written.
         """
-        source = other.location if isinstance(other, Cache) else other
-        return merge_caches(source, self.location, storage_options=storage_options)
+        return merge_caches(_location(other, storage_options, "other"), self.location)
+
+    def push(
+        self,
+        target: str | os.PathLike[str] | Location | Cache,
+        spaces: str | Iterable[str] | None = None,
+        *,
+        prompt: str | None = None,
+        contains: str | None = None,
+        storage_options: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> TransferReport:
+        """Copy rows into another cache, those that it lacks; see `transfer`.
+
+        Args:
+            target: Directory or URL of the other cache, or a Cache; made if need be.
+            spaces: Names of spaces, or parts of them; None for all.
+            prompt: Only rows with this prompt.
+            contains: Only rows with this in their text.
+            storage_options: What the store of the target's URL needs to be opened; a Cache has its
+                own.
+            progress: Called after each batch of rows.
+
+        Raises:
+            ConfigError: Both are one, a name or a filter fits no space, or a space is a table of
+                `LanceCache`.
+            CacheError: This cache cannot be read, or the target not be written.
+        """
+        return transfer(
+            self.location,
+            _location(target, storage_options, "target"),
+            spaces,
+            prompt=prompt,
+            contains=contains,
+            progress=progress,
+        )
+
+    def pull(
+        self,
+        source: str | os.PathLike[str] | Location | Cache,
+        spaces: str | Iterable[str] | None = None,
+        *,
+        prompt: str | None = None,
+        contains: str | None = None,
+        storage_options: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> TransferReport:
+        """Copy rows of another cache into this one, those that it lacks; see `transfer`.
+
+        Args:
+            source: Directory or URL of the other cache, or a Cache.
+            spaces: Names of its spaces, or parts of them; None for all.
+            prompt: Only rows with this prompt.
+            contains: Only rows with this in their text.
+            storage_options: What the store of the source's URL needs to be opened; a Cache has its
+                own.
+            progress: Called after each batch of rows.
+
+        Raises:
+            ConfigError: Both are one, a name or a filter fits no space, or a space is a table of
+                `LanceCache`.
+            CacheError: The source cannot be read, or this cache not be written.
+        """
+        return transfer(
+            _location(source, storage_options, "source"),
+            self.location,
+            spaces,
+            prompt=prompt,
+            contains=contains,
+            progress=progress,
+        )
 
     def import_file(self, file: str | os.PathLike[str]) -> ImportReport:
         """Add the rows of a `.parquet` or `.arrow` file that `CachedSpace.export` wrote.
@@ -153,6 +223,17 @@ class Cache:
         tables = self.location.tables()
         lines = [f"<Cache {self.location}: {len(tables)} table{'s' * (len(tables) != 1)}>"]
         return "\n  ".join([*lines, *(table.name for table in tables)])
+
+
+def _location(
+    cache: str | os.PathLike[str] | Location | Cache,
+    storage_options: Mapping[str, str] | None,
+    argument: str,
+) -> Location:
+    """Where another cache is."""
+    if isinstance(cache, Cache):
+        return cache.location
+    return Location.of(cache, storage_options, argument=argument)
 
 
 class CachedSpace:

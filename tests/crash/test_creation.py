@@ -1,4 +1,4 @@
-"""Many processes create one table at once, and are killed meanwhile: what was acknowledged stays."""
+"""Many processes create one table at once, and are killed: what was acknowledged stays."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_what_the_loser_of_a_creation_gets(tmp_path: Path) -> None:
     space = Database(tmp_path, writable=True).space(IDENTITY, "name", "vllm 1.0")
     rows = make_rows(["a"])
     space.add(rows)
-    with pytest.raises(OSError, match="not found|already exists"):
+    with pytest.raises(OSError, match=r"not found|already exists"):
         lance.LanceDataset.commit(
             space.location.uri,
             lance.LanceOperation.Overwrite(lance.dataset(space.location.uri).schema, []),

@@ -220,7 +220,7 @@ def test_tables_of_lance_cache_are_refused(tmp_path: Path) -> None:
 def test_with_itself(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    with pytest.raises(ConfigError, match="cannot be merged with itself"):
+    with pytest.raises(ConfigError, match="is both the source and the target"):
         merge_caches(tmp_path / "a", tmp_path / "link")
 
 
@@ -228,7 +228,7 @@ def test_no_source_and_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="does not exist"):
         merge_caches(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a").mkdir()
-    assert str(merge_caches(tmp_path / "a", tmp_path / "b")) == "The other cache has no spaces."
+    assert str(merge_caches(tmp_path / "a", tmp_path / "b")) == "The source has no spaces."
 
 
 WRITER = """

@@ -29,7 +29,6 @@ from embcache.cli.options import (
 )
 from embcache.cli.output import (
     human_count,
-    print_error,
     print_hints,
     print_json,
     print_note,
@@ -37,13 +36,14 @@ from embcache.cli.output import (
     print_text,
     prompt_counts,
 )
-from embcache.errors import CacheError, ConfigError, printable, shown
+from embcache.cli.transfer import print_transfer
+from embcache.errors import ConfigError, printable, shown
 from embcache.identity.identity import Identity, normalize_dtype
 from embcache.store import Location
 from embcache.tools.compact import CompactReport, compact_space
 from embcache.tools.describe import describe
 from embcache.tools.export import ExportDtype, export_space
-from embcache.tools.find import find_space, find_spaces, hint_of
+from embcache.tools.find import find_space, find_spaces
 from embcache.tools.import_ import ImportReport, import_file, import_numpy_cache
 from embcache.tools.merge import merge_caches
 
@@ -138,15 +138,7 @@ def merge(
     """
     where = location_of(other, storage_options, "other")
     report = merge_caches(where, location_of(cache, storage_options))
-    if not report.spaces and not report.failed:
-        raise CacheError(
-            f"There is no space in {where}: nothing to merge.{hint_of(where)} Give the "
-            "directory of a cache: it holds folders called <model>--<dtype>--<fingerprint>.lance."
-        )
-    print_report(report, as_json=as_json)
-    if report.failed:
-        print_error(f"Spaces that could not be opened: {len(report.failed)}")
-        raise typer.Exit(1)
+    print_transfer(report, where, as_json=as_json)
 
 
 def rm(

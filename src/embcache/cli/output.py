@@ -31,6 +31,7 @@ _WORDS = {
     "`check_space`": "embcache check",
     "`compact_space`": "embcache compact",
     "`merge_caches`": "embcache merge",
+    "`transfer`": "embcache push or embcache pull",
     "`CachedSpace.remove`": "embcache rm",
     "storage_options": "--storage-option",
     "Columns(text=..., title=...)": "--text-column, --title-column",

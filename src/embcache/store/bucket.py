@@ -236,7 +236,8 @@ class Bucket(Location):
         with self._errors("Listing"):
             self.tally.count(1)
             found = self._session().list_with_delimiter(within or None)
-            return list(found.common_prefixes), list(found.objects)
+            # SeaweedFS has folders, and lists an empty one as an object without a name.
+            return list(found.common_prefixes), [name for name in found.objects if name]
 
     def _errors(self, doing: str, *, writing: bool = False):  # type: ignore[no-untyped-def]
         return lance_errors(doing, self, WRITE_FIX if writing else READ_FIX)

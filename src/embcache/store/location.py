@@ -303,7 +303,7 @@ def checked_options(options: Mapping[str, str] | None) -> dict[str, str]:
     for name, value in (options or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise ConfigError(
-                f"storage_options[{name!r}] is a {type(value).__name__}, and must be a text: Lance "
+                f"storage_options[{name!r}] is no text by a name ({type(value).__name__}): Lance "
                 'takes "true" and "30s", not True and 30.'
             )
     return dict(options or {})

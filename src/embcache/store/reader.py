@@ -277,8 +277,27 @@ class Reader:
         Raises:
             CacheError: Lance cannot read the table.
         """
-        positions = np.arange(start, min(start + count, len(self)))
-        table = self.take(positions, ["key", self.layout.value, "checksum"])
+        return self.read_batch(np.arange(start, min(start + count, len(self))))
+
+    def read_batch(self, positions: Positions, columns: Sequence[str] = ()) -> Verified:
+        """Read some rows at once, each checked with its own key, in the order of the positions.
+
+        Neighbours cost one request, and what lies between others is hardly read.
+
+        Args:
+            positions: `(n,) int64`, one or more.
+            columns: Which columns the batch needs beside key, value and checksum.
+
+        Raises:
+            CacheError: Lance cannot read the table.
+        """
+        names = list(dict.fromkeys(["key", self.layout.value, "checksum", *columns]))
+        table = self.take(positions, names)
+        if len(table) != len(positions):
+            raise DamagedSpaceError(
+                f"Reading rows of {self.location} failed: Lance returned {len(table):,} of "
+                f"{len(positions):,}. {READ_FIX.text}"
+            )
         return verify(table.combine_chunks().to_batches()[0], self.layout)
 
     def scan(
@@ -342,7 +361,7 @@ class Reader:
             columns=columns,
             with_row_id=with_row_id,
             fragments=fragments,
-            batch_size=self._batch_rows,
+            batch_size=self.batch_rows,
             scan_in_order=True,
             batch_readahead=2,  # memory that is used again faults no pages in
             fragment_readahead=1,
@@ -350,7 +369,8 @@ class Reader:
         yield from scanner.to_batches()
 
     @property
-    def _batch_rows(self) -> int:
+    def batch_rows(self) -> int:
+        """How many rows are read at once."""
         return max(1, min(_BATCH_ROWS, _BATCH_BYTES // (4 * self.dim)))
 
     def _scan_positions(
@@ -380,7 +400,7 @@ class Reader:
         self, positions: Positions, _: npt.NDArray[np.bool_]
     ) -> Iterator[tuple[slice, Values, npt.NDArray[np.uint64]]]:
         """Take scattered rows, several calls at a time."""
-        size = self._batch_rows
+        size = self.batch_rows
         spans = [
             slice(start, min(start + size, len(positions)))
             for start in range(0, len(positions), size)

@@ -34,7 +34,7 @@ from embcache.store.schema import (
     value_dim,
 )
 from embcache.store.verify import key_fits, verify
-from embcache.tools.merge import Appender, target_space
+from embcache.tools.append import Appender, target_space
 
 logger = logging.getLogger(__name__)
 

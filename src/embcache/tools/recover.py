@@ -25,7 +25,7 @@ from embcache.store.manifests import data_paths
 from embcache.store.verify import key_fits, verify
 from embcache.store.versions import data_names, open_version
 from embcache.store.watch import reading
-from embcache.tools.merge import Appender
+from embcache.tools.append import Appender
 from embcache.tools.verified_rows import RowIds, Survey, read_rows
 
 Live = npt.NDArray[np.bool_]
