@@ -430,7 +430,7 @@ def open_space(cache: Path, layout: Layout = VECTORS) -> Space:
 
 def keys_in(table: Path, template: Template) -> set[bytes]:
     """Keys of the rows that can be read in the newest version that can be opened."""
-    location = Location(str(table))
+    location = Location.of(table)
     manifests = [path.stem for path in sorted((table / "_versions").glob("*.manifest"))]
     for stem in manifests:
         if len(stem) != len(str(_LAST)) or not stem.isdecimal():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
+import lance
+import lancedb
 import mteb
 import numpy as np
 import pytest
@@ -23,11 +26,14 @@ from torch.utils.data import DataLoader
 from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper
 from embcache.encoders import vllm_encoder
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine, VllmScoringEngine
+from embcache.store.folder import Folder
+from tests.careless_store import careless_store  # a fixture, as those below
 from tests.fakes import Engines, FakeEngine, FakeScoringEngine, Shared
 from tests.hub import Hub
+from tests.object_store import object_store, remote
 from tests.spaces import open_space, scores, shared_folder  # fixtures of tests that need a table
 
-__all__ = ["open_space", "scores", "shared_folder"]
+__all__ = ["careless_store", "object_store", "open_space", "remote", "scores", "shared_folder"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,6 +47,17 @@ def _own_memo(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """No test reads or writes the user's memo, or looks in a team's cache."""
     monkeypatch.delenv("EMBCACHE_UPSTREAM", raising=False)
     monkeypatch.setenv("EMBCACHE_HOME", str(tmp_path_factory.getbasetemp() / "embcache-home"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_credentials() -> Iterator[None]:
+    """No test uses the user's object store: a token of theirs would go to the tests' own, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name in ("NO_PROXY", "no_proxy"):  # and none of it goes through a proxy
+            patch.setenv(name, "127.0.0.1")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -194,6 +211,32 @@ def real_cross_encoder(
         return VllmCrossEncoderWrapper(cross_encoder_path, **kwargs)
 
     return make
+
+
+@pytest.fixture
+def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The storage options of each call by which Lance opens a table or commits to one.
+
+    Folders hand theirs on here, too. Those of compactors are left out: a cache of an earlier test
+    may have one at work.
+    """
+    seen: list[dict[str, str]] = []
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread().name != "embcache-compactor":
+                seen.append(dict(kwargs.get("storage_options") or {}))
+            return call(*args, **kwargs)
+
+        return instead
+
+    handed_on = property(lambda place: dict(place.storage_options) or None)
+    monkeypatch.setattr(Folder, "lance_options", handed_on)
+    monkeypatch.setattr(lance, "dataset", watched(lance.dataset))
+    monkeypatch.setattr(lancedb, "connect", watched(lancedb.connect))
+    commit = staticmethod(watched(lance.LanceDataset.commit))
+    monkeypatch.setattr(lance.LanceDataset, "commit", commit)
+    return seen
 
 
 def loader(texts: list[str], batch_size: int = 32, **columns: list[Any]) -> DataLoader[Any]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         NonFiniteError,
         RefusedTextsError,
+        UnreachableError,
         WrongOutputError,
     )
     from embcache.identity.identity import Identity
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from embcache.tools.describe import SpaceDescription
     from embcache.tools.export import ExportReport
     from embcache.tools.import_ import ImportReport
-    from embcache.tools.merge import MergeReport
     from embcache.tools.search import CachedText, Match
+    from embcache.tools.transfer import TransferReport
 
 _MODULES = {
     "Cache": "embcache.cache",
@@ -70,7 +71,6 @@ _MODULES = {
     "InputError": "embcache.errors",
     "LanceCache": "embcache.encoders.lance_cache",
     "Match": "embcache.tools.search",
-    "MergeReport": "embcache.tools.merge",
     "MissingTextsError": "embcache.errors",
     "ModelNotFoundError": "embcache.errors",
     "NonFiniteError": "embcache.errors",
@@ -79,8 +79,10 @@ _MODULES = {
     "SpaceDescription": "embcache.tools.describe",
     "SpaceMap": "embcache.maps.project",
     "TextCosine": "embcache.tools.compare",
+    "TransferReport": "embcache.tools.transfer",
     "VllmCrossEncoderWrapper": "embcache.encoders.vllm_cross_encoder",
     "VllmEncoderWrapper": "embcache.encoders.vllm_encoder",
+    "UnreachableError": "embcache.errors",
     "WrongOutputError": "embcache.errors",
 }
 
@@ -109,7 +111,6 @@ __all__ = [
     "InputError",
     "LanceCache",
     "Match",
-    "MergeReport",
     "MissingTextsError",
     "ModelNotFoundError",
     "NonFiniteError",
@@ -118,6 +119,8 @@ __all__ = [
     "SpaceDescription",
     "SpaceMap",
     "TextCosine",
+    "TransferReport",
+    "UnreachableError",
     "VllmCrossEncoderWrapper",
     "VllmEncoderWrapper",
     "WrongOutputError",

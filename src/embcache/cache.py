@@ -23,7 +23,7 @@ from embcache.tools.describe import SpaceDescription, describe
 from embcache.tools.export import ExportDtype, ExportReport, export_space
 from embcache.tools.find import find_space
 from embcache.tools.import_ import ImportReport, import_file, import_numpy_cache
-from embcache.tools.merge import MergeReport, merge_caches
+from embcache.tools.merge import merge_caches
 from embcache.tools.search import (
     CachedText,
     Match,
@@ -32,6 +32,7 @@ from embcache.tools.search import (
     nearest,
     search_words,
 )
+from embcache.tools.transfer import Progress, TransferReport, transfer
 
 if TYPE_CHECKING:
     from embcache.maps.color import Color
@@ -42,12 +43,14 @@ class Cache:
     """A cache of embeddings, to look into and to look after.
 
     Args:
-        path: Directory of the cache.
-        storage_options: What the place needs to be opened; nothing, for a directory.
+        path: Directory or URL of the cache.
+        storage_options: What the store of a URL needs to be opened (keys, region, endpoint), by
+            name; None for the environment's and the machine's usual credentials.
 
     Raises:
-        ConfigError: The path is empty, or a URL.
+        ConfigError: The path is empty, or a URL of no store; or a storage option is no string.
         CacheError: It is a file.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Cache:
         """All spaces of the cache, by name.
 
         Raises:
-            CacheError: There is no such directory, or a table cannot be opened.
+            CacheError: There is no such cache, or a table cannot be opened.
         """
         self._database.check_exists()
         return [CachedSpace(space) for space in self._database.spaces()]
@@ -94,14 +97,91 @@ class Cache:
 
     __getitem__ = space
 
-    def merge(self, other: str | os.PathLike[str] | Location | Cache) -> MergeReport:
+    def merge(
+        self,
+        other: str | os.PathLike[str] | Location | Cache,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> TransferReport:
         """Add to this cache what another one has and it has not, see `merge_caches`.
+
+        Args:
+            other: Directory or URL of the other cache, or a Cache.
+            storage_options: What the store of the other one's URL needs to be opened; a Cache has
+                its own.
 
         Raises:
             ConfigError: Both are one, or the other holds a table of `LanceCache`.
             CacheError: There is no other cache, or this one cannot be written.
         """
-        return merge_caches(other.location if isinstance(other, Cache) else other, self.location)
+        return merge_caches(_location(other, storage_options, "other"), self.location)
+
+    def push(
+        self,
+        target: str | os.PathLike[str] | Location | Cache,
+        spaces: str | Iterable[str] | None = None,
+        *,
+        prompt: str | None = None,
+        contains: str | None = None,
+        storage_options: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> TransferReport:
+        """Copy rows into another cache, those that it lacks; see `transfer`.
+
+        Args:
+            target: The other cache; made if need be.
+            spaces: Names of spaces, or parts of them; None for all.
+            prompt: Only rows with this prompt.
+            contains: Only rows with this in their text.
+            storage_options: What the target needs to be opened; nothing, for a directory.
+            progress: Called after each batch of rows.
+
+        Raises:
+            ConfigError: Both are one, a name or a filter fits no space, or a space is a table of
+                `LanceCache`.
+            CacheError: This cache cannot be read, or the target not be written.
+        """
+        return transfer(
+            self.location,
+            _location(target, storage_options, "target"),
+            spaces,
+            prompt=prompt,
+            contains=contains,
+            progress=progress,
+        )
+
+    def pull(
+        self,
+        source: str | os.PathLike[str] | Location | Cache,
+        spaces: str | Iterable[str] | None = None,
+        *,
+        prompt: str | None = None,
+        contains: str | None = None,
+        storage_options: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> TransferReport:
+        """Copy rows of another cache into this one, those that it lacks; see `transfer`.
+
+        Args:
+            source: The other cache.
+            spaces: Names of its spaces, or parts of them; None for all.
+            prompt: Only rows with this prompt.
+            contains: Only rows with this in their text.
+            storage_options: What the source needs to be opened; nothing, for a directory.
+            progress: Called after each batch of rows.
+
+        Raises:
+            ConfigError: Both are one, a name or a filter fits no space, or a space is a table of
+                `LanceCache`.
+            CacheError: The source cannot be read, or this cache not be written.
+        """
+        return transfer(
+            _location(source, storage_options, "source"),
+            self.location,
+            spaces,
+            prompt=prompt,
+            contains=contains,
+            progress=progress,
+        )
 
     def import_file(self, file: str | os.PathLike[str]) -> ImportReport:
         """Add the rows of a `.parquet` or `.arrow` file that `CachedSpace.export` wrote.
@@ -143,6 +223,17 @@ class Cache:
         return "\n  ".join([*lines, *(table.name for table in tables)])
 
 
+def _location(
+    cache: str | os.PathLike[str] | Location | Cache,
+    storage_options: Mapping[str, str] | None,
+    argument: str,
+) -> Location:
+    """Where another cache is."""
+    if isinstance(cache, Cache):
+        return cache.location
+    return Location.of(cache, storage_options, argument=argument)
+
+
 class CachedSpace:
     """One space of a cache: the vectors, or scores, of one model under one set of arguments.
 
@@ -162,7 +253,10 @@ class CachedSpace:
 
     @property
     def location(self) -> Location:
-        """The table's folder, for any Lance tool: `lance.dataset(str(space.location))`."""
+        """Where the table is, for any Lance tool: `lance.dataset(str(space.location))`.
+
+        In a store, with `storage_options=space.location.lance_options`.
+        """
         return self._space.location
 
     @property

@@ -67,6 +67,10 @@ class CacheWriteError(CacheError):
     """The cache cannot be written: disk full, quota, permissions, a folder that is gone."""
 
 
+class UnreachableError(CacheError):
+    """The store that holds a cache does not answer, or refuses; the cache itself may be sound."""
+
+
 class ForkedProcessError(EmbcacheError, RuntimeError):
     """A fork uses the cache that its process has used before; the cache itself is sound."""
 

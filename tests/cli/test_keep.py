@@ -132,7 +132,7 @@ def test_merge_says_what_it_could_not_open(tmp_path: Path) -> None:
 def test_merge_of_what_is_no_cache(tmp_path: Path) -> None:
     space_in(tmp_path / "a").add(make_rows(["a"]))
     (folder,) = (tmp_path / "a").glob("*.lance")
-    for where, hint in ((folder, f"its cache is {tmp_path / 'a'}"), (tmp_path, "nothing to merge")):
+    for where, hint in ((folder, f"its cache is {tmp_path / 'a'}"), (tmp_path, "nothing to copy")):
         result = run("merge", where, "--cache", tmp_path / "b", "--json")
         assert result.exit_code == 1 and hint in result.stderr and not result.stdout
 
@@ -141,7 +141,7 @@ def test_merge_with_itself_is_one_line(tmp_path: Path) -> None:
     fill(tmp_path)
     result = run("merge", tmp_path, "--cache", tmp_path)
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: ") and "merged with itself" in result.stderr
+    assert result.stderr.startswith("error: ") and "both the source and the target" in result.stderr
 
 
 def test_rm(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_ls_of_something_else(run: Run, tmp_path: Path, cache: Path) -> None:
         (tmp_path / "numpy" / name).write_text("")
     assert "It is a NumpyCache of mteb's" in run("ls", "numpy")
     assert f"its cache is {cache}" in run("ls", str(next(cache.iterdir())))
-    assert "is a URL" in run("ls", "s3://bucket/cache", code=1)
+    assert "is a URL of ftp:" in run("ls", "ftp://bucket/cache", code=1)
 
 
 def test_a_broken_space_does_not_hide_the_others(run: Run, cache: Path) -> None:

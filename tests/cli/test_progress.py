@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from embcache.cli import progress
-from embcache.cli.progress import WarmDisplay
+from embcache.cli.progress import TransferDisplay, WarmDisplay
+from embcache.tools.transfer import TransferProgress
 from embcache.warm import WarmStats
 
 STATS = WarmStats(
@@ -123,3 +124,20 @@ def test_on_a_terminal(terminal: io.StringIO) -> None:
     text = terminal.getvalue()
     assert "50%" in text and "warming" in text
     assert "left" in text and "texts 900, hits 500" in text and "time 0:01:50" in text
+
+
+def test_a_transfer_by_plain_lines(capsys: pytest.CaptureFixture[str], always: None) -> None:
+    with TransferDisplay() as display:
+        display.update(TransferProgress("a space", 4096, 10_000, 6_300_000))
+    assert capsys.readouterr() == ("", "copying a space: 4,096 of 10,000 rows, 6.3 MB\n")
+
+
+def test_a_transfer_on_a_terminal(terminal: io.StringIO) -> None:
+    """Its name is anybody's; the bar of the next space begins anew."""
+    with TransferDisplay() as display:
+        display.update(TransferProgress("first", 10, 10, 0))
+        display.update(TransferProgress("\x1b[2Jsecond", 500, 1000, 2_000))
+        display._progress.refresh()
+    text = terminal.getvalue()
+    assert "50%" in text and "copying" in text and "500 of 1,000 rows, 2.0 kB" in text
+    assert "second: 500" in text and "\x1b[2Jsecond" not in text

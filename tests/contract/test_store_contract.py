@@ -35,12 +35,16 @@ STORES: dict[str, Callable[[Path], Store]] = {
     "an overlay over nothing yet": lambda cache: Overlay(on_disk(cache)),
     "an overlay over rows": over_rows,
 }
+IN_AN_OBJECT_STORE = "a space in an object store"
 
 
-@pytest.fixture(params=STORES.values(), ids=STORES.keys())
+@pytest.fixture(params=[*STORES, IN_AN_OBJECT_STORE])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    made: Store = request.param(tmp_path / "cache")
-    return made
+    if request.param != IN_AN_OBJECT_STORE:
+        return STORES[request.param](tmp_path / "cache")
+    remote = request.getfixturevalue("remote")
+    database = Database(remote.url, remote.options, writable=True)
+    return database.space(IDENTITY, IDENTITY.model, "vllm 1.0")
 
 
 def read(snapshot: Snapshot, keys: Keys) -> np.ndarray:

@@ -52,9 +52,8 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[s
 
 def test_blocks_print_what_is_there(printed: tuple[list[str], dict[str, Any]]) -> None:
     outputs, _ = printed
-    (_, by_key, batches, duck, longest, pola, pandas, numpy, hub, deleted, restored, compacted) = (
-        outputs
-    )
+    (_, by_key, batches, duck, longest, pola, pandas, numpy, hub, deleted, *others) = outputs
+    restored, compacted, copied = others
     assert by_key == "How do bees find home? 16 5\n"
     assert batches == "longest query: 22 characters\n"
     assert re.search(r"passage: +│ +5 │ +10 │", duck) and re.search(r"query: +│ +3 │ +5 │", duck)
@@ -66,6 +65,9 @@ def test_blocks_print_what_is_there(printed: tuple[list[str], dict[str, Any]]) -
     assert deleted == "before: 8\nafter: 6\n"
     assert restored == "restored: 8\n"
     assert compacted == "1 fragment\n"
+    pulled, progress, pushed = copied.splitlines()
+    assert pulled.endswith(": 3 of 8 rows added, 0 there already, 5 not asked for")
+    assert progress == "3 of 3" and pushed.endswith(": 3 of 3 rows added, 0 there already")
 
 
 def test_the_documented_formulas_are_those_of_the_code(

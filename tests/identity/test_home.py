@@ -70,7 +70,7 @@ def test_the_memo_of_a_home_that_is_written_short(
     "use",
     [
         Location.of,
-        lambda path: Location("/cache").within(path),
+        lambda path: Location.of("/cache").within(path),
         resolve_model,
         lambda path: pin_adapter(path, Memo()),
         lambda path: import_file(path, "cache"),

@@ -43,15 +43,15 @@ def test_only_what_is_missing() -> None:
     assert cut(Chunker(FakeEngine()), [], []) == []
 
 
-def test_slow_chunks_become_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_SECONDS", (-2.0, -1.0))
-    found = cut(Chunker(FakeEngine(batch_size=1)), [f"{i}" for i in range(40)])  # 2 tokens each
+def test_slow_chunks_become_smaller() -> None:
+    found = cut(
+        Chunker(FakeEngine(batch_size=1), (-2.0, -1.0)), [f"{i}" for i in range(40)]
+    )  # 2 tokens each
     assert [len(chunk) for chunk in found][:4] == [14, 7, 3, 1]
 
 
-def test_the_time_of_a_chunk_is_until_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_SECONDS", (0.0, 0.02))
-    chunker = Chunker(FakeEngine(batch_size=1))
+def test_the_time_of_a_chunk_is_until_the_next() -> None:
+    chunker = Chunker(FakeEngine(batch_size=1), (0.0, 0.02))
     before = chunker.tokens
     pieces = chunker.cut(TextRequest(texts=TEXTS), np.arange(100), no_refusal)
     next(pieces)

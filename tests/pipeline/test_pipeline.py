@@ -311,7 +311,7 @@ def test_what_another_process_mended_is_neither_dropped_nor_encoded(
     run(make(engine=FakeEngine(), space=theirs), ["a", "b"])
     refresh, calls = space.refresh, []
 
-    def late() -> Any:
+    def late(**_: bool) -> Any:
         calls.append(1)
         return space.snapshot if len(calls) == 1 else refresh()
 

@@ -211,7 +211,7 @@ COMMIT = """
 import sys, time
 from embcache.store import Location, Space
 from tests.spaces import make_rows
-space = Space(Location({uri!r}))
+space = Space(Location.of({uri!r}))
 {more}
 space.add(make_rows([str(time.time_ns())]))
 print(time.monotonic())

@@ -36,9 +36,9 @@ def test_read_only_makes_nothing(tmp_path: Path) -> None:
     assert list(database.spaces()) == [] and not (tmp_path / "cache").exists()
 
 
-def test_urls_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is a URL. Give a directory"):
-        Database("s3://bucket/cache", writable=True)
+def test_urls_of_no_store_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"cache_path is a URL of ftp:, and a cache is"):
+        Database("ftp://bucket/cache", writable=True)
 
 
 def test_spaces_and_their_dtypes(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,10 +40,21 @@ def test_relative_paths_are_settled_at_once(
     assert str(Location.of("~/x")) == str(Path.home() / "x")
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/cache", Path("s3://bucket/cache"), "file:/tmp"])
-def test_urls(url: str | Path) -> None:
-    with pytest.raises(ConfigError, match=r"cache_path='.*' is a URL"):
-        Location.of(url)
+@pytest.mark.parametrize(
+    ("path", "options", "said"),
+    [
+        (
+            "cache",
+            {"timeout": 30},
+            r"storage_options\['timeout'\] is a int; both must be texts",
+        ),
+        ("cache", {3: "a"}, r"storage_options\[3\] is a str; both must be texts"),
+        ("cache", ["a=b"], "storage_options is a list. Give a dict of texts by name"),
+    ],
+)
+def test_options_are_texts_by_name(path: str, options: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Location.of(path, options)
 
 
 def test_no_place_at_all() -> None:

@@ -32,6 +32,7 @@ def test_rows_that_fit(prompt: str | None, contains: str | None, rows: list[int]
 def test_pairs_and_missing_columns() -> None:
     assert RowFilter(None, "one").apply(PAIRS).num_rows == 3
     assert RowFilter(None, "b").apply(PAIRS).num_rows == 1
+    assert RowFilter(None, "b").apply(PAIRS.select(["query", "document"])).num_rows == 1
     assert RowFilter("p: ", None).apply(PAIRS).num_rows == 0  # could not be read
     assert RowFilter(None, "o").apply(ROWS.select(["n"])).num_rows == 0
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from embcache import CacheError, ConfigError, LanceCache
 from embcache.identity.identity import Identity
 from embcache.identity.keys import pair_keys, text_keys
-from embcache.store import SCORES, Database, Rows, Space
+from embcache.store import SCORES, Database, Location, Rows, Space
 from embcache.tools.check import check_space
 from embcache.tools.merge import merge_caches
 from tests.conftest import ROOT
@@ -30,7 +30,7 @@ OTHER = Identity("another", "1", "float32")
 names = st.lists(st.integers(0, 20).map(str), max_size=8)
 
 
-def space_in(cache: Path, identity: Identity = IDENTITY, **kwargs: Any) -> Space:
+def space_in(cache: Path | Location, identity: Identity = IDENTITY, **kwargs: Any) -> Space:
     space = Database(cache, writable=True).space(identity, identity.model, "vllm 1.0", **kwargs)
     return space
 
@@ -220,7 +220,7 @@ def test_tables_of_lance_cache_are_refused(tmp_path: Path) -> None:
 def test_with_itself(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    with pytest.raises(ConfigError, match="cannot be merged with itself"):
+    with pytest.raises(ConfigError, match="is both the source and the target"):
         merge_caches(tmp_path / "a", tmp_path / "link")
 
 
@@ -228,7 +228,7 @@ def test_no_source_and_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="does not exist"):
         merge_caches(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a").mkdir()
-    assert str(merge_caches(tmp_path / "a", tmp_path / "b")) == "The other cache has no spaces."
+    assert str(merge_caches(tmp_path / "a", tmp_path / "b")) == "The source has no spaces."
 
 
 WRITER = """

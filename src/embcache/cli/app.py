@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from embcache.cli import evaluate, keep, look, warm
+from embcache.cli import evaluate, keep, look, transfer, warm
 from embcache.cli import map as map_command
 from embcache.cli.output import EmbcacheCommand, run
 from embcache.store.schema import embcache_version
@@ -39,7 +39,7 @@ def _embcache(
     """Look into, compare and look after a cache of embeddings."""
 
 
-for _module in (look, map_command, keep, warm, evaluate):
+for _module in (look, map_command, keep, transfer, warm, evaluate):
     _module.register(app)
 for _command in app.registered_commands:
     _command.cls = EmbcacheCommand

@@ -23,11 +23,12 @@ from embcache.cli.options import (
     PromptFilter,
     SpaceArgument,
     SpacesArgument,
+    StorageOptions,
+    location_of,
     prompt_option,
 )
 from embcache.cli.output import (
     human_count,
-    print_error,
     print_hints,
     print_json,
     print_note,
@@ -35,13 +36,14 @@ from embcache.cli.output import (
     print_text,
     prompt_counts,
 )
-from embcache.errors import CacheError, ConfigError, printable, shown
+from embcache.cli.transfer import print_transfer
+from embcache.errors import ConfigError, printable, shown
 from embcache.identity.identity import Identity, normalize_dtype
 from embcache.store import Location
 from embcache.tools.compact import CompactReport, compact_space
 from embcache.tools.describe import describe
 from embcache.tools.export import ExportDtype, export_space
-from embcache.tools.find import find_space, find_spaces, hint_of
+from embcache.tools.find import find_space, find_spaces
 from embcache.tools.import_ import ImportReport, import_file, import_numpy_cache
 from embcache.tools.merge import merge_caches
 
@@ -60,6 +62,7 @@ def check(
     ctx: typer.Context,
     spaces: SpacesArgument = None,
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     fix: Annotated[
         bool,
         typer.Option(
@@ -75,7 +78,7 @@ def check(
     Exit code 1 if something is wrong and was not fixed.
     """
     reports: list[Checked] = []
-    for report in check_apart(spaces, cache, fix=fix):
+    for report in check_apart(spaces, location_of(cache, storage_options), fix=fix):
         reports.append(report)
         if not as_json:
             print_text(report.text)
@@ -92,6 +95,7 @@ def check(
 def compact(
     spaces: SpacesArgument = None,
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     older_than: Annotated[
         float,
         typer.Option(
@@ -105,7 +109,7 @@ def compact(
 ) -> None:
     """Make large files of small ones; free the disk of deleted rows and old versions."""
     reports: list[CompactReport] = []
-    for space in find_spaces(spaces, cache):
+    for space in find_spaces(spaces, location_of(cache, storage_options)):
         reports.append(compact_space(space, older_than=timedelta(minutes=older_than)))
         if not as_json:
             print_text(reports[-1])
@@ -117,37 +121,35 @@ def compact(
 
 def merge(
     other: Annotated[
-        Path,
-        typer.Argument(metavar="OTHER_CACHE", help="The cache to read from.", show_default=False),
+        str,
+        typer.Argument(
+            metavar="OTHER_CACHE",
+            help="The cache to read from, a directory or URL.",
+            show_default=False,
+        ),
     ],
     cache: AddToOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add to a cache what another one has and it has not.
 
     Rows are checked on the way; nothing is encoded again. After a kill, run it again.
     """
-    report = merge_caches(other, cache)
-    if not report.spaces and not report.failed:
-        where = Location.of(other)
-        raise CacheError(
-            f"There is no space in {where}: nothing to merge.{hint_of(where)} Give the "
-            "directory of a cache: it holds folders called <model>--<dtype>--<fingerprint>.lance."
-        )
-    print_report(report, as_json=as_json)
-    if report.failed:
-        print_error(f"Spaces that could not be opened: {len(report.failed)}")
-        raise typer.Exit(1)
+    where = location_of(other, storage_options, "other")
+    report = merge_caches(where, location_of(cache, storage_options))
+    print_transfer(report, where, as_json=as_json)
 
 
 def rm(
     space: SpaceArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Remove a space with all its rows."""
-    chosen = find_space(space, cache)
+    chosen = find_space(space, location_of(cache, storage_options))
     found = describe(chosen)
     what = f"{human_count(found.rows)} rows, {decimal(found.size_bytes)}"
     if not yes:
@@ -177,6 +179,7 @@ def export(
         ),
     ],
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     prompt: PromptFilter = None,
     contains: ContainsFilter = None,
     dtype: Annotated[
@@ -186,7 +189,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a space's rows, each checked, to a file for other tools."""
-    chosen = find_space(space, cache)
+    chosen = find_space(space, location_of(cache, storage_options))
     report = export_space(
         chosen,
         target,
@@ -212,6 +215,7 @@ def import_(
         ),
     ],
     cache: AddToOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     texts: Annotated[
         Path | None,
         typer.Option(
@@ -238,15 +242,16 @@ def import_(
     Rows of a file are verified. Of a NumpyCache folder, only you know which model, dtype and
     prompt it is of: name another one, and they are wrong hits.
     """
+    where = location_of(cache, storage_options)
     if source.is_dir():
-        report = _import_folder(source, cache, texts, model, revision, dtype, prompt)
+        report = _import_folder(source, where, texts, model, revision, dtype, prompt)
     elif (texts, model, revision, dtype, prompt) != (None, None, None, None, ""):
         raise ConfigError(
             f"{source} is no folder: --texts, --model, --revision, --dtype and --prompt are for "
             "mteb's NumpyCache. A file of `export` says itself what it is."
         )
     else:
-        report = import_file(source, cache)
+        report = import_file(source, where)
     print_report(report, as_json=as_json)
 
 
@@ -256,7 +261,7 @@ def _can_ask() -> bool:
 
 def _import_folder(
     folder: Path,
-    cache: Path,
+    cache: Location,
     texts: Path | None,
     model: str | None,
     revision: str | None,

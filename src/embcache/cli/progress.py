@@ -1,4 +1,4 @@
-"""The live display of a warm; plain lines where there is no terminal."""
+"""Live displays of what takes long; plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable, Iterable
 
 from rich.console import Console, RenderableType
+from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from embcache.cli.output import human_count, human_duration
+from embcache.errors import printable
+from embcache.tools.transfer import TransferProgress
 from embcache.warm import WarmStats
 
 _LINE_EVERY_S = 10.0
@@ -28,18 +31,7 @@ class WarmDisplay:
 
     def __init__(self, total: int | None = None, left_out: Callable[[], int] = lambda: 0) -> None:
         self._left_out = left_out
-        console = Console(stderr=True, markup=False, highlight=False)
-        self._progress = _Bar(
-            TextColumn("{task.description}"),
-            BarColumn(40),
-            TaskProgressColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            speed_estimate_period=_SPEED_OVER_S,
-        )
+        self._progress = _bar()
         self._task = self._progress.add_task("reading", total=total, figures="")
         self._last = time.monotonic()
         self._starting = False
@@ -69,6 +61,38 @@ class WarmDisplay:
             print(f"{doing}: {figures}{about}", file=sys.stderr, flush=True)
 
 
+class TransferDisplay:
+    """Shows rows and bytes on standard error while rows are copied."""
+
+    def __init__(self) -> None:
+        self._progress = _bar()
+        self._task = self._progress.add_task("reading keys", total=None, figures="")
+        self._name: str | None = None
+        self._last = time.monotonic()
+
+    def __enter__(self) -> TransferDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, done: TransferProgress) -> None:
+        """Show these figures, if it is time to."""
+        if done.name != self._name:  # the next space; the time of the last one says nothing of it
+            self._name = done.name
+            self._progress.reset(self._task, total=done.total)
+        name = printable(done.name)
+        rows = f"{human_count(done.rows)} of {human_count(done.total)} rows"
+        figures = f"{name}: {rows}, {decimal(done.size)}"
+        self._progress.update(
+            self._task, completed=done.rows, description="copying", figures=figures
+        )
+        if self._progress.disable and time.monotonic() - self._last > _LINE_EVERY_S:
+            self._last = time.monotonic()
+            print(f"copying {figures}", file=sys.stderr, flush=True)
+
+
 class _Bar(Progress):
     """A bar, and the task's figures in a line of their own."""
 
@@ -76,6 +100,22 @@ class _Bar(Progress):
         """The lines."""
         yield self.make_tasks_table(self.tasks)
         yield from (task.fields["figures"] for task in self.tasks)
+
+
+def _bar() -> _Bar:
+    """One that is gone in the end, and not there where there is no terminal."""
+    console = Console(stderr=True, markup=False, highlight=False)
+    return _Bar(
+        TextColumn("{task.description}"),
+        BarColumn(40),
+        TaskProgressColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        speed_estimate_period=_SPEED_OVER_S,
+    )
 
 
 def _figures(stats: WarmStats) -> str:

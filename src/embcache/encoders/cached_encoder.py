@@ -71,7 +71,10 @@ class CachedEncoder:
 
     Args:
         model: An mteb encoder, or a SentenceTransformer.
-        cache_path: Directory of the cache; None for no cache.
+        cache_path: Directory or URL of the cache; None for no cache.
+        storage_options: What the store of a URL needs to be opened (keys, region, endpoint), by
+            name, as Lance's `storage_options`; None for the environment's and the machine's usual
+            credentials. Upstreams get them, too. They are noted nowhere, and in no identity.
         identity: What else decides the vectors, as plain values by name:
             `{"server": "vllm 0.32, float16"}`, say.
         applied_prompt: For encoders whose prompts embcache does not know: a function of task
@@ -107,6 +110,7 @@ class CachedEncoder:
         ConfigError: The model is no encoder, its vectors cannot be cached by text, it has neither
             name nor revision nor `identity`, or another argument cannot work.
         CacheError: The cache path is a file or cannot be written.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class CachedEncoder:
         model: EncoderProtocol | AbsEncoder | SentenceTransformer,
         cache_path: str | os.PathLike[str] | None = "cache",
         *,
+        storage_options: Mapping[str, str] | None = None,
         identity: Mapping[str, Any] | None = None,
         applied_prompt: Callable[[TaskMetadata, PromptType | None], str] | None = None,
         on_miss: OnMiss = "encode",
@@ -149,9 +154,14 @@ class CachedEncoder:
         self._base = base_identity(self._model, meta, self._live, self._rule, identity)
         self._name = display_name(self._model, meta)
         writable = not read_only and on_miss == "encode"
-        self._database = None if cache_path is None else Database(cache_path, writable=writable)
+        self._database = (
+            None if cache_path is None else Database(cache_path, storage_options, writable=writable)
+        )
         self._upstreams = find_upstreams(
-            upstream, write=upstream_write and not read_only, database=self._database
+            upstream,
+            write=upstream_write and not read_only,
+            database=self._database,
+            storage_options=storage_options,
         )
         self._write = writable or bool(self._upstreams and not read_only)
         self._pipelines: dict[str, Pipeline] = {}

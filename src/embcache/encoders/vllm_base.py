@@ -100,12 +100,15 @@ class VllmWrapperBase:
             changing["convert"] = self.convert
         writable = not cache.read_only and cache.on_miss == "encode"
         self._database = (
-            None if cache.cache_path is None else Database(cache.cache_path, writable=writable)
+            None
+            if cache.cache_path is None
+            else Database(cache.cache_path, cache.storage_options, writable=writable)
         )
         self._upstreams = find_upstreams(
             cache.upstream,
             write=cache.upstream_write and not cache.read_only,
             database=self._database,
+            storage_options=cache.storage_options,
         )
         self._write = writable or bool(self._upstreams and not cache.read_only)
         memo = Memo()

@@ -2,8 +2,8 @@
 
 An identity covers what can be looked into. A model behind an endpoint's name, weights in an object
 that shows none, a hook: these are noticed because the same texts have other vectors now. Canaries
-lie in a table of their own inside the space's folder, so that nothing counts, searches, exports or
-merges them with the rows.
+lie in a table of their own inside the space's folder, so that nothing counts, searches or exports
+them with the rows.
 """
 
 from __future__ import annotations

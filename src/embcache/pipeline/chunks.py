@@ -32,6 +32,9 @@ CHUNK_SECONDS = (5.0, 20.0)
 """Seconds that a chunk should take, at least and at most: long beside a commit, and short enough
 that a kill loses little."""
 
+CHUNK_SECONDS_IN_A_STORE = (15.0, 60.0)
+"""The same where a commit is some requests, that may have to wait for those of others."""
+
 Refuse = Callable[[Mapping[int, str]], None]
 """Is told which items of a request the engine refuses, and why; it may raise."""
 
@@ -64,10 +67,11 @@ class Chunk:
 
 
 class Chunker:
-    """Cuts requests into chunks that suit one engine.
+    """Cuts requests into chunks that suit one engine, and the place where they are committed.
 
     Args:
         engine: Prepares the items; its batch size decides how large the first chunk is.
+        seconds: How long a chunk should take, at least and at most.
 
     Attributes:
         tokens: How many tokens the next chunk has, about. Not texts: a number that is right for
@@ -76,8 +80,9 @@ class Chunker:
         width: Components of a vector; None as long as none is known.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, seconds: tuple[float, float] = CHUNK_SECONDS) -> None:
         self._engine = engine
+        self._seconds = seconds
         self.tokens = engine.batch_size * _TOKENS_A_SEQUENCE
         self.adapts = True
         self.width: int | None = None
@@ -127,7 +132,7 @@ class Chunker:
             seconds: What the last chunk took.
             full: Whether it was not just what was left of a window.
         """
-        least, most = CHUNK_SECONDS
+        least, most = self._seconds
         if not self.adapts:
             return
         if seconds > most:

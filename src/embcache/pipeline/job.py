@@ -59,7 +59,7 @@ class Job:
 
     def refresh(self) -> None:
         """Look for what was committed to the store meanwhile."""
-        self.snapshot = self.store.refresh()
+        self.snapshot = self.store.refresh(now=True)
 
     def make_room(self) -> None:
         """Allocate the result if its width is known by now."""

@@ -18,7 +18,12 @@ from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
 from embcache.pipeline.canaries import Canaries
 from embcache.pipeline.checked_engine import CheckedEngine
-from embcache.pipeline.chunks import Chunker, Refuse
+from embcache.pipeline.chunks import (
+    CHUNK_SECONDS,
+    CHUNK_SECONDS_IN_A_STORE,
+    Chunker,
+    Refuse,
+)
 from embcache.pipeline.embedding import Embedder, Limit
 from embcache.pipeline.job import Job
 from embcache.pipeline.messages import (
@@ -35,6 +40,7 @@ from embcache.pipeline.upstream import Upstream
 from embcache.store import Overlay, Space
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
+from embcache.store.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +120,8 @@ class Pipeline:
         )
         self.identity = identity
         self.space = space
-        self.chunker = Chunker(engine)
+        remote = space is not None and space.location.folder is None
+        self.chunker = Chunker(engine, CHUNK_SECONDS_IN_A_STORE if remote else CHUNK_SECONDS)
         self._limit = Limit()
 
     def encode(self, request: Request) -> tuple[Vectors, EncodeStats]:
@@ -137,6 +144,7 @@ class Pipeline:
             EngineError: The engine does not start, fails, or returns NaN or infinity.
         """
         store = self._open_store(self._on_write_error)
+        before = self._traffic()
         with ThreadPoolExecutor(1, "embcache-opener") as opener:  # while the keys are computed
             opened = opener.submit(store.refresh)
             keys = request.keys(self.identity.to_bytes())
@@ -154,10 +162,13 @@ class Pipeline:
             self.space.keep_index()
         hits = max(0, len(first) - encoded)  # what another process removed is encoded twice
         seconds = time.perf_counter() - request.began
+        sent = self._traffic().since(before)
         stats = EncodeStats(
             *(len(keys), len(first), hits, encoded, seconds, request.unit),
             unwritten=store.unwritten,
             upstream=job.upstream,
+            requests=sent.requests,
+            bytes=sent.bytes,
         )
         logger.info("%s (task %s, %s, %s)", stats, request.task, request.prompts, store.name)
         return result.values, stats
@@ -197,6 +208,7 @@ class Pipeline:
             raise CacheError("There is no cache to fill: give a cache_path that can be written.")
         first, source = unique_keys(keys)
         store = self._open_store("raise")
+        before = self._traffic()
         job = Job(request, keys, source, store, store.snapshot, None)
         missing = self._ask_upstream(job, job.missing(first), watcher)
         encoded = 0
@@ -207,9 +219,12 @@ class Pipeline:
         self.space.keep_index()
         seconds = time.perf_counter() - request.began
         hits, refused = len(first) - len(missing), len(job.refused)
+        sent = self._traffic().since(before)
         return EncodeStats(
             *(len(keys), len(first), hits, encoded, seconds, request.unit, refused),
             upstream=job.upstream,
+            requests=sent.requests,
+            bytes=sent.bytes,
         )
 
     def flush(self) -> None:
@@ -224,6 +239,9 @@ class Pipeline:
             CacheError: The space cannot be read.
         """
         self._open_store("raise").refresh()
+
+    def _traffic(self) -> Traffic:
+        return Traffic() if self.space is None else self.space.location.traffic
 
     def _open_store(self, on_write_error: OnWriteError) -> Overlay:
         """The space as one call sees it."""

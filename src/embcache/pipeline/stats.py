@@ -23,6 +23,8 @@ class EncodeStats:
         unwritten: How many of those that were encoded, or found upstream, are not in the cache,
             because writing failed.
         upstream: How many of the hits were found upstream, and not in the cache itself.
+        requests: How many requests an object store was sent, for a cache that lies in one.
+        bytes: What these brought and took, in bytes.
     """
 
     texts: int = 0
@@ -34,6 +36,8 @@ class EncodeStats:
     refused: int = 0
     unwritten: int = 0
     upstream: int = 0
+    requests: int = 0
+    bytes: int = 0
 
     def __add__(self, other: EncodeStats) -> EncodeStats:
         return EncodeStats(
@@ -46,6 +50,8 @@ class EncodeStats:
             self.refused + other.refused,
             self.unwritten + other.unwritten,
             self.upstream + other.upstream,
+            self.requests + other.requests,
+            self.bytes + other.bytes,
         )
 
     def __str__(self) -> str:
@@ -54,6 +60,7 @@ class EncodeStats:
             + (f" ({self.upstream} of them upstream)" if self.upstream else "")
             + f", {self.encoded} encoded, {self.seconds:.2f} s"
             + (f", {self.unwritten} not written" if self.unwritten else "")
+            + (f", {self.requests} requests, {self.bytes / 1e6:.1f} MB" if self.requests else "")
         )
 
 

@@ -254,7 +254,7 @@ class Upstream:
         try:
             return _read(snapshot, keys, beat)
         except CacheError:
-            newer = space.refresh()
+            newer = space.refresh(now=True)
             if newer is snapshot:
                 raise
             return _read(newer, keys, beat)

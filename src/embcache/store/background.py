@@ -61,7 +61,8 @@ class Compactor:
             return
         if not _alive(self._merging) and fragments_to_merge([Fragment.of(f) for f in fragments]):
             self._merging = _start(self._merge)
-        if not _alive(self._cleaning):
+        # In a store it takes a request for each version, so only what merging left is cleaned up.
+        if self._location.folder is not None and not _alive(self._cleaning):
             self._cleaning = _start(self._clean)
 
     def join(self) -> None:
@@ -74,6 +75,8 @@ class Compactor:
             with sole_compactor(self._location.folder) as alone:
                 if alone and merge_fragments(self._location, _main_thread_runs):
                     self._move_on()
+                    if self._location.folder is None:
+                        clean_up(self._location, GRACE)
         except EmbcacheError as error:
             self._say(error)
 
@@ -95,7 +98,8 @@ class Compactor:
 
     def _say(self, error: EmbcacheError) -> None:
         """The cache is as good as before, so one warning is enough; and none for a lost race."""
-        gone = not os.path.isdir(self._location.folder / FOLDER)
+        folder = self._location.folder
+        gone = folder is not None and not os.path.isdir(folder / FOLDER)
         if gone or is_conflict(error):
             logger.info("%s", error)
             return

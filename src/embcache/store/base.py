@@ -80,8 +80,11 @@ class Store(Protocol):
         """What messages call it."""
         ...
 
-    def refresh(self) -> Snapshot:
+    def refresh(self, *, now: bool = False) -> Snapshot:
         """See what was committed by now, by whatever process.
+
+        Args:
+            now: Whether to look in any case, where that takes a request to a store.
 
         Returns:
             The same object as before where nothing was.

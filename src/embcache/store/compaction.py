@@ -135,7 +135,7 @@ def merge_fragments(location: Location, going_on: Callable[[], bool]) -> bool:
             if merged and not going_on():
                 break
             with locks.in_turn(location.folder):
-                _commit(_execute(task, dataset), dataset, location.folder)
+                _commit(_execute(task, dataset), dataset, location)
             merged = True
         return merged
 
@@ -144,7 +144,7 @@ def clean_up(location: Location, grace: timedelta) -> None:
     """Remove old versions that nobody reads, and what killed processes left.
 
     Versions that a process reads (`locks.pin`) stay. So do all others of the last hour, unless they
-    are beyond the slack.
+    are beyond the slack. In a store, where nobody can say what is read, all of the last hour stay.
 
     Args:
         location: The table's place.
@@ -154,6 +154,12 @@ def clean_up(location: Location, grace: timedelta) -> None:
         CacheError: The table cannot be opened, or the file system refuses something.
     """
     table = location.folder
+    if table is None:
+        with lance_errors("Compacting", location, WRITE_FIX):
+            open_table(location).cleanup_old_versions(
+                older_than=KEPT, error_if_tagged_old_versions=False
+            )
+        return
     with locks.between_turns(table) as alone, lance_errors("Compacting", location, WRITE_FIX):
         dataset = open_table(location)
         old = _superseded(table, KEPT)
@@ -183,11 +189,13 @@ def remove_left_behind(location: Location) -> None:
         CacheError: The table cannot be opened, or the file system refuses something.
     """
     table = location.folder
+    if table is None:  # by Lance's own clean-up, after seven days: nobody can say who is committing
+        return
     with locks.between_turns(table) as alone, lance_errors("Compacting", location, WRITE_FIX):
         remove_leftovers(table)
         remove_leftovers(table.parent)
         if alone and not has_left(table):  # else `check_space` may take in what such files hold
-            _remove_orphans(location)
+            _remove_orphans(location, table)
 
 
 def _plan(dataset: lance.LanceDataset) -> CompactionOptions | None:
@@ -247,7 +255,7 @@ def _execute(task: CompactionTask, dataset: lance.LanceDataset) -> RewriteResult
     return plain
 
 
-def _commit(result: RewriteResult, dataset: lance.LanceDataset, table: Path) -> None:
+def _commit(result: RewriteResult, dataset: lance.LanceDataset, location: Location) -> None:
     """Commit a merged fragment; one that is refused leaves no file behind.
 
     Lance would leave it, and a repair would take its rows in, those that were deleted meanwhile
@@ -259,7 +267,7 @@ def _commit(result: RewriteResult, dataset: lance.LanceDataset, table: Path) -> 
         if is_conflict(error):
             for fragment in json.loads(result.json())["new_fragments"]:  # type: ignore[attr-defined]
                 for file in fragment["files"]:
-                    (table / "data" / file["path"]).unlink(missing_ok=True)
+                    location.remove_file(f"data/{file['path']}")
         raise
 
 
@@ -295,9 +303,9 @@ def _garbage(table: Path, dataset: lance.LanceDataset) -> int:
     return sum(file.st_size for file in _files(table).values()) - _live(dataset)
 
 
-def _remove_orphans(location: Location) -> None:
+def _remove_orphans(location: Location, table: Path) -> None:
     """Remove old files that belong to no version."""
-    table, limit = location.folder, time.time() - AGE.total_seconds()
+    limit = time.time() - AGE.total_seconds()
     old = {
         path
         for path, file in _files(table).items()

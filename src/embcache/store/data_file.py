@@ -53,7 +53,7 @@ class DataFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         reading(path)
-        with lance_errors("Opening", Location(str(path)), READ_FIX):
+        with lance_errors("Opening", Location.of(path), READ_FIX):
             reader = LanceFileReader(str(path))
             self.schema: pa.Schema = reader.metadata().schema
             self.metadata: SpaceMetadata = read_metadata(self.schema, str(path))

@@ -30,14 +30,16 @@ class Database:
     """The spaces at one location.
 
     Args:
-        path: A directory of this machine; made if need be.
-        storage_options: What the location needs to be opened.
+        path: A directory, made if need be; or a URL of a place in a store.
+        storage_options: What a store needs to be opened, beside what the environment says; a
+            Location has its own.
         writable: Whether the location must allow writing; if so, that is tried out at once, so
             that a run does not find out after an hour of encoding.
 
     Raises:
-        ConfigError: The path is empty, or a URL.
+        ConfigError: The path is empty, or a URL of no store.
         CacheError: The path is a file, or cannot be written.
+        UnreachableError: The store does not answer, or refuses; found out within seconds.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Database:
         writable: bool,
     ) -> None:
         self.location = Location.of(path, storage_options)
-        self.location.check_folder()
+        self.location.check()
         if writable:
             self.location.try_writing()
 
@@ -63,7 +65,7 @@ class Database:
         """
         if not self.location.exists():
             raise CacheError(
-                f"{self.location} does not exist. Name the cache, a directory, with cache=."
+                f"{self.location} does not exist. Name the cache, a directory or URL, with cache=."
             )
 
     def try_creating(self) -> None:
@@ -149,7 +151,11 @@ class Database:
         dtype = readable_name(identity.dtype)
         name = f"{readable_name(model)[:_NAME_CHARACTERS]}--{dtype}--{fingerprint}"
         # Found by fingerprint: a directory that was moved keeps its identity, not its name.
-        known = [t for t in self.location.tables() if t.name.endswith(f"--{fingerprint}")]
+        known = [
+            table
+            for table in self.location.named_as_tables()
+            if table.name.endswith(f"--{fingerprint}") and table.has_table()
+        ]
         metadata = SpaceMetadata(identity, model, engine_version, embcache_version())
         location = known[0] if known else self.location.table(name)
         return Space(

@@ -1,7 +1,7 @@
 """Where a cache, or a table in it, lies; and what goes wrong there.
 
-The one place that knows that a location is a folder of this machine. Everything above asks a
-`Location` and takes its text for messages.
+What is above asks a `Location` and takes its text for messages: whether it is a folder of this
+machine (`folder.py`) or lies in an object store (`bucket.py`), only these two know.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+import lance
 
 from embcache.errors import (
     CacheError,
@@ -23,12 +25,11 @@ from embcache.errors import (
     ConfigError,
     DamagedSpaceError,
     EmbcacheError,
+    UnreachableError,
 )
 from embcache.identity.home import user_path
-from embcache.store import aside, leftovers, manifests
 from embcache.store.forks import in_use
-from embcache.store.trial import try_commit
-from embcache.store.untrusted import check_folder
+from embcache.store.traffic import Traffic
 
 
 class Fix(NamedTuple):
@@ -54,28 +55,35 @@ WRITE_FIX = Fix(
     CacheWriteError,
 )
 
+_OUTAGE = (
+    "The store did not answer, or refused, for minutes. What was committed before is safe there, "
+    "and the next run goes on from it."
+)
+
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one slash: a Path has lost the other
-_TABLE = ".lance"
+TABLE = ".lance"
+"""The ending of tables' names."""
+
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust says it
 _NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
 _CONFLICT = ("commit conflict", "Too many concurrent writers")  # in Lance's message
 
 
 @dataclass(frozen=True)
-class Location:
-    """The place of a cache, or of a table in it.
+class Location(ABC):
+    """The place of a cache, or of a table in it: a `Folder`, or a place in a store, a `Bucket`.
 
     Attributes:
-        uri: Absolute path of a folder on this machine.
-        storage_options: What a store needs to be opened; never part of a message.
+        uri: Absolute path of a folder on this machine, or a URL, without a slash at its end.
+        storage_options: What a store needs to be opened, beside what the environment says; never
+            part of a message.
     """
 
     uri: str
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    @classmethod
+    @staticmethod
     def of(
-        cls,
         path: str | os.PathLike[str] | Location,
         storage_options: Mapping[str, str] | None = None,
         *,
@@ -84,25 +92,29 @@ class Location:
         """The location that a user means.
 
         Args:
-            path: A folder, relative to the working directory or not; or a Location as it is.
-            storage_options: What the store needs to be opened.
+            path: A folder, relative to the working directory or not; a URL (s3://bucket/cache);
+                or a Location as it is.
+            storage_options: What a store needs to be opened, as Lance takes it; nothing is asked
+                of it for a folder, and a Location has its own.
             argument: What errors call `path`.
 
         Raises:
-            ConfigError: The path is empty, a URL, or the home of a user who is not known.
+            ConfigError: The path is empty, the home of a user who is not known, or a URL that is
+                of no store or says more than a place.
         """
+        from embcache.store.bucket import Bucket  # both are Locations
+        from embcache.store.folder import Folder
+
         if isinstance(path, Location):
             return path
         given = os.fspath(path)
         if not given:
             raise ConfigError(f"{argument} is empty. Give a directory, or None for no cache.")
+        options = checked_options(storage_options)
         if _URL.match(given):
-            raise ConfigError(
-                f"{argument}={given!r} is a URL. Give a directory of this machine; copy the cache "
-                "to move it."
-            )
+            return Bucket.at(given, options, argument)
         absolute = user_path(given, argument).absolute()  # whatever the caller changes to later
-        return cls(str(absolute), dict(storage_options or {}))
+        return Folder(str(absolute), options)
 
     def __str__(self) -> str:
         return self.uri
@@ -110,14 +122,14 @@ class Location:
     @property
     def name(self) -> str:
         """The last part, of a table without its ending."""
-        return self._path.name.removesuffix(_TABLE)
+        return self.uri.rpartition("/")[2].removesuffix(TABLE)
 
     @property
-    def parent(self) -> Location:
-        """What it lies in: of a table, its cache."""
-        return Location(str(self._path.parent), self.storage_options)
+    def is_table(self) -> bool:
+        """Whether it is called as tables are, whether there is one or not."""
+        return self.uri.endswith(TABLE)
 
-    def table(self, name: str) -> Location:
+    def table(self, name: str) -> Self:
         """The place of a table in this cache, whether there is one or not.
 
         Raises:
@@ -125,159 +137,176 @@ class Location:
         """
         if Path(name).name != name or "\0" in name:
             raise ConfigError(f"{name!r} is no name of a table in {self}: it is a path.")
-        return Location(str(self._path / f"{name}{_TABLE}"), self.storage_options)
+        return self._at(f"{self.uri.rstrip('/')}/{name}{TABLE}")
 
+    def tables(self) -> list[Self]:
+        """Everything in this cache that a table was ever committed to, by name."""
+        return [one for one in self.named_as_tables() if one.has_table()]
+
+    def _at(self, uri: str) -> Self:
+        """Another place, of the same store."""
+        return type(self)(uri, self.storage_options)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, for what works on a table's files: locks, compaction; None in a store."""
+        return None
+
+    @property
+    def lance_options(self) -> dict[str, str] | None:
+        """What Lance's functions take as `storage_options`."""
+        return None
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was sent to a store and from it on behalf of this object and all made of it."""
+        return Traffic()
+
+    @abstractmethod
+    def watch(self, dataset: lance.LanceDataset) -> None:
+        """Count what an open table does from now on as this place's traffic."""
+
+    @property
+    @abstractmethod
+    def parent(self) -> Location:
+        """What it lies in: of a table, its cache."""
+
+    @abstractmethod
     def within(self, path: str) -> Location:
         """What a path means that is relative to this place.
 
         Raises:
             ConfigError: It begins with the home of a user who is not known.
         """
-        return Location(str(self._path / user_path(path, "space")), self.storage_options)
 
-    @property
-    def is_table(self) -> bool:
-        """Whether it is called as tables are, whether there is one or not."""
-        return self._path.suffix == _TABLE
-
+    @abstractmethod
     def same_as(self, other: Location) -> bool:
         """Whether both are one place, links followed."""
-        return self._path.resolve() == other._path.resolve()
 
-    def tables(self) -> list[Location]:
-        """Everything in this cache that a table was ever committed to, by name.
+    @abstractmethod
+    def named_as_tables(self) -> list[Self]:
+        """Everything in this cache that is called as tables are, by name.
 
         A name that is not printable is none of embcache's: a line of output that says what it
         likes. It is passed over; named by its path, it is refused.
         """
-        paths = (path for path in self._path.glob(f"*{_TABLE}") if path.name.isprintable())
-        found = [Location(str(path), self.storage_options) for path in paths]
-        return sorted((one for one in found if one.has_table()), key=str)
 
+    @abstractmethod
     def exists(self) -> bool:
-        """Whether there is such a folder."""
-        return self._path.is_dir()
+        """Whether there is such a folder; in a store, anything in it."""
 
+    @abstractmethod
     def caches(self) -> list[str]:
         """Names of the folders here that hold tables."""
-        folders = {table.parent for table in self._path.glob(f"*/*{_TABLE}")}
-        shown = {folder.name for folder in folders if not folder.name.startswith(".")}
-        return sorted(name for name in shown if not name.endswith(_TABLE))  # canaries
 
+    @abstractmethod
     def holds(self, *names: str) -> bool:
         """Whether files of all these names are here."""
-        return all((self._path / name).exists() for name in names)
 
+    @abstractmethod
     def has_table(self) -> bool:
         """Whether a table was ever committed here; a kill during creation leaves less."""
-        return manifests.has_manifest(self._path)
 
+    @abstractmethod
     def versions(self) -> list[int]:
         """Versions of this table that have a manifest, newest first."""
-        return list(manifests.versions(self._path))
 
+    @abstractmethod
     def is_lost_table(self) -> bool:
         """Whether rows are here and no manifest is, so that no table is."""
-        return self.is_table and not self.has_table() and bool(manifests.data_paths(self._path))
 
-    def lost_tables(self) -> list[Location]:
+    @abstractmethod
+    def lost_tables(self) -> list[Self]:
         """Folders of this cache that were tables before all their manifests were lost, by name."""
-        found = sorted(path.stem for path in self._path.glob(f"[!.]*{_TABLE}"))
-        return [table for table in map(self.table, found) if table.is_lost_table()]
 
+    @abstractmethod
     def left_aside(self) -> list[str]:
         """Folders of this cache with what was set aside as damaged."""
-        return [str(path) for path in aside.left(self._path)]
 
+    @abstractmethod
     def size(self) -> int:
-        """Bytes of all files here; those that another process removes meanwhile are left out."""
-        total = 0
-        for root, _, names in os.walk(self._path):
-            for name in names:
-                with suppress(FileNotFoundError):
-                    total += os.stat(os.path.join(root, name)).st_size
-        return total
+        """Bytes of all files here; in a store, of the table's newest version."""
 
-    def check_folder(self) -> None:
-        """Refuse a cache's place that is no folder.
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse a cache's place that can be none, or is out of reach, within seconds.
 
         Raises:
             CacheError: It is a file.
+            UnreachableError: The store does not answer, or refuses.
         """
-        if self._path.exists() and not self._path.is_dir():
-            raise CacheError(
-                f"cache_path={self.uri!r} is a file; a cache is a directory. Give another path, or "
-                "move the file away."
-            )
 
+    @abstractmethod
+    def check_table(self) -> None:
+        """Refuse a table that is not all in its own place, see `untrusted`.
+
+        Raises:
+            CacheError: It is not.
+        """
+
+    @abstractmethod
     def try_writing(self) -> None:
         """Make the folder if need be, and write to it, so that no run finds out after an hour.
 
         Raises:
             CacheWriteError: It cannot be written.
         """
-        try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._path):
-                pass
-        except OSError as error:
-            raise CacheWriteError(
-                f"cache_path={self.uri!r} cannot be written: {error.strerror or error}. Give a "
-                "directory that can, or read_only=True to only read what is there."
-            ) from error
 
+    @abstractmethod
     def try_committing(self) -> None:
         """Do with files what a commit to this table does, whether there is one by now or not.
 
         A cache's folder can be written where a table in it cannot: another user's, say. It takes
-        a millisecond and leaves nothing behind.
+        a millisecond, in a store two requests, and leaves nothing behind.
 
         Raises:
             CacheWriteError: A commit would fail.
             CacheError: It would reach what is not the table's, see `untrusted`.
         """
-        check_folder(self._path)
-        try_commit(self._path)
 
-    @contextmanager
-    def made_elsewhere(self) -> Iterator[Location]:
-        """A hidden place for this table, moved here at the end, if nothing is here by then.
-
-        In one step: a reader, or another process that makes the same table, sees all or nothing.
-        """
-        parent = self._path.parent
-        parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted since it was made
-        with tempfile.TemporaryDirectory(prefix=leftovers.CREATING, dir=parent) as folder:
-            hidden = Path(folder) / self._path.name
-            yield Location(str(hidden), self.storage_options)
-            with suppress(OSError):  # a table is there already, or what a killed creation left
-                hidden.rename(self._path)
-
+    @abstractmethod
     def remove(self) -> None:
-        """Delete a table's folder. A kill on the way leaves the whole table, or none.
+        """Delete a table. A kill on the way leaves the whole table, or none.
 
         Raises:
-            CacheError: It is a link or no table's folder, or the file system refuses.
+            CacheError: It is a link or no table's folder, or the store refuses.
         """
-        if self._path.is_symlink() or not self.is_table:
-            raise CacheError(f"{self} is a link or no table's folder; remove it by hand.")
-        try:
-            # Out of the cache's sight in one step; a table without half its files would be damaged.
-            with tempfile.TemporaryDirectory(
-                prefix=leftovers.REMOVED, dir=self._path.parent
-            ) as grave:
-                self._path.rename(Path(grave) / self._path.name)
-        except OSError as error:
-            raise CacheError(f"Removing {self} failed: {error.strerror or error}.") from error
 
-    @property
-    def folder(self) -> Path:
-        """The folder, for the store's modules that work on a table's files: locks, compaction."""
-        return self._path
+    def remove_file(self, path: str) -> None:
+        """Delete a file of this table that no version names.
 
-    @property
-    def _path(self) -> Path:
-        return Path(self.uri)
+        Args:
+            path: Within the table.
+        """
+        raise NotImplementedError
+
+    def is_outage(self, error: BaseException) -> bool:
+        """Whether an error of Lance says that the store did not answer, or refused."""
+        return False
+
+    def without_secrets(self, text: str) -> str:
+        """A text without the values of credentials."""
+        return text
+
+
+def checked_options(options: Mapping[str, str] | None) -> dict[str, str]:
+    """The options of a store, as a user gives them.
+
+    Raises:
+        ConfigError: They are no texts by name.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(
+            f"storage_options is a {type(options).__name__}. Give a dict of texts by name, "
+            '{"aws_region": "eu-west-1"}, say.'
+        )
+    for name, value in (options or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ConfigError(
+                f"storage_options[{name!r}] is a {type(value).__name__}; both must be texts: Lance "
+                'takes "true" and "30s", not True and 30.'
+            )
+    return dict(options or {})
 
 
 @contextmanager
@@ -308,8 +337,16 @@ def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
             said = f"{type(error).__name__}: {error}"
         else:
             said = f"Lance panicked: {error}"
-        kind = CacheError if fix is READ_FIX and _is_no_damage(error) else fix.error
-        raise kind(f"{doing} {where} failed: {said}. {fix.text}") from error
+        shown = where.without_secrets(said)
+        kind: type[CacheError]
+        if where.is_outage(error):
+            kind = CacheWriteError if fix.error is CacheWriteError else UnreachableError
+            message = f"{doing} {where} failed: {shown}. {_OUTAGE}"
+        else:
+            kind = CacheError if fix is READ_FIX and _is_no_damage(error) else fix.error
+            message = f"{doing} {where} failed: {shown}. {fix.text}"
+        # A traceback shows the cause as well, so one with a secret in it is left out.
+        raise kind(message) from (error if shown == said else None)
 
 
 def is_conflict(error: BaseException) -> bool:

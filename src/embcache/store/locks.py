@@ -38,16 +38,18 @@ class Pin:
         self._close()
 
 
-def pin(table: Path, version: int) -> Pin | None:
+def pin(table: Path | None, version: int) -> Pin | None:
     """Keep the files of a version from automatic clean-up; only within `in_turn`.
 
     Args:
-        table: The table's folder.
+        table: The table's folder; None where it has none, here and in all functions below.
         version: A version that was opened a moment ago.
 
     Returns:
         What holds it; None where that cannot be had: no locks, no descriptors, no such file.
     """
+    if table is None:
+        return None
     try:
         descriptor = os.open(manifest(table, version), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # reading works without a pin as well
@@ -63,7 +65,7 @@ def is_pinned(table: Path, version: int) -> bool:
 
 
 @contextmanager
-def in_turn(table: Path, *, committing: bool = True) -> Iterator[None]:
+def in_turn(table: Path | None, *, committing: bool = True) -> Iterator[None]:
     """While a version is opened and pinned, or committed: no clean-up comes between.
 
     Any number of threads and processes may be in it; a clean-up that has begun is waited for.
@@ -72,26 +74,26 @@ def in_turn(table: Path, *, committing: bool = True) -> Iterator[None]:
         table: The table's folder.
         committing: Whether something may be written; else the lock's file is not made.
     """
-    with _opened(table / _TURNS, os.O_RDONLY | committing * os.O_CREAT) as descriptor:
+    with _opened(_in(table, _TURNS), os.O_RDONLY | committing * os.O_CREAT) as descriptor:
         if descriptor is not None:
             _lock(descriptor, fcntl.LOCK_SH)
         yield
 
 
 @contextmanager
-def between_turns(table: Path) -> Iterator[bool]:
+def between_turns(table: Path | None) -> Iterator[bool]:
     """While files are removed: nobody is `in_turn`.
 
     Yields:
         Whether that is so; False also where it cannot be known.
     """
     # Every commit makes the file; made here, it might be in the way of who deletes the folder.
-    with _opened(table / _TURNS, os.O_RDWR) as descriptor:
+    with _opened(_in(table, _TURNS), os.O_RDWR) as descriptor:
         yield descriptor is not None and bool(_lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
 
 
 @contextmanager
-def sole_compactor(table: Path, *, wait: bool = False) -> Iterator[bool]:
+def sole_compactor(table: Path | None, *, wait: bool = False) -> Iterator[bool]:
     """While fragments of a table are merged: by one thread of one process.
 
     Args:
@@ -102,7 +104,7 @@ def sole_compactor(table: Path, *, wait: bool = False) -> Iterator[bool]:
         False where another one is at it. Where there are no locks True: two of them waste work,
         and Lance refuses the second commit.
     """
-    with _opened(table / _COMPACTION, os.O_RDWR | os.O_CREAT) as descriptor:
+    with _opened(_in(table, _COMPACTION), os.O_RDWR | os.O_CREAT) as descriptor:
         busy = descriptor is not None and (
             _lock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)) is False
         )
@@ -110,7 +112,7 @@ def sole_compactor(table: Path, *, wait: bool = False) -> Iterator[bool]:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[bool]:
+def only_one(folder: Path | None) -> Iterator[bool]:
     """While damaged files are set aside: by one thread of one process, for a cache.
 
     The lock is on the folder itself, so that it leaves no file behind.
@@ -122,12 +124,17 @@ def only_one(folder: Path) -> Iterator[bool]:
         yield descriptor is not None and bool(_lock(descriptor, fcntl.LOCK_EX))
 
 
+def _in(table: Path | None, name: str) -> Path | None:
+    return None if table is None else table / name
+
+
 @contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int | None]:
+def _opened(path: Path | None, flags: int) -> Iterator[int | None]:
     """A descriptor of a file or folder, and of the lock on it; None where it cannot be opened."""
     descriptor = None
     with suppress(OSError):  # gone, another user's, or out of descriptors: each caller says what
-        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        if path is not None:
+            descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
     try:
         yield descriptor
     finally:

@@ -35,6 +35,15 @@ def manifest(table: Path, version: int) -> Path:
     return table / FOLDER / f"{_LAST - version:0{_DIGITS}}.manifest"
 
 
+def version_of(name: str) -> int | None:
+    """The version that a manifest is of, by its file's name; None where it is no manifest's."""
+    stem, _, ending = name.partition(".")
+    if ending != "manifest" or not (stem.isascii() and stem.isdecimal()):
+        return None
+    number = _LAST - int(stem) if len(stem) == _DIGITS else int(stem)
+    return number if number > 0 else None
+
+
 def manifests(table: Path) -> list[tuple[Path, int | None]]:
     """Manifests and their versions, newest first; before all, None where the name fits no version.
 

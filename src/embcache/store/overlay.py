@@ -128,14 +128,14 @@ class Overlay:
         old = self._snapshot
         return old if old.blocks or len(old.dropped) else old.below  # nothing to look through
 
-    def refresh(self) -> Snapshot:
-        """See what was committed to the space by now."""
+    def refresh(self, *, now: bool = False) -> Snapshot:
+        """See what was committed to the space by now, see `Space.refresh`."""
         with self._lock:
             if self._below is not None:
                 self._see(
-                    self._below.refresh_or_salvage(write=self.writes)
+                    self._below.refresh_or_salvage(write=self.writes, now=now)
                     if self._salvage
-                    else self._below.refresh()
+                    else self._below.refresh(now=now)
                 )
             return self.snapshot
 

@@ -25,7 +25,7 @@ from embcache.store.schema import (
     schema_layout,
     value_dim,
 )
-from embcache.store.untrusted import check_folder, check_manifest
+from embcache.store.untrusted import check_manifest
 from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
 from embcache.store.watch import reading
 
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 # From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
 _SCAN_FROM_FRACTION = 0.1
+# In a store, single rows of 1.5 kB take a request each; from a twentieth on Lance reads most of the
+# fragment anyway, in 200 requests and more where a scan takes 5 (docs/object_storage.md).
+_SCAN_FROM_FRACTION_IN_A_STORE = 0.05
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 4 * 2**20
 _TAKE_THREADS = 2
@@ -53,19 +56,32 @@ def open_table(location: Location, version: int | None = None) -> lance.LanceDat
         CacheError: The operating system does not let it (too many open files, no permission); or
             it is not all in its own folder, see `untrusted`.
     """
-    check_table(location)
+    if location.folder is not None:
+        check_table(location)
     reading(location if version is None else f"{location}, version {version}")
     doing = "Opening" if version is None else f"Opening version {version} of"
     with lance_errors(doing, location, READ_FIX), panics.off_screen():
-        check_folder(location.folder)
-        options = dict(location.storage_options) or None
-        dataset = lance.dataset(str(location), version=version, storage_options=options)
+        location.check_table()
+        dataset = _dataset(location, version)
         check_manifest(dataset, location)
         # Lance is lazy: asked here for what panics after a flip in a manifest, it may be asked
         # anywhere from now on.
         dataset.schema  # noqa: B018
         dataset.get_fragments()
         return dataset
+
+
+def _dataset(location: Location, version: int | None) -> lance.LanceDataset:
+    try:
+        dataset = lance.dataset(
+            str(location), version=version, storage_options=location.lance_options
+        )
+    except Exception:
+        if location.folder is None:  # looked for only now: it takes a request
+            check_table(location)
+        raise
+    location.watch(dataset)
+    return dataset
 
 
 def check_table(location: Location) -> None:
@@ -202,7 +218,10 @@ class Reader:
         positions, keys = positions[order], keys[order]
         owner = np.searchsorted(self.starts, positions, side="right") - 1
         wanted = np.bincount(owner, minlength=len(self.fragments))
-        scanned = wanted >= _SCAN_FROM_FRACTION * np.diff(self.starts)
+        least = _SCAN_FROM_FRACTION
+        if self.location.folder is None:
+            least = _SCAN_FROM_FRACTION_IN_A_STORE
+        scanned = wanted >= least * np.diff(self.starts)
         with lance_errors("Reading vectors from", self.location, READ_FIX):
             for select, source in (
                 (np.flatnonzero(scanned[owner]), self._scan_positions),
@@ -258,8 +277,27 @@ class Reader:
         Raises:
             CacheError: Lance cannot read the table.
         """
-        positions = np.arange(start, min(start + count, len(self)))
-        table = self.take(positions, ["key", self.layout.value, "checksum"])
+        return self.read_batch(np.arange(start, min(start + count, len(self))))
+
+    def read_batch(self, positions: Positions, columns: Sequence[str] = ()) -> Verified:
+        """Read some rows at once, each checked with its own key, in the order of the positions.
+
+        Neighbours cost one request, and what lies between others is hardly read.
+
+        Args:
+            positions: `(n,) int64`, one or more.
+            columns: Which columns the batch needs beside key, value and checksum.
+
+        Raises:
+            CacheError: Lance cannot read the table.
+        """
+        names = list(dict.fromkeys(["key", self.layout.value, "checksum", *columns]))
+        table = self.take(positions, names)
+        if len(table) != len(positions):
+            raise DamagedSpaceError(
+                f"Reading rows of {self.location} failed: Lance returned {len(table):,} of "
+                f"{len(positions):,}. {READ_FIX.text}"
+            )
         return verify(table.combine_chunks().to_batches()[0], self.layout)
 
     def scan(
@@ -323,7 +361,7 @@ class Reader:
             columns=columns,
             with_row_id=with_row_id,
             fragments=fragments,
-            batch_size=self._batch_rows,
+            batch_size=self.batch_rows,
             scan_in_order=True,
             batch_readahead=2,  # memory that is used again faults no pages in
             fragment_readahead=1,
@@ -331,7 +369,8 @@ class Reader:
         yield from scanner.to_batches()
 
     @property
-    def _batch_rows(self) -> int:
+    def batch_rows(self) -> int:
+        """How many rows are read at once."""
         return max(1, min(_BATCH_ROWS, _BATCH_BYTES // (4 * self.dim)))
 
     def _scan_positions(
@@ -361,7 +400,7 @@ class Reader:
         self, positions: Positions, _: npt.NDArray[np.bool_]
     ) -> Iterator[tuple[slice, Values, npt.NDArray[np.uint64]]]:
         """Take scattered rows, several calls at a time."""
-        size = self._batch_rows
+        size = self.batch_rows
         spans = [
             slice(start, min(start + size, len(positions)))
             for start in range(0, len(positions), size)

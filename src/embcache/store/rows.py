@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from embcache.errors import ConfigError
 from embcache.identity import keys as key_bytes
 from embcache.identity.keys import KEY_BYTES, Keys
-from embcache.store.schema import Layout, schema_layout
+from embcache.store.schema import SCORES, VECTORS, Layout, schema_layout
 from embcache.store.verify import Values, row_checksums
 
 Column = Sequence[str | None] | str | None
@@ -153,9 +153,7 @@ class RowFilter:
                 return batch.slice(0, 0)
             batch = batch.filter(pc.equal(batch.column("prompt"), self.prompt))
         if self.contains is not None:
-            texts = [
-                n for n in _text_columns(schema_layout(batch.schema)) if n in batch.schema.names
-            ]
+            texts = [name for name in _TEXTS if name in batch.schema.names]
             if not texts:
                 return batch.slice(0, 0)
             found = [pc.match_substring(batch.column(name), self.contains) for name in texts]
@@ -167,3 +165,7 @@ class RowFilter:
 def _text_columns(layout: Layout) -> tuple[str, ...]:
     """`text`; or `query` and `document`."""
     return tuple(name for name in layout.texts if name not in layout.prompts)
+
+
+# Of both layouts: a batch without its values does not say which one it is of.
+_TEXTS = _text_columns(VECTORS) + _text_columns(SCORES)

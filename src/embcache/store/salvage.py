@@ -107,6 +107,7 @@ class Salvage:
             return
         with self._alone():
             if self.location.is_lost_table():  # another process may have been here
+                assert self.location.folder is not None  # only of folders is it known
                 aside = Aside(self.location.folder)
                 aside.move_table()
                 self._tell(
@@ -195,6 +196,7 @@ class Salvage:
             CacheWriteError: The file system refuses, or refuses to read what would be set aside.
         """
         folder = self.location.folder
+        assert folder is not None  # `_alone` has seen to that
         known = versions(folder)
         manifests = [known[version] for version in damaged if version in known]
         files = list(manifests)
@@ -256,7 +258,9 @@ def pass_by(location: Location, at: int, version: int) -> None:
         while at <= version:
             nothing = lance.LanceOperation.Append([])
             with in_turn(location.folder):
-                done = lance.LanceDataset.commit(str(location), nothing, read_version=at)
+                done = lance.LanceDataset.commit(
+                    str(location), nothing, read_version=at, storage_options=location.lance_options
+                )
             at = done.version
 
 

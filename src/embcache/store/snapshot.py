@@ -176,7 +176,8 @@ def indexed(
 
 def _kept(reader: Reader) -> SpaceSnapshot:
     """What the index that is kept on disk is of; nothing where there is none."""
-    found = index_file.load(reader.location.folder)
+    folder = reader.location.folder
+    found = None if folder is None else index_file.load(folder)
     if found is None:
         return SpaceSnapshot()
     marks, index = found

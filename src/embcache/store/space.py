@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -43,7 +44,6 @@ from embcache.store.schema import (
     value_dim,
 )
 from embcache.store.snapshot import SpaceSnapshot, indexed
-from embcache.store.untrusted import check_folder
 from embcache.store.verify import batch_keys
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ _DELETE_KEYS = 500  # in one delete statement
 _DELETE_ROWS = 10_000
 _ATTEMPTS = 3  # at a commit, each of which Lance itself tries for half a minute
 
+FRESH_SECONDS = 10.0
+"""For how long what was seen of a table in a store is taken for what it holds."""
+
 CANARIES = "_canaries"
 """Table of a space's canaries, in the space's own folder: what removes, moves or copies the space
 takes it along, and nothing that walks over a cache's tables or a space's rows meets it."""
@@ -63,8 +66,8 @@ takes it along, and nothing that walks over a cache's tables or a space's rows m
 class Space:
     """The handle of one table, which need not exist yet. Threads may share it.
 
-    Reading goes through pylance, which reads at a memory map's speed; creating, appending and
-    deleting through LanceDB, which commits safely beside other processes.
+    Reading and writing go through pylance, which reads at a memory map's speed and takes a second
+    less to import than LanceDB.
 
     Args:
         location: Place of the table, `<cache>/<name>.lance`.
@@ -91,6 +94,7 @@ class Space:
         self._store_text = store_text
         self._lock = ForkLock()
         self._snapshot = SpaceSnapshot()
+        self._looked = float("-inf")  # when the table's versions were last listed
         self._salvage = Salvage(location, self._open_sound)
         self._compact_automatically = compact_automatically
         self.compactor = Compactor(location, self.refresh)
@@ -175,7 +179,8 @@ class Space:
         reader = Reader(dataset, self.location, held)
         self._check_identity(reader.metadata)
         last = self._snapshot.reader
-        if last is None or last.schema != reader.schema:
+        # In a store it takes requests, and no bit flips there without its being noticed.
+        if folder is not None and (last is None or last.schema != reader.schema):
             reader.try_reading()
         return reader
 
@@ -199,8 +204,13 @@ class Space:
             self._snapshot = self._salvage.snapshot(self._snapshot, write=write, values=values)
             return self._snapshot
 
-    def refresh(self) -> SpaceSnapshot:
+    def refresh(self, *, now: bool = False) -> SpaceSnapshot:
         """See what was committed by now, by whatever process.
+
+        In a store, where to look takes a request, it is enough to have looked some seconds ago.
+
+        Args:
+            now: Whether to look in any case.
 
         Returns:
             The same object as before where nothing was.
@@ -210,17 +220,21 @@ class Space:
             CacheError: It is of another identity, or cannot be read.
         """
         with self._lock:
-            self._snapshot = self._latest()
+            recent = time.monotonic() - self._looked < FRESH_SECONDS
+            if now or not recent or self.location.folder is not None:
+                self._snapshot = self._latest()
+                self._looked = time.monotonic()
             return self._snapshot
 
-    def refresh_or_salvage(self, *, write: bool) -> SpaceSnapshot:
+    def refresh_or_salvage(self, *, write: bool, now: bool = False) -> SpaceSnapshot:
         """As `refresh`; where the table is damaged, go on with what of it can be read.
 
         Args:
             write: As `salvage`.
+            now: As `refresh`.
         """
         try:
-            return self.refresh()
+            return self.refresh(now=now)
         except CacheError as error:
             if not is_damage(error):
                 raise
@@ -232,12 +246,16 @@ class Space:
         Written are half of its keys or more each time, so three times all of them in the end.
         """
         with self._lock:
-            last = self._snapshot
+            last, folder = self._snapshot, self.location.folder
             fresh = len(last.index) - last.kept
-            if fresh < max(index_file.LEAST_KEYS, last.kept // 2) or self._salvage.lost:
+            if (
+                folder is None
+                or fresh < max(index_file.LEAST_KEYS, last.kept // 2)
+                or self._salvage.lost
+            ):
                 return
             try:
-                index_file.save(self.location.folder, [mark for mark, _ in last.shape], last.index)
+                index_file.save(folder, [mark for mark, _ in last.shape], last.index)
             except OSError as error:  # the cache is as good without
                 logger.info("The index of %s is not kept: %s", self.location, error)
             self._snapshot = SpaceSnapshot(last.reader, last.index, last.shape, len(last.index))
@@ -285,9 +303,9 @@ class Space:
         with self._lock, lance_errors("Writing to", self.location, WRITE_FIX):
             if not self.location.has_table():
                 self._create(dim, beside=True)
-            table = self.table()
+            table = open_table(self.location)
             self._check_schema(table.schema, dim)
-            self._patiently(lambda: table.add(conform(rows, table.schema)))
+            self._append(table, conform(rows, table.schema))
 
     def drop_fragments(self, reader: Reader, fragments: Sequence[int]) -> None:
         """Commit that some fragments are deleted: of each all rows, none of which is read.
@@ -310,7 +328,7 @@ class Space:
                 self.location.uri,
                 deletion,
                 read_version=reader.dataset.version,
-                storage_options=dict(self.location.storage_options) or None,
+                storage_options=self.location.lance_options,
             )
 
     def drop(self, keys: Keys) -> None:
@@ -351,16 +369,25 @@ class Space:
     def _latest(self) -> SpaceSnapshot:
         """The latest version's snapshot: the last one, if there is no newer version."""
         last = self._snapshot
-        if not self.location.has_table():
+        # In a store, to look for a table takes a request more than to look for a newer version.
+        known = last.reader is not None and self.location.folder is None
+        if not known and not self.location.has_table():
             return last if last.reader is None else SpaceSnapshot()
-        if last.reader is not None:
-            dataset = last.reader.dataset
-            with lance_errors("Opening", self.location, READ_FIX):
-                if dataset.latest_version == dataset.version:
-                    return last
+        if last.reader is not None and self._is_latest(last.reader):
+            return last
         reader = self._open_sound()
         with lance_errors("Reading the keys of", self.location, READ_FIX):
             return indexed(last, reader, self._salvage.lost)
+
+    def _is_latest(self, reader: Reader) -> bool:
+        with lance_errors("Opening", self.location, READ_FIX):
+            try:
+                latest: int = reader.dataset.latest_version
+            except Exception:
+                if self.location.folder is None and not self.location.has_table():
+                    return False  # it was removed; to open it says so
+                raise
+            return latest == reader.dataset.version
 
     def _open_sound(self, version: int | None = None) -> Reader:
         """A version whose schema is that of its data files, as far as that was not seen before."""
@@ -381,48 +408,59 @@ class Space:
             if not len(new):
                 return snapshot, 0
             with lance_errors("Writing to", self.location, WRITE_FIX):
-                table = self._open_or_create(dim)
+                table = self._open_or_create(dim, snapshot.reader)
                 self._check_schema(table.schema, dim)
-                rows = make(table.schema, new)
-                self._patiently(lambda: table.add(rows))
-            snapshot = self.refresh()
+                self._append(table, make(table.schema, new))
+            snapshot = self.refresh(now=True)
             self._committed(snapshot.reader)
             return snapshot, len(new)
 
-    def _open_or_create(self, dim: int) -> lancedb.table.Table:
+    def _open_or_create(self, dim: int, reader: Reader | None) -> lance.LanceDataset:
+        if self.location.folder is None and reader is not None:
+            return reader.dataset  # Lance itself looks for newer versions, for the commit
         if not self.location.has_table():
             self._create(dim)
-        return self.table()
+        return open_table(self.location)
+
+    def _append(self, table: lance.LanceDataset, rows: pa.Table) -> None:
+        self._patiently(lambda: lance.write_dataset(rows, table, mode="append"))
 
     def _create(self, dim: int, *, beside: bool = False) -> None:
         """Make the table, unless another process does: what that one wrote stays.
 
         Data files that lie there without a manifest are set aside, or with `beside` stay.
 
-        Elsewhere first, and then moved here in one step: where two processes create a table at
-        once, the second creation may commit as an overwrite (Lance 13), and take the rows with it
-        that the first has written by then.
+        By a commit that is tried once: its manifest is the first, or is refused. Measured with
+        Lance 14, on disk and in a store: of all that creates a table, only this has one winner.
+        `create_table(exist_ok=True)` and `write_dataset(mode="create")` try again, and then commit
+        as an overwrite, which takes the rows along that others have written by then.
         """
-        check_folder(self.location.folder)  # Lance would create it where a link points to
+        self.location.check_table()  # Lance would create it where a link points to
         if not beside:
             self._salvage.clear_place()
-        remove_leftovers(self.location.parent.folder)
+        if (cache := self.location.parent.folder) is not None:
+            remove_leftovers(cache)
         schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
-        options = {"new_table_enable_stable_row_ids": "true"}
-        with self.location.made_elsewhere() as hidden:
-            made = _connect(hidden.parent)
-            made.create_table(self.name, schema=schema, storage_options=options)
-        if not self.location.has_table():
-            _connect(self.location.parent).create_table(
-                self.name, schema=schema, storage_options=options, exist_ok=True
+        try:
+            lance.LanceDataset.commit(
+                self.location.uri,
+                lance.LanceOperation.Overwrite(schema, []),
+                storage_options=self.location.lance_options,
+                enable_stable_row_ids=True,
+                max_retries=0,
             )
+        except (OSError, RuntimeError, ValueError) as error:
+            if not self.location.has_table():
+                raise
+            logger.debug("%s was created by another writer: %s", self.location, error)
 
     def _delete(self, column: str, literals: list[str], at_once: int) -> None:
         with lance_errors("Deleting rows from", self.location, WRITE_FIX):
-            table = self.table()
+            table = open_table(self.location)
             for at in range(0, len(literals), at_once):
                 condition = f"{column} IN ({', '.join(literals[at : at + at_once])})"
                 self._patiently(partial(table.delete, condition))
+        self._looked = float("-inf")
         self._committed(self.open())
 
     def _patiently(self, commit: Callable[[], object]) -> None:
@@ -461,10 +499,11 @@ class Space:
 
 
 def _connect(location: Location) -> lancedb.DBConnection:
-    import lancedb  # takes a second, and a warm run writes nothing
+    import lancedb  # takes a second
 
     # An interval of zero: always the latest version, whatever other processes do.
-    options = dict(location.storage_options) or None
     return lancedb.connect(
-        str(location), read_consistency_interval=timedelta(0), storage_options=options
+        str(location),
+        read_consistency_interval=timedelta(0),
+        storage_options=location.lance_options,
     )

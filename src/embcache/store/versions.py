@@ -19,11 +19,17 @@ from typing import Any
 import lance
 import pyarrow as pa
 
-from embcache.errors import CacheError, NewerFormatError
+from embcache.errors import CacheError, NewerFormatError, UnreachableError
 from embcache.store.data_file import DataFile
 from embcache.store.location import READ_FIX, Location, lance_errors
 from embcache.store.locks import in_turn, pin
-from embcache.store.manifests import data_paths, fingerprint_in, manifests, newest_committed
+from embcache.store.manifests import (
+    FOLDER,
+    data_paths,
+    fingerprint_in,
+    manifests,
+    newest_committed,
+)
 from embcache.store.reader import Reader, open_table
 from embcache.store.schema import SCORES, VECTORS, format_is_newer
 from embcache.store.watch import reading
@@ -165,6 +171,8 @@ def sound_reader(location: Location, number: int, fingerprint: str | None) -> Re
 
 
 def _judge(location: Location, fingerprint: str | None) -> Versions:
+    if location.folder is None:
+        return _judge_remote(location, fingerprint)
     newest: Reader | None = None
     unusable: list[Unusable] = []
     older: list[int] = []
@@ -194,6 +202,21 @@ def _judge(location: Location, fingerprint: str | None) -> Versions:
     return Versions(newest, tuple(unusable), tuple(older), tuple(unnamed.values()), committed)
 
 
+def _judge_remote(location: Location, fingerprint: str | None) -> Versions:
+    """The same in a store, down to the newest version that can be used: each takes requests."""
+    unusable: list[Unusable] = []
+    for number in location.versions():
+        try:
+            newest = sound_reader(location, number, fingerprint)
+        except (NewerFormatError, UnreachableError):
+            raise
+        except CacheError as error:
+            unusable.append(Unusable(Path(FOLDER, str(number)), str(error), newer=True))
+        else:
+            return Versions(newest, tuple(unusable), committed=number)
+    return Versions(None, tuple(unusable))
+
+
 def _check_end(path: Path) -> None:
     """Refuse a manifest that does not end as one does: to open it Lance looks for less.
 
@@ -218,6 +241,8 @@ def _fragments(dataset: lance.LanceDataset, location: Location) -> list[lance.La
 def _files_of(dataset: lance.LanceDataset, location: Location) -> list[DataFile]:
     """Some of a version's data files, those that can be opened."""
     names = sorted(data_names(dataset.get_fragments()))
+    if location.folder is None:
+        return []
     folder = location.folder / "data"
     return [*_opened(folder / name for name in names[:_COMPARED_FILES])]
 
@@ -248,7 +273,5 @@ def _agree(inside: pa.Schema, table: pa.Schema) -> bool:
 
 
 def _any_file_is_of(location: Location, fingerprint: str) -> bool:
-    return any(
-        file.metadata.identity.fingerprint() == fingerprint
-        for file in _opened(data_paths(location.folder))
-    )
+    paths = [] if location.folder is None else data_paths(location.folder)
+    return any(file.metadata.identity.fingerprint() == fingerprint for file in _opened(paths))

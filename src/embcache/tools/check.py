@@ -9,7 +9,6 @@ from embcache.errors import CacheError
 from embcache.store import Location, Space
 from embcache.store.locks import sole_compactor
 from embcache.store.reader import check_table
-from embcache.store.untrusted import check_folder
 from embcache.store.versions import read_versions
 from embcache.tools.repair import Condition, Repair, examine, repair_space
 from embcache.tools.verified_rows import survey
@@ -143,7 +142,7 @@ def check_space(space: Space, *, fix: bool = False) -> CheckReport:
     location = space.location
     if not location.is_lost_table():
         check_table(location)
-    check_folder(location.folder)
+    location.check_table()
     # None of another process's merged files is half there, and looks like a lost one.
     with sole_compactor(location.folder, wait=True) if fix else nullcontext():
         return _check(location, fix=fix)

@@ -25,7 +25,7 @@ from embcache.store.manifests import data_paths
 from embcache.store.verify import key_fits, verify
 from embcache.store.versions import data_names, open_version
 from embcache.store.watch import reading
-from embcache.tools.merge import Appender
+from embcache.tools.append import Appender
 from embcache.tools.verified_rows import RowIds, Survey, read_rows
 
 Live = npt.NDArray[np.bool_]
@@ -45,7 +45,8 @@ def open_files(paths: Iterable[Path]) -> Iterator[DataFile]:
 def paths_of(location: Location, fragments: Iterable[lance.LanceFragment]) -> list[Path]:
     """Data files of some fragments, those that are there."""
     names = data_names(fragments)
-    return [path for path in data_paths(location.folder) if path.name in names]
+    paths = [] if location.folder is None else data_paths(location.folder)
+    return [path for path in paths if path.name in names]
 
 
 class Recovery:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -42,6 +43,10 @@ from embcache.store.versions import (
 from embcache.tools.recover import Recovery, open_files, paths_of
 from embcache.tools.verified_rows import RowIds, Survey, survey
 
+_NOT_IN_A_STORE = (
+    "a manifest cannot be read, and in a store, where there are no locks, nothing is set aside: "
+    "copy the cache to a disk, mend it there, and copy it back when nothing writes to it"
+)
 _ROUNDS = 5  # one for manifests, one for rows, and where others commit what a round did not see
 
 
@@ -77,7 +82,8 @@ class Condition:
         Where no manifest is lost they hold none: Lance's clean-up leaves some of those that it
         should remove, and what they hold may have been deleted.
         """
-        lost = self.versions.lacks_manifest or has_left(self.location.folder)
+        folder = self.location.folder
+        lost = self.versions.lacks_manifest or (folder is not None and has_left(folder))
         return lost and bool(self.versions.unnamed)
 
     @property
@@ -143,6 +149,9 @@ def examine(location: Location) -> Condition:
         versions = read_versions(location)
     except NewerFormatError as error:
         return Condition(location, Versions(None), None, str(error))
+    if location.folder is None and versions.unusable:
+        found = None if versions.newest is None else survey(versions.newest)
+        return Condition(location, versions, found, _NOT_IN_A_STORE)
     if versions.newest is None:
         return Condition(location, versions, None)
     found = survey(versions.newest)
@@ -168,7 +177,8 @@ def repair_space(condition: Condition) -> Repair:
     Raises:
         CacheError: It cannot be written.
     """
-    aside, done = Aside(condition.location.folder), Repair()
+    folder = condition.location.folder
+    aside, done = None if folder is None else Aside(folder), Repair()
     for left in reversed(range(_ROUNDS)):
         manifests = condition.versions.unusable  # without them, files have rows that it lacks
         try:
@@ -176,7 +186,7 @@ def repair_space(condition: Condition) -> Repair:
         except CacheError as error:
             if not left:
                 raise  # else perhaps another process changed it just now
-            if left == 1 and not is_conflict(error):
+            if left == 1 and not is_conflict(error) and aside is not None:
                 _set_newest_aside(condition, aside)
         if done.moved:
             done = replace(done, sound=True)
@@ -185,16 +195,18 @@ def repair_space(condition: Condition) -> Repair:
         if condition.sound and not manifests:
             done = replace(done, sound=True)
             break
-    place = None if aside.folder is None else Location(str(aside.folder))
+    place = None if aside is None or aside.folder is None else Location.of(aside.folder)
     return replace(done, set_aside=place, set_aside_bytes=0 if place is None else place.size())
 
 
-def _mend(condition: Condition, aside: Aside, done: Repair) -> Repair:
-    if condition.versions.unusable:  # first of all: what is to be done depends on what is left
+def _mend(condition: Condition, aside: Aside | None, done: Repair) -> Repair:
+    if aside is not None and condition.versions.unusable:
+        # First of all: what is to be done depends on what is left.
         return replace(done, manifests=done.manifests + _without_manifests(condition, aside))
-    if condition.versions.newest is None or condition.found is None:
-        return _rebuild(condition, aside, done)
     found, reader = condition.found, condition.versions.newest
+    if aside is not None and (found is None or reader is None):
+        return _rebuild(condition, aside, done)
+    assert found is not None and reader is not None  # in a store, all else is refused
     space = Space(condition.location, reader.metadata)
     broken = [one for one in reader.fragments if one.fragment_id in found.broken]
     stays = ~np.isin(found.row_ids, found.partial)
@@ -204,6 +216,7 @@ def _mend(condition: Condition, aside: Aside, done: Repair) -> Repair:
     recovery.take_back(reader, found, condition.versions.older)
     if broken:
         for path in filter(can_be_opened, paths_of(condition.location, broken)):
+            assert aside is not None  # in a store, there are no paths
             aside.keep(path)
         space.drop_fragments(reader, found.broken)
     wrong = np.concatenate((found.damaged, found.misfits, condition.later))
@@ -222,7 +235,7 @@ def _without_manifests(condition: Condition, aside: Aside) -> int:
     """Take the manifests away that cannot be used; returns how many."""
     location = condition.location
     with only_one(location.parent.folder):  # where there are no locks, without: it is asked for
-        there = versions(location.folder)
+        there = versions(_folder(location))
         found = read_versions(location)  # anew: another process may have been here
         for bad in found.unusable:
             aside.move(bad.path)
@@ -244,7 +257,7 @@ def _set_newest_aside(condition: Condition, aside: Aside) -> None:
     with only_one(location.parent.folder):
         if newest is None or location.versions()[:1] != [newest.dataset.version]:
             return
-        aside.move(manifest(location.folder, newest.dataset.version))
+        aside.move(manifest(_folder(location), newest.dataset.version))
         older = read_versions(location).newest
         if older is not None:
             pass_by(location, older.dataset.version, newest.dataset.version)
@@ -253,7 +266,7 @@ def _set_newest_aside(condition: Condition, aside: Aside) -> None:
 def _rebuild(condition: Condition, aside: Aside, done: Repair) -> Repair:
     """Begin the table again, from data files alone: each says what it is of."""
     location = condition.location
-    files = [*open_files(data_paths(location.folder))]
+    files = [*open_files(data_paths(_folder(location)))]
     expected = fingerprint_in(location.name)
     rows: Counter[str] = Counter()
     for file in files:
@@ -269,12 +282,17 @@ def _rebuild(condition: Condition, aside: Aside, done: Repair) -> Repair:
             store_text=first.layout.texts[0] in first.schema.names,
         )
         recovery = Recovery(space, first.dim, first.metadata.identity)
-        recovery.take_in(data_paths(location.folder))
+        recovery.take_in(data_paths(_folder(location)))
         if recovery.recovered:
             recovered = done.recovered + recovery.recovered
             return replace(done, recovered=recovered, rebuilt=True)
     aside.move_table()
     return replace(done, moved=True)
+
+
+def _folder(location: Location) -> Path:
+    assert location.folder is not None  # what has none has nothing set aside
+    return location.folder
 
 
 def _kind(file: DataFile) -> str:

@@ -1,4 +1,4 @@
-"""Survey a table: read and check every row. Checking, merging and exporting build on this.
+"""Survey a table: read and check every row. Checking, mending and exporting build on this.
 
 Fragment by fragment, so that one that cannot be read costs no other.
 """
@@ -72,7 +72,7 @@ def survey(reader: Reader) -> Survey:
     ids = [_all_ids(batches) for batches, _ in judged]
     errors = {at: error for at, (_, error) in enumerate(judged) if error}
     for at in _with_repeated_ids(ids) - errors.keys():
-        errors[at] = f"{_named(reader.fragments[at])}: its row ids are those of other rows"
+        errors[at] = f"{files_of(reader.fragments[at])}: its row ids are those of other rows"
     batches = [batch for group, _ in judged for batch in group]
     keys = np.concatenate([np.empty((0, 2), np.uint64), *(batch.keys for batch in batches)])
     row_ids = np.concatenate([_NO_IDS, *(batch.row_ids for batch in batches)])
@@ -169,9 +169,9 @@ def _judge_columns(
     read = len(_all_ids(judged))
     if read != fragment.metadata.num_rows:  # the file of another fragment's deletions, say
         said = f"{read:,} rows, and {fragment.metadata.num_rows:,} in the manifest"
-        return judged, f"{_named(fragment)}: {said}"
+        return judged, f"{files_of(fragment)}: {said}"
     if _contradicts_itself(fragment):
-        return judged, f"{_named(fragment)}: what the manifest says of its rows is damaged"
+        return judged, f"{files_of(fragment)}: what the manifest says of its rows is damaged"
     return judged, None
 
 
@@ -186,7 +186,8 @@ def _contradicts_itself(fragment: lance.LanceFragment) -> bool:
     return created is not None and updated is not None and created.json() != updated.json()
 
 
-def _named(fragment: lance.LanceFragment) -> str:
+def files_of(fragment: lance.LanceFragment) -> str:
+    """A fragment's data files, for messages."""
     return ", ".join(f"data/{name}" for name in sorted(data_names([fragment])))
 
 

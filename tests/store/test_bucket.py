@@ -1,0 +1,247 @@
+"""A cache in an object store: addresses, the whole life of a space there, and what it costs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embcache import CacheError, CacheWriteError, ConfigError, DamagedSpaceError, UnreachableError
+from embcache.store import Database, Location, Space
+from embcache.store import space as space_module
+from embcache.store.bucket import Bucket
+from embcache.store.compaction import clean_up
+from embcache.tools.check import check_space
+from embcache.tools.compact import compact_space
+from tests.object_store import ObjectStore, Remote
+from tests.spaces import IDENTITY, make_rows, read_all
+
+
+def open_space(remote: Remote, **kwargs: Any) -> Space:
+    database = Database(remote.url, remote.options, writable=True)
+    kwargs = {"compact_automatically": False, **kwargs}
+    return database.space(IDENTITY, IDENTITY.model, "vllm 1.0", **kwargs)
+
+
+def requests(space: Space) -> int:
+    return space.location.traffic.requests
+
+
+@pytest.mark.parametrize(
+    ("url", "uri"),
+    [
+        ("s3://bucket/cache", "s3://bucket/cache"),
+        ("s3://bucket/a/b/", "s3://bucket/a/b"),
+        ("s3://bucket", "s3://bucket"),
+        ("gs://bucket/a b", "gs://bucket/a b"),
+        ("az://container/cache", "az://container/cache"),
+        ("abfss://c@account.dfs.core.windows.net/x", "abfss://c@account.dfs.core.windows.net/x"),
+        ("hf://datasets/team/cache", "hf://datasets/team/cache"),
+    ],
+)
+def test_addresses(url: str, uri: str) -> None:
+    location = Location.of(url, {"token": "hush"})
+    assert isinstance(location, Bucket) and str(location) == uri and "hush" not in repr(location)
+    table = location.table("name")
+    assert str(table) == f"{uri}/name.lance" and table.is_table and table.name == "name"
+    assert table.parent.same_as(location) and table.storage_options == {"token": "hush"}
+    assert table.folder is None and Location.of(table) is table
+    assert location.within("name.lance") == table
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://bucket/cache", "a URL of https:"),
+        ("file:///tmp", "a URL of file:"),
+        ("memory://x", "a URL of memory:"),
+        (Path("s3://bucket/cache"), r"'s3:/bucket/cache' has lost a slash"),
+        ("s3://", "is no place of a cache"),
+        ("s3:///cache", "is no place of a cache"),
+        ("s3://user:hush@bucket/cache", "without user, password"),
+        ("s3://bucket/cache?token=hush", r"query \(\?...\)"),
+        ("s3://bucket/cache#x", "is no place of a cache"),
+        ("s3://bucket//cache", "empty parts"),
+        ("s3://bucket/a/../b", "which stores do not follow"),
+        ("s3://bucket/a\nb", "is no place of a cache"),
+    ],
+)
+def test_what_is_no_address(url: str | Path, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        Location.of(url)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_space_from_its_beginning_to_its_end(remote: Remote) -> None:
+    space, rows = open_space(remote), make_rows([f"text {i}" for i in range(200)])
+    assert not space.location.has_table() and not space.location.parent.exists()
+    space.add(rows)
+    other = open_space(remote)
+    assert other.name == space.name and len(other.refresh()) == 200
+    values, damaged = read_all(other, rows)
+    assert values.tobytes() == rows.values.tobytes() and not damaged.any()
+    reader = other.open()
+    assert reader.dataset.has_stable_row_ids and reader.metadata == space.metadata
+    other.add(make_rows([f"text {i}" for i in range(190, 210)], seed=1))
+    assert len(other.snapshot) == 210  # ten were there
+    other.drop(rows.keys[:5])
+    assert len(other.refresh(now=True)) == 205
+    before = other.location.size()
+    assert compact_space(other, older_than=timedelta(0)).fragments_after == 1
+    assert 0 < other.location.size() < before + 10_000
+    assert check_space(other).ok and len(other.location.versions()) == 1
+    tables = Database(remote.url, remote.options, writable=False).location.tables()
+    assert [table.name for table in tables] == [space.name]
+    other.location.remove()
+    assert not other.location.has_table() and other.location.parent.tables() == []
+
+
+def test_removing_leaves_other_tables(remote: Remote) -> None:
+    database = Database(remote.url, remote.options, writable=True)
+    for dtype in ("float32", "bfloat16"):
+        identity = IDENTITY.with_dtype(dtype)
+        space = database.space(identity, identity.model, "vllm 1.0")
+        space.add(make_rows(["a"], identity=identity))
+    names = [one.name for one in database.spaces()]
+    assert len(names) == 2 and database.cached_dtypes(IDENTITY) == ["bfloat16", "float32"]
+    with pytest.raises(CacheError, match=r"is no table: its name does not end in .lance"):
+        database.location.remove()
+    database.location.table(names[0]).remove()
+    assert [one.name for one in database.spaces()] == names[1:]
+
+
+def test_damaged_rows_are_deleted_in_place(remote: Remote) -> None:
+    space, rows = open_space(remote), make_rows(["a", "b", "c"])
+    space.add(rows)
+    schema = space.open().schema
+    bad, other = make_rows(["b"], seed=5), make_rows(["d"])
+    space.append(
+        bad.to_arrow(schema, store_text=True).set_column(
+            0, schema.field(0), other.to_arrow(schema, store_text=True).column(0)
+        ),
+        8,
+    )
+    found = check_space(space)
+    assert not found.ok and found.damaged == 1 and found.rows == 4
+    assert check_space(space, fix=True).ok and check_space(space).rows == 3
+    assert not read_all(open_space(remote), rows)[1].any()
+
+
+def test_what_looking_costs(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refresh of what was just seen costs nothing, one that must look a single request."""
+    space, rows = open_space(remote), make_rows([f"text {i}" for i in range(100)])
+    space.add(rows)
+    before = requests(space)
+    snapshot = space.refresh()
+    assert requests(space) == before
+    assert space.refresh(now=True) is snapshot and requests(space) == before + 1
+    monkeypatch.setattr(space_module, "FRESH_SECONDS", 0.0)
+    assert space.refresh() is snapshot and requests(space) == before + 2
+    other = open_space(remote)
+    before = requests(other)
+    assert len(other.refresh()) == 100
+    assert requests(other) - before <= 12
+    before = requests(other)
+    read_all(other, rows)
+    assert requests(other) - before <= 6
+    assert other.location.traffic.bytes > rows.values.nbytes
+
+
+def test_others_rows_are_seen_some_seconds_later(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = open_space(remote), open_space(remote)
+    mine.add(make_rows(["a"]))
+    assert len(theirs.refresh()) == 1
+    mine.add(make_rows(["b"]))
+    assert len(theirs.refresh()) == 1 and len(theirs.refresh(now=True)) == 2
+    mine.add(make_rows(["c"]))
+    monkeypatch.setattr(space_module, "FRESH_SECONDS", 0.0)
+    assert len(theirs.refresh()) == 3
+
+
+def test_old_versions_stay_for_their_readers_for_an_hour(remote: Remote) -> None:
+    space, rows = open_space(remote), make_rows(["a"])
+    space.add(rows)
+    old = space.open()
+    compact_space(space)
+    clean_up(space.location, timedelta(0))
+    assert len(old.take(np.array([0]), ["key"])) == 1
+
+
+def test_a_writer_compacts_here_too(remote: Remote) -> None:
+    space = open_space(remote, compact_automatically=True)
+    for i in range(40):
+        space.add(make_rows([f"text {i}"], seed=i))
+        space.compactor.join()
+    assert len(space.open().fragments) < 20 and check_space(space).rows == 40
+
+
+def test_an_outage_is_no_damage(
+    object_store: ObjectStore,
+    remote: Remote,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else rows would be taken for lost, and encoded again."""
+    impatient = {"client_max_retries": "1", "client_retry_timeout": "1", "timeout": "2s"}
+    space = open_space(Remote(remote.url, {**remote.options, **impatient}))
+    rows = make_rows([f"text {i}" for i in range(3000)])
+    space.add(rows)
+    object_store.kill()
+    try:
+        with pytest.raises(UnreachableError, match="did not answer, or refused") as caught:
+            space.refresh(now=True)
+        assert not isinstance(caught.value, DamagedSpaceError)
+        with pytest.raises(UnreachableError, match="Reading vectors from"):
+            space.snapshot.read_all(np.arange(3000), rows.keys)
+        with pytest.raises(UnreachableError, match="did not answer"):
+            space.refresh_or_salvage(write=True, now=True)
+        monkeypatch.setattr(space_module, "FRESH_SECONDS", 600.0)
+        with pytest.raises(CacheWriteError, match=r"Writing to .* did not answer"):
+            space.add(make_rows(["new"]))
+        for text in (str(caught.value), caplog.text):
+            assert object_store.secret not in text and object_store.key not in text
+    finally:
+        object_store.start()
+    assert len(space.refresh(now=True)) == 3000 and not read_all(space, rows)[1].any()
+
+
+@pytest.mark.slow
+def test_a_lost_connection_is_ridden_out(object_store: ObjectStore, remote: Remote) -> None:
+    space = open_space(remote)
+    space.add(make_rows(["a"]))
+    object_store.kill()
+    timer = threading.Timer(8, object_store.start)
+    timer.start()
+    began = time.monotonic()
+    try:
+        space.add(make_rows(["b"]))
+        assert time.monotonic() - began > 5
+    finally:
+        timer.join()
+    assert len(space.refresh(now=True)) == 2
+
+
+def test_no_message_has_a_secret(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    location = Location.of(remote.url, {**remote.options, "azure_storage_sas_key": "sv=2024&sig=1"})
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token-of-the-environment")
+    secret, key = remote.options["aws_secret_access_key"], remote.options["aws_access_key_id"]
+    said = f"{secret} {key} sv=2024&sig=1 token-of-the-environment http://me:pw@host us-east-1"
+    assert location.without_secrets(said) == "*** *** *** *** http://***@host us-east-1"
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
+    wrong = {**remote.options, "aws_secret_access_key": "not-the-secret-at-all"}
+    with pytest.raises(UnreachableError, match="SignatureDoesNotMatch") as caught:
+        Database(remote.url, wrong, writable=True)
+    for text in (str(caught.value), repr(caught.value), caplog.text):
+        assert "not-the-secret" not in text and key not in text
+    assert caught.value.__cause__ is None
