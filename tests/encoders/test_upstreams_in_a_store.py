@@ -27,10 +27,12 @@ def test_a_laptop_replays_what_a_cluster_computed(
     laptop = make_encoder(on_miss="raise", **team)
     assert encode(laptop, ["c", "a"]).tobytes() == vectors[[2, 0]].tobytes()
     assert (laptop.stats.hits, laptop.stats.upstream) == (2, 2)
+    assert 0 < laptop.stats.requests < 40 and "requests" in str(laptop.stats)
     with pytest.raises(MissingTextsError, match="nor upstream in s3://"):
         encode(laptop, ["x"])
     alone = make_encoder(on_miss="raise", upstream=[])
     assert encode(alone, ["a", "c"]).tobytes() == vectors[[0, 2]].tobytes()
+    assert alone.stats.requests == 0
     assert not any(engine.starts for engine in fake_engines[1:])
 
 

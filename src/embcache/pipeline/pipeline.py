@@ -241,7 +241,11 @@ class Pipeline:
         self._open_store("raise").refresh()
 
     def _traffic(self) -> Traffic:
-        return Traffic() if self.space is None else self.space.location.traffic
+        """What went to and from the cache and its upstreams until now."""
+        places = [] if self.space is None else [self.space.location]
+        if self._upstream is not None:
+            places += self._upstream.locations
+        return Traffic(*map(sum, zip(Traffic(), *(one.traffic for one in places), strict=True)))
 
     def _open_store(self, on_write_error: OnWriteError) -> Overlay:
         """The space as one call sees it."""

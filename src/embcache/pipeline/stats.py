@@ -23,7 +23,8 @@ class EncodeStats:
         unwritten: How many of those that were encoded, or found upstream, are not in the cache,
             because writing failed.
         upstream: How many of the hits were found upstream, and not in the cache itself.
-        requests: How many requests an object store was sent, for a cache that lies in one.
+        requests: How many requests an object store was sent, for a cache or an upstream that lies
+            in one.
         bytes: What these brought and took, in bytes.
     """
 

@@ -21,7 +21,7 @@ from embcache.pipeline.outbox import Outbox
 from embcache.pipeline.patience import Beat
 from embcache.pipeline.stats import Watcher
 from embcache.pipeline.upstream_cache import UpstreamCache
-from embcache.store import Database, Rows, Space, SpaceSnapshot
+from embcache.store import Database, Location, Rows, Space, SpaceSnapshot
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions
 from embcache.store.verify import Values
@@ -96,6 +96,11 @@ class Upstream:
     def writes(self) -> bool:
         """Whether what is encoded is to be written to one of them."""
         return any(one.cache.write and one.usable for one in self._sources)
+
+    @property
+    def locations(self) -> list[Location]:
+        """Where they are."""
+        return [one.cache.location for one in self._sources]
 
     def serve(
         self, job: Job, missing: Positions, watcher: Watcher, check: Callable[[], None]
