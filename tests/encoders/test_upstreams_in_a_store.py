@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from embcache import MissingTextsError, VllmEncoderWrapper
+from embcache.store import Location
+from tests.careless_store import CarelessStore
 from tests.conftest import encode
 from tests.fakes import Engines
-from tests.object_store import Remote
+from tests.object_store import ObjectStore, Remote
 from tests.slow_host import silent_host
 
 Make = Callable[..., VllmEncoderWrapper]
@@ -58,4 +60,42 @@ def test_a_store_that_never_answers_costs_seconds(
         encode(encoder, ["a"])
         encode(encoder, ["b"])
     assert time.monotonic() - began < 40 and encoder.total.encoded == 2
+    assert len([r for r in caplog.records if "goes on without" in r.getMessage()]) == 1
+
+
+def test_a_store_without_conditional_writes_is_read_and_not_written(
+    make_encoder: Make, careless_store: CarelessStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = careless_store.url()
+    team = {"upstream": url, "storage_options": careless_store.options}
+    encoder = make_encoder(upstream_write=True, **team)
+    with caplog.at_level(logging.WARNING):
+        encode(encoder, ["a", "b"])
+    (said,) = [r.getMessage() for r in caplog.records if "goes on without" in r.getMessage()]
+    assert "cannot be written safely" in said and encoder.stats.encoded == 2
+    assert Location.of(url, careless_store.options).tables() == []
+
+
+@pytest.mark.slow
+def test_a_store_that_dies_in_the_middle_costs_one_warning(
+    make_encoder: Make,
+    object_store: ObjectStore,
+    remote: Remote,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    team = {"upstream": remote.url, "storage_options": remote.options}
+    encode(make_encoder(cache_path=tmp_path / "node", upstream_write=True, **team), ["a", "b"])
+    laptop = make_encoder(**team)
+    encode(laptop, ["a"])
+    assert laptop.stats.upstream == 1
+    object_store.kill()
+    began = time.monotonic()
+    try:
+        with caplog.at_level(logging.WARNING):
+            encode(laptop, ["b", "c"])
+            encode(laptop, ["d"])
+    finally:
+        object_store.start()
+    assert time.monotonic() - began < 90 and laptop.total.encoded == 3
     assert len([r for r in caplog.records if "goes on without" in r.getMessage()]) == 1

@@ -10,9 +10,19 @@ from embcache.errors import ConfigError, shown
 from embcache.pipeline.upstream import Upstream
 from embcache.pipeline.upstream_cache import UpstreamCache
 from embcache.store import Database, Location, Space
+from embcache.store.location import checked_options, is_url
 
 ENVIRONMENT = "EMBCACHE_UPSTREAM"
 """Upstream caches of encoders that name none, several separated by commas."""
+
+IMPATIENT = {
+    "connect_timeout": "5s",
+    "timeout": "15s",
+    "client_max_retries": "1",
+    "client_retry_timeout": "15",
+}
+"""Options of Lance for upstreams in a store: one that does not answer is done without, and native
+code that is waiting for it shall not keep the process from exiting."""
 
 Place = str | os.PathLike[str] | Location
 
@@ -91,7 +101,10 @@ def _listed(upstream: Place | Sequence[Place]) -> list[Place]:
 def _location(one: Place, storage_options: Mapping[str, str] | None) -> Location:
     if not isinstance(one, (str, os.PathLike, Location)) or one == "":
         raise ConfigError(_no_place(one))
-    return Location.of(one, storage_options, argument="upstream")
+    if isinstance(one, Location) or not is_url(os.fspath(one)):
+        return Location.of(one, storage_options, argument="upstream")
+    options = checked_options(storage_options)
+    return Location.of(one, {**IMPATIENT, **options}, argument="upstream")
 
 
 def _no_place(value: object) -> str:

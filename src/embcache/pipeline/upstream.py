@@ -265,7 +265,9 @@ class Upstream:
             return _read(newer, keys, beat)
 
     def _try_writing(self, source: _Source, _: Beat) -> bool:
-        self._opened(source).location.try_committing()
+        location = self._opened(source).location
+        location.parent.try_writing()  # a store may have no conditional writes
+        location.try_committing()
         return True
 
     def _push(self, source: _Source, rows: Rows, beat: Beat) -> bool:

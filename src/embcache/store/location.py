@@ -111,7 +111,7 @@ class Location(ABC):
         if not given:
             raise ConfigError(f"{argument} is empty. Give a directory, or None for no cache.")
         options = checked_options(storage_options)
-        if _URL.match(given):
+        if is_url(given):
             return Bucket.at(given, options, argument)
         absolute = user_path(given, argument).absolute()  # whatever the caller changes to later
         return Folder(str(absolute), options)
@@ -287,6 +287,11 @@ class Location(ABC):
     def without_secrets(self, text: str) -> str:
         """A text without the values of credentials."""
         return text
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL, of a store or not."""
+    return _URL.match(path) is not None
 
 
 def checked_options(options: Mapping[str, str] | None) -> dict[str, str]:
