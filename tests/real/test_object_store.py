@@ -64,7 +64,7 @@ def test_upstream_then_alone(
     mine = {"cache_path": str(tmp_path / "cache"), "on_miss": "raise"}
     first = evaluate(model_path, env, upstream=remote.url, **mine)
     assert first["vectors"] == cold["vectors"] and not first["vllm"]
-    assert "240 upstream" in first["said"] and first["requests"] > 0
+    assert "240 of them upstream" in first["said"] and first["requests"] > 0
     object_store.stop()
     try:
         again = evaluate(model_path, {}, **mine)
