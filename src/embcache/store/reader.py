@@ -15,6 +15,7 @@ from embcache.errors import ConfigError, DamagedSpaceError
 from embcache.identity.keys import Keys
 from embcache.store import panics
 from embcache.store.base import Part
+from embcache.store.fetching import readahead, scan_from
 from embcache.store.index import Positions
 from embcache.store.location import READ_FIX, Location, lance_errors
 from embcache.store.locks import Pin
@@ -31,15 +32,12 @@ from embcache.store.watch import reading
 
 logger = logging.getLogger(__name__)
 
-# From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
-_SCAN_FROM_FRACTION = 0.1
-# In a store, single rows of 1.5 kB take a request each; from a twentieth on Lance reads most of the
-# fragment anyway, in 200 requests and more where a scan takes 5 (docs/object_storage.md).
-_SCAN_FROM_FRACTION_IN_A_STORE = 0.05
 _BATCH_ROWS = 4096
+_KEY_ROWS = 8192  # Lance's default
 _BATCH_BYTES = 4 * 2**20
 _TAKE_THREADS = 2
 _SAMPLE_ROWS = 64
+_CHECKSUM_BYTES = 8
 _ERROR_CHARACTERS = 200  # Lance appends paths of its own source files
 
 
@@ -76,8 +74,9 @@ def _dataset(location: Location, version: int | None) -> lance.LanceDataset:
         dataset = lance.dataset(
             str(location), version=version, storage_options=location.lance_options
         )
-    except Exception:
-        if location.folder is None:  # looked for only now: it takes a request
+    except Exception as error:
+        # Looked for only now: it takes a request.
+        if location.folder is None and not location.is_outage(error):
             check_table(location)
         raise
     location.watch(dataset)
@@ -218,9 +217,7 @@ class Reader:
         positions, keys = positions[order], keys[order]
         owner = np.searchsorted(self.starts, positions, side="right") - 1
         wanted = np.bincount(owner, minlength=len(self.fragments))
-        least = _SCAN_FROM_FRACTION
-        if self.location.folder is None:
-            least = _SCAN_FROM_FRACTION_IN_A_STORE
+        least = scan_from(self.location, _CHECKSUM_BYTES + 4 * self.dim)
         scanned = wanted >= least * np.diff(self.starts)
         with lance_errors("Reading vectors from", self.location, READ_FIX):
             for select, source in (
@@ -247,6 +244,11 @@ class Reader:
         names = list(dict.fromkeys(["key", self.layout.value, "checksum", *columns]))
         for batch in self._guarded(fragment, names):
             yield verify(batch, self.layout)
+
+    def key_batches(self, fragments: list[lance.LanceFragment]) -> Iterator[pa.RecordBatch]:
+        """Keys and row ids of some fragments, by batches; what Lance raises passes as it is."""
+        batches = self._batches(["key"], fragments, with_row_id=True, batch_rows=_KEY_ROWS)
+        yield from panics.each_off_screen(batches)
 
     def keys_of(self, fragment: lance.LanceFragment) -> Iterator[pa.RecordBatch]:
         """Keys and row ids of a fragment, by batches.
@@ -310,7 +312,11 @@ class Reader:
         """
         with lance_errors("Scanning", self.location, READ_FIX):
             scanner = self.dataset.scanner(
-                columns=list(columns), with_row_id=True, batch_size=batch_rows, scan_in_order=True
+                columns=list(columns),
+                with_row_id=True,
+                batch_size=batch_rows,
+                scan_in_order=True,
+                io_buffer_size=readahead(self.location).io_buffer_size,
             )
             yield from panics.each_off_screen(scanner.to_batches())
 
@@ -356,15 +362,15 @@ class Reader:
         fragments: list[lance.LanceFragment],
         *,
         with_row_id: bool = False,
+        batch_rows: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
         scanner = self.dataset.scanner(
             columns=columns,
             with_row_id=with_row_id,
             fragments=fragments,
-            batch_size=self.batch_rows,
+            batch_size=batch_rows or self.batch_rows,
             scan_in_order=True,
-            batch_readahead=2,  # memory that is used again faults no pages in
-            fragment_readahead=1,
+            **readahead(self.location)._asdict(),
         )
         yield from scanner.to_batches()
 
