@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from embcache.store import Space, index_file
-from embcache.store.reader import Reader
 from embcache.store.index import KeyIndex, KeyParts
+from embcache.store.reader import Reader
 from embcache.store.snapshot import fragment_marks
 from tests.spaces import folder, make_rows, read_all
 
