@@ -22,8 +22,13 @@ HEAD = """# Command line
 same. Only `warm`, `eval` and `search` may start an engine. Errors go to standard error, with exit
 code 1 (2 where the command itself was not understood).
 
-SPACE is, in every command, one of: the name of a space in `--cache DIR`, or any part of it that no
-other space has (of the model, the dtype or the fingerprint); the folder of a space,
+CACHE is a directory or a URL. What the store of a URL needs to be opened comes from the environment
+(`AWS_ACCESS_KEY_ID`, say) and the machine, or from `--storage-option NAME=VALUE`, which holds for
+every cache of the command. A command line is seen by others on the machine and kept in the shell's
+history: secrets are better in the environment.
+
+SPACE is, in every command, one of: the name of a space in `--cache CACHE`, or any part of it that
+no other space has (of the model, the dtype or the fingerprint); the folder or URL of a space,
 `cache/<name>.lance`; a cache that holds exactly one space. `embcache --install-completion`
 completes commands and options in your shell.
 

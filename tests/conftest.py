@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
+import lance
+import lancedb
 import mteb
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from torch.utils.data import DataLoader
 from embcache import VllmCrossEncoderWrapper, VllmEncoderWrapper
 from embcache.encoders import vllm_encoder
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine, VllmScoringEngine
+from embcache.store.folder import Folder
 from tests.careless_store import careless_store  # a fixture, as those below
 from tests.fakes import Engines, FakeEngine, FakeScoringEngine, Shared
 from tests.hub import Hub
@@ -206,6 +210,32 @@ def real_cross_encoder(
         return VllmCrossEncoderWrapper(cross_encoder_path, **kwargs)
 
     return make
+
+
+@pytest.fixture
+def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The storage options of each call by which Lance opens a table or commits to one.
+
+    Folders hand theirs on here, too. Those of compactors are left out: a cache of an earlier test
+    may have one at work.
+    """
+    seen: list[dict[str, str]] = []
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread().name != "embcache-compactor":
+                seen.append(dict(kwargs.get("storage_options") or {}))
+            return call(*args, **kwargs)
+
+        return instead
+
+    handed_on = property(lambda place: dict(place.storage_options) or None)
+    monkeypatch.setattr(Folder, "lance_options", handed_on)
+    monkeypatch.setattr(lance, "dataset", watched(lance.dataset))
+    monkeypatch.setattr(lancedb, "connect", watched(lancedb.connect))
+    commit = staticmethod(watched(lance.LanceDataset.commit))
+    monkeypatch.setattr(lance.LanceDataset, "commit", commit)
+    return seen
 
 
 def loader(texts: list[str], batch_size: int = 32, **columns: list[Any]) -> DataLoader[Any]:

@@ -43,12 +43,14 @@ class Cache:
     """A cache of embeddings, to look into and to look after.
 
     Args:
-        path: Directory of the cache.
-        storage_options: What the place needs to be opened; nothing, for a directory.
+        path: Directory or URL of the cache.
+        storage_options: What the store of a URL needs to be opened (keys, region, endpoint), by
+            name; None for the environment's and the machine's usual credentials.
 
     Raises:
-        ConfigError: The path is empty, or a URL.
+        ConfigError: The path is empty, or a URL of no store; or a storage option is no string.
         CacheError: It is a file.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Cache:
         """All spaces of the cache, by name.
 
         Raises:
-            CacheError: There is no such directory, or a table cannot be opened.
+            CacheError: There is no such cache, or a table cannot be opened.
         """
         self._database.check_exists()
         return [CachedSpace(space) for space in self._database.spaces()]
@@ -95,14 +97,23 @@ class Cache:
 
     __getitem__ = space
 
-    def merge(self, other: str | os.PathLike[str] | Location | Cache) -> TransferReport:
+    def merge(
+        self,
+        other: str | os.PathLike[str] | Location | Cache,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> TransferReport:
         """Add to this cache what another one has and it has not, see `merge_caches`.
+
+        Args:
+            other: Directory or URL of the other cache, or a Cache.
+            storage_options: What the store of the other one's URL needs to be opened; a Cache has
+                its own.
 
         Raises:
             ConfigError: Both are one, or the other holds a table of `LanceCache`.
             CacheError: There is no other cache, or this one cannot be written.
         """
-        return merge_caches(_location(other, None, "other"), self.location)
+        return merge_caches(_location(other, storage_options, "other"), self.location)
 
     def push(
         self,
@@ -242,7 +253,10 @@ class CachedSpace:
 
     @property
     def location(self) -> Location:
-        """The table's folder, for any Lance tool: `lance.dataset(str(space.location))`."""
+        """Where the table is, for any Lance tool: `lance.dataset(str(space.location))`.
+
+        In a store, with `storage_options=space.location.lance_options`.
+        """
         return self._space.location
 
     @property

@@ -307,7 +307,7 @@ class TestBadInput:
                 r"must contain the string '\{instruction\}'",
             ),
             ({"prompt_dict": "query: "}, ConfigError, 'neither a dict nor "registered"'),
-            ({"cache_path": "s3://bucket"}, ConfigError, "is a URL"),
+            ({"cache_path": "ftp://bucket"}, ConfigError, "is a URL of ftp:"),
             ({"cache_path": ""}, ConfigError, "cache_path is empty"),
             ({"cache_path": "/proc/cache"}, CacheError, "cannot be written"),
             ({"hf_overrides": print}, ConfigError, "has no canonical form"),

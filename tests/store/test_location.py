@@ -46,9 +46,9 @@ def test_relative_paths_are_settled_at_once(
         (
             "cache",
             {"timeout": 30},
-            r"storage_options\['timeout'\] is no text by a name .int.: Lance takes",
+            r"storage_options\['timeout'\] is a int; both must be texts",
         ),
-        ("cache", {3: "a"}, r"storage_options\[3\] is no text by a name"),
+        ("cache", {3: "a"}, r"storage_options\[3\] is a str; both must be texts"),
         ("cache", ["a=b"], "storage_options is a list. Give a dict of texts by name"),
     ],
 )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import lancedb
 import pytest
 
-from embcache import CacheError, ConfigError
+from embcache import CacheError, ConfigError, UnreachableError
 from embcache.identity.identity import Identity
-from embcache.store import Space
+from embcache.store import Location, Space
 from embcache.tools.find import find_space, find_spaces
+from tests.object_store import Remote
 from tests.spaces import IDENTITY, folder, make_rows
 from tests.tools.test_merge import space_in
 
@@ -111,3 +113,58 @@ def test_a_broken_space_is_a_candidate_too(spaces: list[Space], tmp_path: Path) 
         assert find_spaces([given], tmp_path / "cache")[0].name == broken.name
     with pytest.raises(ConfigError, match="'organ' is not one space: 2"):
         find_space("organ", tmp_path / "cache")
+
+
+@pytest.fixture
+def far(remote: Remote) -> list[Space]:
+    """The same two as `spaces`, in a store."""
+    place = Location.of(remote.url, remote.options)
+    made = [space_in(place, identity) for identity in (IDENTITY, OTHER)]
+    for space in made:
+        space.add(make_rows(["a"], identity=space.identity))
+    return made
+
+
+def test_a_url_names_a_table_as_a_path_does(far: list[Space], remote: Remote) -> None:
+    options = {"storage_options": remote.options}
+    for space in far:
+        url = f"{remote.url}/{space.name}.lance"
+        assert str(space.location) == url
+        ways = [(url, "elsewhere"), (f"{url}/", "elsewhere"), (f"{space.name}.lance", remote.url)]
+        for given, cache in [*ways, (space.identity.fingerprint(), remote.url)]:
+            for found in (
+                find_space(given, cache, **options),
+                *find_spaces([given], cache, damaged=True, **options),
+            ):
+                assert found.location == space.location
+                assert found.location.storage_options == remote.options
+    assert len(find_spaces(None, remote.url, **options)) == 2
+
+
+def test_a_url_of_a_cache(far: list[Space], remote: Remote) -> None:
+    options = {"storage_options": remote.options}
+    with pytest.raises(ConfigError, match=f"'{remote.url}' is not one space: 2 in {remote.url}"):
+        find_space(remote.url, "elsewhere", **options)
+    far[1].location.remove()
+    assert find_space(remote.url, "elsewhere", **options).name == far[0].name
+
+
+def test_a_url_that_leads_nowhere(far: list[Space], remote: Remote) -> None:
+    """It is no part of a name: no other cache is looked into."""
+    options = {"storage_options": remote.options}
+    message = rf"No space in {remote.url} is called '{remote.url}/x\.lance'(?s:.*)--float32--"
+    with pytest.raises(ConfigError, match=message):
+        find_space(f"{remote.url}/x.lance", "elsewhere", **options)
+    with pytest.raises(CacheError, match="/none does not exist"):
+        find_space(f"{remote.url}/none", "elsewhere", **options)
+
+
+@pytest.mark.parametrize("given", ["{}/x.lance", "{}", "x.lance", "x"])
+def test_a_store_that_does_not_let_one_in(given: str, remote: Remote) -> None:
+    """It is said at once, without the patience that a run has with a store."""
+    secret = "wrong-and-hush"
+    options = {**remote.options, "aws_secret_access_key": secret}
+    began = time.monotonic()
+    with pytest.raises(UnreachableError, match="The secret key is not that of") as caught:
+        find_space(given.format(remote.url), remote.url, storage_options=options)
+    assert time.monotonic() - began < 10 and secret not in str(caught.value)

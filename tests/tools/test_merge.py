@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from embcache import CacheError, ConfigError, LanceCache
 from embcache.identity.identity import Identity
 from embcache.identity.keys import pair_keys, text_keys
-from embcache.store import SCORES, Database, Rows, Space
+from embcache.store import SCORES, Database, Location, Rows, Space
 from embcache.tools.check import check_space
 from embcache.tools.merge import merge_caches
 from tests.conftest import ROOT
@@ -30,7 +30,7 @@ OTHER = Identity("another", "1", "float32")
 names = st.lists(st.integers(0, 20).map(str), max_size=8)
 
 
-def space_in(cache: Path, identity: Identity = IDENTITY, **kwargs: Any) -> Space:
+def space_in(cache: Path | Location, identity: Identity = IDENTITY, **kwargs: Any) -> Space:
     space = Database(cache, writable=True).space(identity, identity.model, "vllm 1.0", **kwargs)
     return space
 

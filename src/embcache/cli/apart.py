@@ -21,9 +21,9 @@ from typing import IO, Any
 from embcache import errors
 from embcache.cli.output import plain
 from embcache.errors import CacheError, EmbcacheError
-from embcache.store import watch
+from embcache.store import Location, watch
 from embcache.tools.check import check_space
-from embcache.tools.find import find_spaces
+from embcache.tools.find import CachePath, find_spaces
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class _Job:
         spaces: As `find_spaces` takes them.
         cache: The same.
         fix: As `check_space` takes it.
+        storage_options: What the stores of URLs need to be opened.
         done: Spaces that an earlier process has reported.
         deadly: What earlier processes died of.
     """
@@ -62,11 +63,12 @@ class _Job:
     spaces: list[str]
     cache: str
     fix: bool
+    storage_options: dict[str, str] = field(default_factory=dict, repr=False)
     done: list[str] = field(default_factory=list)
     deadly: list[str] = field(default_factory=list)
 
 
-def check_apart(spaces: Sequence[str] | None, cache: Path, *, fix: bool) -> Iterator[Checked]:
+def check_apart(spaces: Sequence[str] | None, cache: CachePath, *, fix: bool) -> Iterator[Checked]:
     """Check spaces, and go on where damaged bytes end the process that reads them.
 
     Args:
@@ -78,7 +80,9 @@ def check_apart(spaces: Sequence[str] | None, cache: Path, *, fix: bool) -> Iter
         EmbcacheError: What `find_spaces` and `check_space` raise.
         CacheError: The process died too often, or of something else.
     """
-    job = _Job([*(spaces or ())], str(cache), fix)
+    where = Location.of(cache)
+    # By its standard input: command lines are for everybody to see, and options may be secrets.
+    job = _Job([*(spaces or ())], str(where), fix, dict(where.storage_options))
     for _ in range(_MOST_DEATHS):
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(
@@ -97,7 +101,7 @@ def check_apart(spaces: Sequence[str] | None, cache: Path, *, fix: bool) -> Iter
             if process.returncode == 0:
                 return
     raise CacheError(
-        f"Reading {cache} ended {_MOST_DEATHS} processes: too much of it is damaged. Check one "
+        f"Reading {where} ended {_MOST_DEATHS} processes: too much of it is damaged. Check one "
         "space at a time, or move the folder away: its texts are encoded again."
     )
 
@@ -156,7 +160,8 @@ def _work() -> None:
     logging.basicConfig(handlers=[_Records()])
     watch.start(lambda what: _send("reading", what), job.deadly)
     try:
-        for space in find_spaces(job.spaces, job.cache, damaged=True):
+        cache = Location.of(job.cache, job.storage_options)
+        for space in find_spaces(job.spaces, cache, damaged=True):
             where = str(space.location)
             if where not in job.done:
                 report = check_space(space, fix=job.fix)

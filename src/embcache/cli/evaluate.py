@@ -10,13 +10,16 @@ import typer
 from rich.table import Table
 
 from embcache.cli.options import (
+    DEFAULT_CACHE,
     BenchmarkOption,
     CacheDirectory,
     JsonOption,
     ModelOption,
     RevisionOption,
+    StorageOptions,
     TaskOption,
     encoder_options,
+    store_options,
 )
 from embcache.cli.output import console, human_count, print_json
 from embcache.cli.sources import mteb_tasks
@@ -61,7 +64,8 @@ def evaluate(
     revision: RevisionOption = None,
     task: TaskOption = None,
     benchmark: BenchmarkOption = None,
-    cache: CacheDirectory = "cache",
+    cache: CacheDirectory = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a model on mteb tasks through the cache: scores, hits and seconds.
@@ -73,7 +77,9 @@ def evaluate(
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper  # and mteb, which takes seconds
 
     tasks = mteb_tasks(task or [], benchmark or [])
-    wrapper = VllmEncoderWrapper(model, revision, cache_path=cache, **encoder)
+    wrapper = VllmEncoderWrapper(
+        model, revision, cache_path=cache, storage_options=store_options(storage_options), **encoder
+    )
     runs = [_run(wrapper, each, progress=not as_json) for each in tasks]
     wrapper.cleanup()
     if as_json:

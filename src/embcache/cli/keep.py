@@ -23,6 +23,8 @@ from embcache.cli.options import (
     PromptFilter,
     SpaceArgument,
     SpacesArgument,
+    StorageOptions,
+    location_of,
     prompt_option,
 )
 from embcache.cli.output import (
@@ -60,6 +62,7 @@ def check(
     ctx: typer.Context,
     spaces: SpacesArgument = None,
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     fix: Annotated[
         bool,
         typer.Option(
@@ -75,7 +78,7 @@ def check(
     Exit code 1 if something is wrong and was not fixed.
     """
     reports: list[Checked] = []
-    for report in check_apart(spaces, cache, fix=fix):
+    for report in check_apart(spaces, location_of(cache, storage_options), fix=fix):
         reports.append(report)
         if not as_json:
             print_text(report.text)
@@ -92,6 +95,7 @@ def check(
 def compact(
     spaces: SpacesArgument = None,
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     older_than: Annotated[
         float,
         typer.Option(
@@ -105,7 +109,7 @@ def compact(
 ) -> None:
     """Make large files of small ones; free the disk of deleted rows and old versions."""
     reports: list[CompactReport] = []
-    for space in find_spaces(spaces, cache):
+    for space in find_spaces(spaces, location_of(cache, storage_options)):
         reports.append(compact_space(space, older_than=timedelta(minutes=older_than)))
         if not as_json:
             print_text(reports[-1])
@@ -117,27 +121,35 @@ def compact(
 
 def merge(
     other: Annotated[
-        Path,
-        typer.Argument(metavar="OTHER_CACHE", help="The cache to read from.", show_default=False),
+        str,
+        typer.Argument(
+            metavar="OTHER_CACHE",
+            help="The cache to read from, a directory or URL.",
+            show_default=False,
+        ),
     ],
     cache: AddToOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add to a cache what another one has and it has not.
 
     Rows are checked on the way; nothing is encoded again. After a kill, run it again.
     """
-    print_transfer(merge_caches(other, cache), Location.of(other), as_json=as_json)
+    where = location_of(other, storage_options, "other")
+    report = merge_caches(where, location_of(cache, storage_options))
+    print_transfer(report, where, as_json=as_json)
 
 
 def rm(
     space: SpaceArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Remove a space with all its rows."""
-    chosen = find_space(space, cache)
+    chosen = find_space(space, location_of(cache, storage_options))
     found = describe(chosen)
     what = f"{human_count(found.rows)} rows, {decimal(found.size_bytes)}"
     if not yes:
@@ -167,6 +179,7 @@ def export(
         ),
     ],
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     prompt: PromptFilter = None,
     contains: ContainsFilter = None,
     dtype: Annotated[
@@ -176,7 +189,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a space's rows, each checked, to a file for other tools."""
-    chosen = find_space(space, cache)
+    chosen = find_space(space, location_of(cache, storage_options))
     report = export_space(
         chosen,
         target,
@@ -202,6 +215,7 @@ def import_(
         ),
     ],
     cache: AddToOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     texts: Annotated[
         Path | None,
         typer.Option(
@@ -228,15 +242,16 @@ def import_(
     Rows of a file are verified. Of a NumpyCache folder, only you know which model, dtype and
     prompt it is of: name another one, and they are wrong hits.
     """
+    where = location_of(cache, storage_options)
     if source.is_dir():
-        report = _import_folder(source, cache, texts, model, revision, dtype, prompt)
+        report = _import_folder(source, where, texts, model, revision, dtype, prompt)
     elif (texts, model, revision, dtype, prompt) != (None, None, None, None, ""):
         raise ConfigError(
             f"{source} is no folder: --texts, --model, --revision, --dtype and --prompt are for "
             "mteb's NumpyCache. A file of `export` says itself what it is."
         )
     else:
-        report = import_file(source, cache)
+        report = import_file(source, where)
     print_report(report, as_json=as_json)
 
 
@@ -246,7 +261,7 @@ def _can_ask() -> bool:
 
 def _import_folder(
     folder: Path,
-    cache: Path,
+    cache: Location,
     texts: Path | None,
     model: str | None,
     revision: str | None,

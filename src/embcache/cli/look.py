@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,7 +17,9 @@ from embcache.cli.options import (
     CacheOption,
     JsonOption,
     SpaceArgument,
+    StorageOptions,
     encoder_options,
+    location_of,
     prompt_option,
     typed_text,
 )
@@ -37,7 +38,7 @@ from embcache.cli.output import (
 from embcache.errors import CacheError, ConfigError, MissingTextsError, quoted
 from embcache.identity.identity import short_name
 from embcache.identity.keys import Keys
-from embcache.store import Database, Location, Space
+from embcache.store import Database, Space
 from embcache.tools.compare import compare_spaces
 from embcache.tools.describe import SpaceDescription, ValueCount, describe
 from embcache.tools.find import find_space, hint_of
@@ -60,12 +61,13 @@ def register(app: typer.Typer) -> None:
 
 def list_spaces(
     cache: Annotated[
-        Path, typer.Argument(metavar="[CACHE]", help="Directory of the cache.")
+        str, typer.Argument(metavar="[CACHE]", help="Directory or URL of the cache.")
     ] = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the spaces of a cache."""
-    where = Location.of(cache)
+    where = location_of(cache, storage_options)
     spaces, errors = Database(where, writable=False).readable_spaces()
     described = []
     for one in spaces:
@@ -89,10 +91,13 @@ def list_spaces(
 
 
 def show(
-    space: SpaceArgument, cache: CacheOption = DEFAULT_CACHE, as_json: JsonOption = False
+    space: SpaceArgument,
+    cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a space is, and what it holds."""
-    found = describe(find_space(space, cache))
+    found = describe(find_space(space, location_of(cache, storage_options)))
     if as_json:
         print_json(description_json(found))
         return
@@ -121,10 +126,11 @@ def get(
         str | None, prompt_option("The prompt in front of its document.", "--document-prefix")
     ] = None,
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the vector of a cached text, or the score of a pair."""
-    chosen = find_space(space, cache)
+    chosen = find_space(space, location_of(cache, storage_options))
     is_pair = len(text) > 1
     if is_pair and prompt is not None:
         raise ConfigError(
@@ -172,10 +178,12 @@ def compare(
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="Another one.", show_default=False)],
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the vectors of the texts that two spaces share."""
-    first, second = find_space(a, cache), find_space(b, cache)
+    where = location_of(cache, storage_options)
+    first, second = find_space(a, where), find_space(b, where)
     print_report(compare_spaces(first, second), as_json=as_json)
 
 
@@ -210,6 +218,7 @@ def search(
         ),
     ] = None,
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search for the cached texts that are nearest to a text, or that have some words.
@@ -217,7 +226,7 @@ def search(
     A text that is not cached is embedded first, by vLLM, as the space's own were: revision, dtype,
     max_model_len and whatever else decides vectors are the space's. Nothing is written.
     """
-    chosen = find_space(space, cache)
+    chosen = find_space(space, location_of(cache, storage_options))
     if fts:
         matches, score = search_words(chosen, words, count, prompt), "bm25"
     else:

@@ -17,6 +17,8 @@ from embcache.cli.options import (
     OverwriteOption,
     PromptFilter,
     SpaceArgument,
+    StorageOptions,
+    location_of,
 )
 from embcache.cli.output import human_count, print_json, print_text
 from embcache.maps.color import Color, color_points
@@ -63,6 +65,7 @@ def map_(
         int, typer.Option(min=0, max=2**32 - 1, help="The same one draws the same map.")
     ] = 0,
     cache: CacheOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,7 +75,7 @@ def map_(
     """
     check_target(out, color=color, overwrite=overwrite)
     check_method(method)
-    chosen = find_space(space, cache)
+    chosen = find_space(space, location_of(cache, storage_options))
     points = sample_points(chosen, prompt=prompt, contains=contains, limit=limit, seed=seed)
     coloring = color_points(points.columns, color)  # before the projection, which takes longer
     drawn = project(points, method, seed)

@@ -13,7 +13,6 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import Field
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +24,7 @@ from embcache.encoders.arguments import (
     VectorArguments,
 )
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION
+from embcache.store import Location
 
 Command = Callable[..., None]
 
@@ -38,6 +38,47 @@ _NO_ENGINE_ARGUMENTS = {"model", "revision", "make_engine", *_FIELDS} - {*Engine
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r"}
 _ESCAPE = re.compile(r"\\[ntr]")
 _IN_BASH = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\t": r"\t", "\r": r"\r"}  # in $'...'
+
+
+def store_options(pairs: list[str] | None) -> dict[str, str] | None:
+    """What `--storage-option` came to; its values are in no message, since they may be secrets.
+
+    Args:
+        pairs: `NAME=VALUE`, each.
+
+    Returns:
+        Values by name; None where no option was given.
+
+    Raises:
+        typer.BadParameter: One is no such pair, or a name is given twice.
+    """
+    options: dict[str, str] = {}
+    for number, pair in enumerate(pairs or (), 1):
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise typer.BadParameter(
+                f"--storage-option number {number} is no NAME=VALUE (it is not shown: it may be a "
+                "secret). Write aws_region=eu-west-1, say."
+            )
+        if name in options:
+            raise typer.BadParameter(f"--storage-option {name} is given twice. Give it once.")
+        options[name] = value
+    return options or None
+
+
+def location_of(cache: str, pairs: list[str] | None, argument: str = "cache") -> Location:
+    """Where a cache is, with what its store needs to be opened.
+
+    Args:
+        cache: A directory or a URL.
+        pairs: Of `--storage-option`.
+        argument: What errors call `cache`.
+
+    Raises:
+        typer.BadParameter: A pair is none.
+        ConfigError: It is no place of a cache.
+    """
+    return Location.of(cache, store_options(pairs), argument=argument)
 
 
 def parse_json(text: str) -> Any:
@@ -113,20 +154,32 @@ def prompt_option(help_: str, name: str = "--prompt") -> Any:
     return typer.Option(name, metavar="PROMPT", help=help_, show_default=False, parser=typed_text)
 
 
-DEFAULT_CACHE = Path("cache")
+Names = list[str] | None
+
+DEFAULT_CACHE = "cache"
 
 CacheOption = Annotated[
-    Path, typer.Option("--cache", metavar="DIR", help="The cache that SPACE is in.")
+    str, typer.Option("--cache", metavar="CACHE", help="The cache that SPACE is in.")
 ]
 AddToOption = Annotated[
-    Path, typer.Option("--cache", metavar="DIR", help="The cache to add to; made if need be.")
+    str, typer.Option("--cache", metavar="CACHE", help="The cache to add to; made if need be.")
+]
+StorageOptions = Annotated[
+    Names,
+    typer.Option(
+        "--storage-option",
+        metavar="NAME=VALUE",
+        help="What the store of a URL needs to be opened; again for more. Not given: the "
+        "environment's and the machine's usual credentials.",
+        show_default=False,
+    ),
 ]
 SpaceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SPACE",
-        help="Part of a space's name (of the model, dtype or fingerprint), or its folder, or a "
-        "cache that holds one space.",
+        help="Part of a space's name (of the model, dtype or fingerprint), or its folder or URL, "
+        "or a cache that holds one space.",
         show_default=False,
     ),
 ]
@@ -134,8 +187,8 @@ SpacesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="SPACE",
-        help="Parts of spaces' names, or their folders, or caches that hold one; all of the cache "
-        "if none is named.",
+        help="Parts of spaces' names, or their folders or URLs, or caches that hold one; all of "
+        "the cache if none is named.",
         show_default=False,
     ),
 ]
@@ -159,9 +212,8 @@ RevisionOption = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of the model.", show_default=False)
 ]
 CacheDirectory = Annotated[
-    str, typer.Option("--cache", metavar="DIR", help="Directory of the cache.")
+    str, typer.Option("--cache", metavar="CACHE", help="Directory or URL of the cache.")
 ]
-Names = list[str] | None
 TaskOption = Annotated[
     Names, typer.Option("--task", "-t", help="mteb task, or module:Class; again for more.")
 ]

@@ -33,6 +33,7 @@ _WORDS = {
     "`merge_caches`": "embcache merge",
     "`transfer`": "embcache push or embcache pull",
     "`CachedSpace.remove`": "embcache rm",
+    "storage_options": "--storage-option",
     "Columns(text=..., title=...)": "--text-column, --title-column",
 }
 
@@ -98,11 +99,11 @@ def print_hints(message: str, ctx: typer.Context) -> None:
         for parameter in ctx.command.params
         if parameter.param_type_name == "option" and not _was_given(parameter.name, ctx)
     }
-    said = [
+    said = dict.fromkeys(
         f"{word.strip('`=')} is {typed}"
         for word, typed in words.items()
         if re.search(rf"(?<!\w){re.escape(word)}", message)
-    ]
+    )
     if said:
         print_note(f"On the command line, {'; '.join(said)}.")
 

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from embcache.cli.options import DEFAULT_CACHE, ContainsFilter, JsonOption, PromptFilter
+from embcache.cli.options import (
+    DEFAULT_CACHE,
+    AddToOption,
+    ContainsFilter,
+    JsonOption,
+    PromptFilter,
+    StorageOptions,
+    location_of,
+)
 from embcache.cli.output import print_error, print_note, print_report, prompt_counts
 from embcache.cli.progress import TransferDisplay
 from embcache.errors import CacheError
@@ -37,17 +45,20 @@ def push(
     ],
     spaces: Annotated[list[str] | None, _SOURCE_SPACES] = None,
     cache: Annotated[
-        str, typer.Option("--cache", metavar="DIR", help="The cache to read from.")
-    ] = str(DEFAULT_CACHE),
+        str, typer.Option("--cache", metavar="CACHE", help="The cache to read from.")
+    ] = DEFAULT_CACHE,
     prompt: PromptFilter = None,
     contains: ContainsFilter = None,
+    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy rows of a cache into another one, those that it lacks.
 
     Rows are checked on the way; nothing is deleted. After a kill, run it again: it goes on.
     """
-    _copy(Location.of(cache), Location.of(target), spaces, prompt, contains, as_json=as_json)
+    source = location_of(cache, storage_options)
+    other = location_of(target, storage_options, "target")
+    _copy(source, other, spaces, prompt, contains, as_json=as_json)
 
 
 def pull(
@@ -56,12 +67,10 @@ def pull(
         typer.Argument(metavar="SOURCE", help="The cache to read from.", show_default=False),
     ],
     spaces: Annotated[list[str] | None, _SOURCE_SPACES] = None,
-    into: Annotated[
-        str,
-        typer.Option("--cache", metavar="DIR", help="The cache to add to; made if need be."),
-    ] = str(DEFAULT_CACHE),
+    into: AddToOption = DEFAULT_CACHE,
     prompt: PromptFilter = None,
     contains: ContainsFilter = None,
+    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy rows of another cache into one's own, those that it lacks.
@@ -69,7 +78,8 @@ def pull(
     Of the other one, the keys are read, and the rows that are missing. Rows are checked on the
     way; nothing is deleted. After a kill, run it again: it goes on.
     """
-    _copy(Location.of(source), Location.of(into), spaces, prompt, contains, as_json=as_json)
+    other = location_of(source, storage_options, "source")
+    _copy(other, location_of(into, storage_options), spaces, prompt, contains, as_json=as_json)
 
 
 def print_transfer(report: TransferReport, source: Location, *, as_json: bool) -> None:

@@ -14,14 +14,17 @@ import typer
 from rich.filesize import decimal
 
 from embcache.cli.options import (
+    DEFAULT_CACHE,
     BenchmarkOption,
     CacheDirectory,
     ModelOption,
     Names,
     RevisionOption,
+    StorageOptions,
     TaskOption,
     encoder_options,
     prompt_option,
+    store_options,
 )
 from embcache.cli.output import (
     EmbcacheCommand,
@@ -60,7 +63,8 @@ def warm(
     model: ModelOption,
     encoder: dict[str, Any],
     revision: RevisionOption = None,
-    cache: CacheDirectory = "cache",
+    cache: CacheDirectory = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     task: TaskOption = None,
     benchmark: BenchmarkOption = None,
     part: Annotated[
@@ -173,7 +177,13 @@ def warm(
 
     pick = _shard(shard)
     wrapper = VllmEncoderWrapper(
-        model, revision, cache_path=cache, read_only=dry_run, on_write_error="raise", **encoder
+        model,
+        revision,
+        cache_path=cache,
+        storage_options=store_options(storage_options),
+        read_only=dry_run,
+        on_write_error="raise",
+        **encoder,
     )
     if note := sources.prompt_note(wrapper):
         print_note(note)

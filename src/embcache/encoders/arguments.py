@@ -192,7 +192,12 @@ class CacheArguments(Arguments):
     """Where results are kept, and what is done with them."""
 
     cache_path: str | os.PathLike[str] | None = field(
-        default="cache", metadata=_doc("Directory of the cache; None for no cache.")
+        default="cache", metadata=_doc("Directory or URL of the cache; None for no cache.")
+    )
+    storage_options: Mapping[str, str] | None = field(
+        default=None,
+        repr=False,  # secrets
+        metadata=_doc("What a URL's store needs to be opened; the usual credentials if none."),
     )
     on_miss: Literal["encode", "raise"] = field(
         default="encode",

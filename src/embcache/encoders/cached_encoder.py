@@ -68,7 +68,10 @@ class CachedEncoder:
 
     Args:
         model: An mteb encoder, or a SentenceTransformer.
-        cache_path: Directory of the cache; None for no cache.
+        cache_path: Directory or URL of the cache; None for no cache.
+        storage_options: What the store of a URL needs to be opened (keys, region, endpoint), by
+            name, as Lance's `storage_options`; None for the environment's and the machine's usual
+            credentials. It is noted nowhere, and in no identity.
         identity: What else decides the vectors, as plain values by name:
             `{"server": "vllm 0.32, float16"}`, say.
         applied_prompt: For encoders whose prompts embcache does not know: a function of task
@@ -99,6 +102,7 @@ class CachedEncoder:
         ConfigError: The model is no encoder, its vectors cannot be cached by text, it has neither
             name nor revision nor `identity`, or another argument cannot work.
         CacheError: The cache path is a file or cannot be written.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class CachedEncoder:
         model: EncoderProtocol | AbsEncoder | SentenceTransformer,
         cache_path: str | os.PathLike[str] | None = "cache",
         *,
+        storage_options: Mapping[str, str] | None = None,
         identity: Mapping[str, Any] | None = None,
         applied_prompt: Callable[[TaskMetadata, PromptType | None], str] | None = None,
         on_miss: OnMiss = "encode",
@@ -139,7 +144,11 @@ class CachedEncoder:
         self._live = LiveModel(self._model, _PROMPT_NAMES if self._rule.known else frozenset())
         self._base = base_identity(self._model, meta, self._live, self._rule, identity)
         self._name = display_name(self._model, meta)
-        self._database = None if cache_path is None else Database(cache_path, writable=self._write)
+        self._database = (
+            None
+            if cache_path is None
+            else Database(cache_path, storage_options, writable=self._write)
+        )
         self._pipelines: dict[str, Pipeline] = {}
         self._lock = ForkLock()  # two threads make one pipeline, and count in turn
         self._model_lock = ForkLock()  # all pipelines call one model

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # No underscore, with which mteb joins names and values; nothing that reads as a number or constant.
 _PLAIN = re.compile(r"(?!(?:True|False|None|nan|inf|Infinity|NaN)$)[A-Za-z][A-Za-z0-9.-]{0,39}")
 _NO_NAME_PARTS = re.compile(r"[^A-Za-z0-9.]+")
+_SECRET = "storage_options"
 _SHOWN = 24  # characters of a value that are shown: mteb hashes names of more than 200
 
 
@@ -37,18 +38,34 @@ def experiment_meta(
         revision: The commit or content that the revision stands for; None to leave it.
 
     Returns:
-        A copy; or `meta` itself, if it says all of this already.
+        A copy, without the `storage_options` that `ModelMeta.load_model` notes in it; or `meta`
+        itself, if it says all of this already.
 
     Raises:
         ConfigError: A value has no canonical form.
     """
-    updates: dict[str, Any] = {}
+    updates = _without_options(meta)
     if revision is not None and revision != meta.revision:
         updates["revision"] = revision
     if settings:
         shown = {name: readable(value, name) for name, value in sorted(settings.items())}
-        updates["experiment_kwargs"] = {**(meta.experiment_kwargs or {}), **shown}
+        kept = updates.get("experiment_kwargs", meta.experiment_kwargs)
+        updates["experiment_kwargs"] = {**(kept or {}), **shown}
     return meta.model_copy(update=updates) if updates else meta
+
+
+def _without_options(meta: ModelMeta) -> dict[str, Any]:
+    """What of a ModelMeta must change, by field, so that it holds no storage options.
+
+    `ModelMeta.load_model` keeps all that it gives to a wrapper, and mteb writes it to files.
+    """
+    changed: dict[str, Any] = {}
+    for field in ("experiment_kwargs", "loader_kwargs"):
+        given = getattr(meta, field) or {}
+        if _SECRET in given:
+            kept = {name: value for name, value in given.items() if name != _SECRET}
+            changed[field] = kept or ({} if field == "loader_kwargs" else None)
+    return changed
 
 
 def prompt_settings(

@@ -48,27 +48,31 @@ class LanceCache:
     one path for each model. `CachedEncoder` has model, revision and prompt in its keys.
 
     Args:
-        directory: Where the table is; made if need be.
+        directory: Directory or URL of the table; made if need be. mteb's CachedEmbeddingWrapper
+            itself takes directories only.
+        storage_options: What the store of a URL needs to be opened, as for `VllmEncoderWrapper`.
         store_text: Whether the table keeps the texts beside their vectors.
         on_write_error: What `save` does where the table cannot be written (disk full, say): "warn"
             keeps what was added in memory, and says so once; "raise" raises CacheWriteError.
 
     Raises:
-        ConfigError: No directory is given.
+        ConfigError: No directory is given, or a storage option is no string.
         CacheError: The directory is a file or cannot be written.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
 
     def __init__(
         self,
         directory: str | os.PathLike[str] | None = None,
         *,
+        storage_options: Mapping[str, str] | None = None,
         store_text: bool = True,
         on_write_error: OnWriteError = "warn",
     ) -> None:
         check_policies("encode", on_write_error)
         if directory is None:
             raise ConfigError("LanceCache needs a directory: LanceCache('cache/my-model').")
-        self._database = Database(directory, writable=True)
+        self._database = Database(directory, storage_options, writable=True)
         self._store_text = store_text
         self._pending: dict[bytes, tuple[Vector, str | None]] = {}
         self._space: Space | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from embcache.encoders.arguments import CacheArguments
 from embcache.errors import ConfigError
 from embcache.identity.identity import LOCAL, SPEED_ARGUMENTS, Identity
 from embcache.identity.named_files import holds_a_hash
@@ -64,6 +65,11 @@ def _encoder_of(space: Space, model: str | None, engine: Mapping[str, Any]) -> V
             f"{space.location} was filled by {identity.engine}, not by VllmEncoderWrapper, so "
             "embcache cannot embed new texts for it."
         )
+    if own := [name for name in engine if name in CacheArguments.names()]:
+        raise ConfigError(  # without the value: it may be a secret
+            f"{own[0]} is no argument of the engine; where {space.location} lies and how it is "
+            "used is settled. Leave it out."
+        )
     pinned = [name for name, value in identity.arguments.items() if holds_a_hash(value)]
     if changing := [name for name in engine if name not in (*SPEED_ARGUMENTS, *pinned)]:
         raise ConfigError(
@@ -82,6 +88,7 @@ def _encoder_of(space: Space, model: str | None, engine: Mapping[str, Any]) -> V
         None if identity.model == LOCAL else identity.revision,
         dtype=identity.dtype,
         cache_path=str(space.location.parent),  # for its canaries
+        storage_options=space.location.storage_options,
         read_only=True,
         # For one text, compiling would take longer than encoding.
         **{"enforce_eager": True, **_given(identity), **engine},

@@ -97,7 +97,9 @@ class VllmWrapperBase:
             changing["convert"] = self.convert
         self._write = not cache.read_only and cache.on_miss == "encode"
         self._database = (
-            None if cache.cache_path is None else Database(cache.cache_path, writable=self._write)
+            None
+            if cache.cache_path is None
+            else Database(cache.cache_path, cache.storage_options, writable=self._write)
         )
         memo = Memo()
         if isinstance(model, (str, os.PathLike)):

@@ -44,7 +44,9 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         chat_template: The Jinja template by which `LLM.score` makes one text of a pair, whose
             messages have the roles `query` and `document`; or a file that holds it, of which the
             content counts. None lets vLLM join them as it does for the model.
-        cache_path: Directory of the cache; None for no cache. It may be the one of an encoder.
+        cache_path: Directory or URL of the cache; None for no cache. It may be the one of an
+            encoder.
+        storage_options: What the store of a URL needs to be opened, as for `VllmEncoderWrapper`.
         on_miss: "encode" sends pairs that are not cached to the engine; "raise" never starts an
             engine and raises MissingTextsError instead.
         read_only: Whether to use the cache and write nothing to it.
@@ -69,6 +71,7 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
         ConfigError: An argument has a value that cannot work. It is a ValueError too, as in mteb.
         ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
         CacheError: The cache path is a file or cannot be written.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
 
     convert = "classify"

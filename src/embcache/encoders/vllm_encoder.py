@@ -77,7 +77,10 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         instruction_template: A string with `{instruction}`, or a function of instruction and
             prompt type.
         apply_instruction_to_documents: Whether documents get instructions too.
-        cache_path: Directory of the cache; None for no cache.
+        cache_path: Directory or URL of the cache; None for no cache.
+        storage_options: What the store of a URL needs to be opened (keys, region, endpoint), by
+            name, as Lance's `storage_options`; None for the environment's and the machine's usual
+            credentials. It is noted nowhere, and in no identity.
         on_miss: "encode" sends texts that are not cached to the engine; "raise" never starts an
             engine and raises MissingTextsError instead.
         read_only: Whether to use the cache and write nothing to it.
@@ -110,6 +113,7 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         ConfigError: An argument has a value that cannot work. It is a ValueError too, as in mteb.
         ModelNotFoundError: There is no such model here, on the hub, or in the local hub cache.
         CacheError: The cache path is a file or cannot be written.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
 
     convert = "embed"

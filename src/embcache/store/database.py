@@ -31,7 +31,8 @@ class Database:
 
     Args:
         path: A directory, made if need be; or a URL of a place in a store.
-        storage_options: What a store needs to be opened, beside what the environment says.
+        storage_options: What a store needs to be opened, beside what the environment says; a
+            Location has its own.
         writable: Whether the location must allow writing; if so, that is tried out at once, so
             that a run does not find out after an hour of encoding.
 

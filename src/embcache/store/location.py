@@ -95,7 +95,7 @@ class Location(ABC):
             path: A folder, relative to the working directory or not; a URL (s3://bucket/cache);
                 or a Location as it is.
             storage_options: What a store needs to be opened, as Lance takes it; nothing is asked
-                of it for a folder.
+                of it for a folder, and a Location has its own.
             argument: What errors call `path`.
 
         Raises:
@@ -303,7 +303,7 @@ def checked_options(options: Mapping[str, str] | None) -> dict[str, str]:
     for name, value in (options or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise ConfigError(
-                f"storage_options[{name!r}] is no text by a name ({type(value).__name__}): Lance "
+                f"storage_options[{name!r}] is a {type(value).__name__}; both must be texts: Lance "
                 'takes "true" and "30s", not True and 30.'
             )
     return dict(options or {})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from embcache.errors import CacheError, ConfigError
 from embcache.store import Database, Location, Space, open_space
 
 CachePath = str | os.PathLike[str] | Location
-"""Where a cache is: a directory of this machine."""
+"""Where a cache is: a directory, a URL, or a Location."""
+
+_SCHEME = "://"  # only in a URL
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,28 @@ class _Candidate:
         return [name.lower() for name in names]
 
 
-def find_space(space: str | os.PathLike[str], cache: CachePath = "cache") -> Space:
+def find_space(
+    space: str | os.PathLike[str],
+    cache: CachePath = "cache",
+    *,
+    storage_options: Mapping[str, str] | None = None,
+) -> Space:
     """The space that a user means, which can be opened.
 
     Args:
         space: A space's name, or a part of it or of its model's name that no other space in
-            `cache` has; or a space's folder, `<cache>/<name>.lance`; or a cache that holds exactly
-            one space.
+            `cache` has; or a space's folder or URL, `<cache>/<name>.lance`; or a cache that holds
+            exactly one space.
         cache: Where to look for a name.
+        storage_options: What the stores of URLs need to be opened; if `cache` is a Location, its
+            own are taken for both.
 
     Raises:
         ConfigError: No space fits, or several do; names those that there are.
         CacheError: There is no such cache, or the space cannot be opened.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
-    found = _find(os.fspath(space), Location.of(cache))
+    found = _find(os.fspath(space), Location.of(cache, storage_options))
     if found.error is not None:
         raise found.error
     return found.space
@@ -59,6 +69,7 @@ def find_spaces(
     cache: CachePath = "cache",
     *,
     damaged: bool = False,
+    storage_options: Mapping[str, str] | None = None,
 ) -> list[Space]:
     """The spaces that a user means, which need not be sound; all of a cache's if none is named.
 
@@ -67,12 +78,14 @@ def find_spaces(
         cache: Where to look for names.
         damaged: Whether folders count too that only their names and data files show to be spaces:
             all manifests are lost, or the newest one says nothing of embcache any more.
+        storage_options: As for `find_space`.
 
     Raises:
         ConfigError: To a name, no space fits, or several do.
         CacheError: There is no such cache.
+        UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
-    where = Location.of(cache)
+    where = Location.of(cache, storage_options)
     if named := [*(spaces or ())]:
         return [_find(os.fspath(space), where, damaged).space for space in named]
     return [candidate.space for candidate in _candidates(where, damaged)]
@@ -92,8 +105,12 @@ def hint_of(cache: Location) -> str:
 def _find(space: str, cache: Location, damaged: bool = False) -> _Candidate:
     if not space:
         return _find_by_name(space, cache, damaged)
-    folder = Location.of(space, argument="space")
+    folder = Location.of(space, cache.storage_options, argument="space")
+    if _SCHEME in str(folder):
+        return _find_at(space, folder, damaged)
     if folder.is_table:
+        if cache.folder is None:
+            cache.check()  # in seconds; what comes next is patient with its store
         for table in (folder, cache.within(space)):
             if table.has_table() or (damaged and table.is_lost_table()):
                 return _named_table(table, damaged)
@@ -102,6 +119,19 @@ def _find(space: str, cache: Location, damaged: bool = False) -> _Candidate:
     elif folder.exists():
         return _find_in_folder(space, folder, cache, damaged)
     return _find_by_name(space, cache, damaged)
+
+
+def _find_at(url: str, place: Location, damaged: bool) -> _Candidate:
+    """The space at a URL, which is a part of no name."""
+    if not place.is_table:
+        inside = _candidates(place, damaged)
+        if len(inside) != 1:
+            raise ConfigError(_not_one(url, place, inside, inside))
+        return inside[0]
+    place.check()
+    if place.has_table() or (damaged and place.is_lost_table()):
+        return _named_table(place, damaged)
+    raise ConfigError(_not_one(url, place.parent, [], _candidates(place.parent, damaged)))
 
 
 def _named_table(table: Location, damaged: bool) -> _Candidate:

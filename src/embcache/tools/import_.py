@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -73,7 +73,10 @@ class ImportReport:
 
 
 def import_file(
-    source: str | os.PathLike[str], cache: str | os.PathLike[str] | Location
+    source: str | os.PathLike[str],
+    cache: str | os.PathLike[str] | Location,
+    *,
+    storage_options: Mapping[str, str] | None = None,
 ) -> ImportReport:
     """Import a `.parquet` or `.arrow` file that `export_space` wrote.
 
@@ -83,6 +86,7 @@ def import_file(
     Args:
         source: The file.
         cache: The cache to add to; made if need be.
+        storage_options: What the store of a URL needs to be opened; a Location has its own.
 
     Raises:
         ConfigError: The ending is unknown, the file is float16, or of `LanceCache`.
@@ -102,7 +106,7 @@ def import_file(
         metadata = read_metadata(schema, str(file))
         layout = schema_layout(schema)
         _check_schema(file, schema, metadata)
-        space = target_space(Database(cache, writable=True), schema, file)
+        space = target_space(Database(cache, storage_options, writable=True), schema, file)
         appender = Appender(partial(space.add_arrow, dim=value_dim(schema)))
         rows = refused = 0
         for batch in batches:
@@ -126,6 +130,7 @@ def import_numpy_cache(
     *,
     prompt: str = "",
     model: str | None = None,
+    storage_options: Mapping[str, str] | None = None,
 ) -> ImportReport:
     """Import vectors of mteb's `NumpyCache`, which keeps hashes in the texts' place.
 
@@ -139,6 +144,7 @@ def import_numpy_cache(
         texts: What to look for; read once, and in memory a batch at a time.
         prompt: What was put in front of each text.
         model: Name for a new table; the identity's unless given.
+        storage_options: What the store of a URL needs to be opened; a Location has its own.
 
     Raises:
         ConfigError: It is no such folder.
@@ -151,7 +157,7 @@ def import_numpy_cache(
         identity, model or identity.model, "unknown (mteb NumpyCache)", embcache_version()
     )
     schema = space_schema(VECTORS, vectors.shape[1], metadata, store_text=True)
-    space = target_space(Database(cache, writable=True), schema, where)
+    space = target_space(Database(cache, storage_options, writable=True), schema, where)
     appender = Appender(partial(space.add_arrow, dim=vectors.shape[1]))
     rows = refused = unknown = 0
     every = iter(texts)
