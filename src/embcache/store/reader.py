@@ -15,7 +15,7 @@ from embcache.errors import ConfigError, DamagedSpaceError
 from embcache.identity.keys import Keys
 from embcache.store import panics
 from embcache.store.base import Part
-from embcache.store.fetching import readahead, scan_from
+from embcache.store.fetching import Call, plan, readahead, several_at_once
 from embcache.store.index import Positions
 from embcache.store.location import READ_FIX, Location, lance_errors
 from embcache.store.locks import Pin
@@ -32,6 +32,8 @@ from embcache.store.watch import reading
 
 logger = logging.getLogger(__name__)
 
+# From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
+_SCAN_FROM_FRACTION = 0.1
 _BATCH_ROWS = 4096
 _KEY_ROWS = 8192  # Lance's default
 _BATCH_BYTES = 4 * 2**20
@@ -94,6 +96,9 @@ def check_table(location: Location) -> None:
             f"{str(location)!r} is no space: there is no Lance table. Give the folder of one, "
             "<cache>/<name>.lance."
         )
+
+
+_Rows = tuple[slice, Values, npt.NDArray[np.uint64]]  # which, their values and checksums
 
 
 class Reader:
@@ -215,19 +220,23 @@ class Reader:
         """
         order = np.argsort(positions, kind="stable")
         positions, keys = positions[order], keys[order]
-        owner = np.searchsorted(self.starts, positions, side="right") - 1
-        wanted = np.bincount(owner, minlength=len(self.fragments))
-        least = scan_from(self.location, _CHECKSUM_BYTES + 4 * self.dim)
-        scanned = wanted >= least * np.diff(self.starts)
         with lance_errors("Reading vectors from", self.location, READ_FIX):
-            for select, source in (
-                (np.flatnonzero(scanned[owner]), self._scan_positions),
-                (np.flatnonzero(~scanned[owner]), self._take_positions),
-            ):
-                found = panics.each_off_screen(source(positions[select], scanned))
-                for span, values, sums in found:
+            for select, source in self._sources(positions):
+                for span, values, sums in panics.each_off_screen(source):
                     at = select[span]
                     yield Part(order[at], values, damaged_rows(keys[at], values, sums))
+
+    def _sources(self, positions: Positions) -> Iterator[tuple[Positions, Iterator[_Rows]]]:
+        """Which of the sorted positions are read in which way."""
+        if self.location.folder is None:
+            yield np.arange(len(positions)), self._fetch_positions(positions)
+            return
+        owner = np.searchsorted(self.starts, positions, side="right") - 1
+        wanted = np.bincount(owner, minlength=len(self.fragments))
+        scanned = wanted >= _SCAN_FROM_FRACTION * np.diff(self.starts)
+        scan, take = np.flatnonzero(scanned[owner]), np.flatnonzero(~scanned[owner])
+        yield scan, self._scan_positions(positions[scan], scanned)
+        yield take, self._take_positions(positions[take])
 
     def read_fragment(
         self, fragment: lance.LanceFragment, columns: Sequence[str] = ()
@@ -381,7 +390,7 @@ class Reader:
 
     def _scan_positions(
         self, positions: Positions, scanned: npt.NDArray[np.bool_]
-    ) -> Iterator[tuple[slice, Values, npt.NDArray[np.uint64]]]:
+    ) -> Iterator[_Rows]:
         """Scan the chosen fragments in order and pick the wanted rows out of each batch."""
         if not len(positions):
             return
@@ -402,9 +411,22 @@ class Reader:
                 yield slice(first, last), values, sums
             start = stop
 
-    def _take_positions(
-        self, positions: Positions, _: npt.NDArray[np.bool_]
-    ) -> Iterator[tuple[slice, Values, npt.NDArray[np.uint64]]]:
+    def _fetch_positions(self, positions: Positions) -> Iterator[_Rows]:
+        """Take rows from a store, see `embcache.store.fetching`."""
+        calls = plan(positions, 4 * self.dim + _CHECKSUM_BYTES)
+        for call, table in several_at_once(self._call, calls):
+            values, sums = self._columns(table.combine_chunks().to_batches()[0])
+            if call.picked is not None:
+                values, sums = values[call.picked], sums[call.picked]
+            yield call.span, values, sums
+
+    def _call(self, call: Call) -> pa.Table:
+        table = self.dataset.take(call.positions, columns=[self.layout.value, "checksum"])
+        if table.num_rows != len(call.positions):
+            raise ValueError(f"Lance returned {table.num_rows} of {len(call.positions)} rows")
+        return table
+
+    def _take_positions(self, positions: Positions) -> Iterator[_Rows]:
         """Take scattered rows, several calls at a time."""
         size = self.batch_rows
         spans = [
