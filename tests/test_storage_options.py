@@ -29,6 +29,7 @@ from embcache.tools.export import export_space
 from embcache.tools.find import find_space, find_spaces
 from embcache.tools.import_ import import_file, import_numpy_cache
 from embcache.tools.merge import merge_caches
+from embcache.tools.transfer import transfer
 from tests.conftest import encode, predict
 from tests.fakes import Engines, FakeModel
 from tests.object_store import Remote
@@ -131,9 +132,7 @@ def test_they_are_in_no_identity(kind: str, make: Callable[..., Any], tmp_path: 
 @every_kind
 def test_a_value_that_is_no_text(kind: str, make: Callable[..., Any]) -> None:
     wrong: Any = {"aws_secret_access_key": [SECRET]}
-    with pytest.raises(
-        ConfigError, match=r"storage_options\['aws_secret_access_key'\] is a list"
-    ) as error:
+    with pytest.raises(ConfigError, match=r"storage_options\['aws_secret_access_key'\] ") as error:
         make(kind, storage_options=wrong)
     assert SECRET not in str(error.value)
 
@@ -150,9 +149,9 @@ def test_a_url_arrives_as_it_is(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"secret": 5, "other": SECRET}, r"storage_options\['secret'\] is a int"),
-        ({"secret": SECRET.encode()}, r"storage_options\['secret'\] is a bytes"),
-        ({"secret": None}, r"storage_options\['secret'\] is a NoneType; both must be texts"),
+        ({"secret": 5, "other": SECRET}, r"storage_options\['secret'\] "),
+        ({"secret": SECRET.encode()}, r"storage_options\['secret'\] "),
+        ({"secret": None}, r"storage_options\['secret'\] "),
         ({5: SECRET}, r"storage_options\[5\] "),
         ([("secret", SECRET)], "storage_options is a list"),
         (f"secret={SECRET}", "storage_options is a str. Give a dict"),
@@ -230,6 +229,8 @@ def test_a_cache_hands_them_to_all_that_it_does(
     cache = Cache(tmp_path / "cache", OPTIONS)
     cache.merge(tmp_path / "other", OPTIONS)
     cache.merge(Cache(tmp_path / "other", OPTIONS))
+    cache.pull(tmp_path / "other", storage_options=OPTIONS)
+    cache.push(tmp_path / "third", storage_options=OPTIONS)
     (one,) = cache
     for found in (one, cache.space(), cache["organization"]):
         assert found.location.storage_options == OPTIONS
@@ -272,6 +273,7 @@ def test_tools_take_them(tmp_path: Path, opened_with: Opened) -> None:
     (found,) = find_spaces(None, cache, damaged=True, storage_options=OPTIONS)
     assert found.location.storage_options == OPTIONS
     merge_caches(cache, other, storage_options=OPTIONS)
+    transfer(cache, other, storage_options=OPTIONS)
     import_file(tmp_path / "x.parquet", other, storage_options=OPTIONS)
     assert opened_with and all(options == OPTIONS for options in opened_with)
 
@@ -300,7 +302,11 @@ def test_tools_take_urls_as_they_are(asked: list[tuple[str, Any]], tmp_path: Pat
         lambda: find_spaces(None, URL, storage_options=OPTIONS),
         lambda: merge_caches(URL, tmp_path, storage_options=OPTIONS),
         lambda: merge_caches(tmp_path / "cache", URL, storage_options=OPTIONS),
+        lambda: transfer(URL, tmp_path, storage_options=OPTIONS),
+        lambda: transfer(tmp_path / "cache", URL, storage_options=OPTIONS),
         lambda: Cache(tmp_path).merge(URL, OPTIONS),
+        lambda: Cache(tmp_path).push(URL, storage_options=OPTIONS),
+        lambda: Cache(tmp_path).pull(URL, storage_options=OPTIONS),
         lambda: import_file(tmp_path / "x.parquet", URL, storage_options=OPTIONS),
     ]
     for call in calls:

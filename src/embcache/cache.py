@@ -128,11 +128,12 @@ class Cache:
         """Copy rows into another cache, those that it lacks; see `transfer`.
 
         Args:
-            target: The other cache; made if need be.
+            target: Directory or URL of the other cache, or a Cache; made if need be.
             spaces: Names of spaces, or parts of them; None for all.
             prompt: Only rows with this prompt.
             contains: Only rows with this in their text.
-            storage_options: What the target needs to be opened; nothing, for a directory.
+            storage_options: What the store of the target's URL needs to be opened; a Cache has its
+                own.
             progress: Called after each batch of rows.
 
         Raises:
@@ -162,11 +163,12 @@ class Cache:
         """Copy rows of another cache into this one, those that it lacks; see `transfer`.
 
         Args:
-            source: The other cache.
+            source: Directory or URL of the other cache, or a Cache.
             spaces: Names of its spaces, or parts of them; None for all.
             prompt: Only rows with this prompt.
             contains: Only rows with this in their text.
-            storage_options: What the source needs to be opened; nothing, for a directory.
+            storage_options: What the store of the source's URL needs to be opened; a Cache has its
+                own.
             progress: Called after each batch of rows.
 
         Raises:

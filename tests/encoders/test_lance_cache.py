@@ -573,7 +573,7 @@ def test_first_committed_counts_after_compaction_too(tmp_path: Path) -> None:
 def commit_at_once(*caches: LanceCache) -> None:
     """As when none of them saw the others' rows before it wrote its own."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Space, "refresh", lambda space: space.snapshot)
+        patched.setattr(Space, "refresh", lambda space, **_: space.snapshot)
         for cache in caches:
             cache.save()
     for cache in caches:

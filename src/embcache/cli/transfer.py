@@ -40,16 +40,18 @@ def push(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="TARGET", help="The cache to add to; made if need be.", show_default=False
+            metavar="TARGET",
+            help="The cache to add to, a directory or URL; made if need be.",
+            show_default=False,
         ),
     ],
     spaces: Annotated[list[str] | None, _SOURCE_SPACES] = None,
     cache: Annotated[
         str, typer.Option("--cache", metavar="CACHE", help="The cache to read from.")
     ] = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     prompt: PromptFilter = None,
     contains: ContainsFilter = None,
-    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy rows of a cache into another one, those that it lacks.
@@ -57,20 +59,22 @@ def push(
     Rows are checked on the way; nothing is deleted. After a kill, run it again: it goes on.
     """
     source = location_of(cache, storage_options)
-    other = location_of(target, storage_options, "target")
-    _copy(source, other, spaces, prompt, contains, as_json=as_json)
+    into = location_of(target, storage_options, "target")
+    _copy(source, into, spaces, prompt, contains, as_json=as_json)
 
 
 def pull(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="The cache to read from.", show_default=False),
+        typer.Argument(
+            metavar="SOURCE", help="The cache to read from, a directory or URL.", show_default=False
+        ),
     ],
     spaces: Annotated[list[str] | None, _SOURCE_SPACES] = None,
-    into: AddToOption = DEFAULT_CACHE,
+    cache: AddToOption = DEFAULT_CACHE,
+    storage_options: StorageOptions = None,
     prompt: PromptFilter = None,
     contains: ContainsFilter = None,
-    storage_options: StorageOptions = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy rows of another cache into one's own, those that it lacks.
@@ -78,8 +82,9 @@ def pull(
     Of the other one, the keys are read, and the rows that are missing. Rows are checked on the
     way; nothing is deleted. After a kill, run it again: it goes on.
     """
-    other = location_of(source, storage_options, "source")
-    _copy(other, location_of(into, storage_options), spaces, prompt, contains, as_json=as_json)
+    where = location_of(source, storage_options, "source")
+    into = location_of(cache, storage_options)
+    _copy(where, into, spaces, prompt, contains, as_json=as_json)
 
 
 def print_transfer(report: TransferReport, source: Location, *, as_json: bool) -> None:

@@ -65,7 +65,7 @@ class Database:
         """
         if not self.location.exists():
             raise CacheError(
-                f"{self.location} does not exist. Name the cache, a directory, with cache=."
+                f"{self.location} does not exist. Name the cache, a directory or URL, with cache=."
             )
 
     def try_creating(self) -> None:

@@ -337,16 +337,16 @@ def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
             said = f"{type(error).__name__}: {error}"
         else:
             said = f"Lance panicked: {error}"
-        said = where.without_secrets(said)
+        shown = where.without_secrets(said)
         kind: type[CacheError]
         if where.is_outage(error):
             kind = CacheWriteError if fix.error is CacheWriteError else UnreachableError
-            message = f"{doing} {where} failed: {said}. {_OUTAGE}"
+            message = f"{doing} {where} failed: {shown}. {_OUTAGE}"
         else:
             kind = CacheError if fix is READ_FIX and _is_no_damage(error) else fix.error
-            message = f"{doing} {where} failed: {said}. {fix.text}"
-        # A traceback shows the cause as well.
-        raise kind(message) from (error if said in f"{type(error).__name__}: {error}" else None)
+            message = f"{doing} {where} failed: {shown}. {fix.text}"
+        # A traceback shows the cause as well, so one with a secret in it is left out.
+        raise kind(message) from (error if shown == said else None)
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -186,7 +186,8 @@ def _message(place: Bucket, doing: str, error: BaseException) -> str:
     elif "resolve region" in said:
         shown = f"the bucket {place.bucket!r} has no region that can be found: give aws_region."
     else:
-        shown = f"{text}. {_WHERE}"
+        hint = "Is the endpoint that of a store? " if "non-2xx" in said else ""
+        shown = f"{text}. {hint}{_WHERE}"
     return f"{doing} {place} failed: {shown}"
 
 

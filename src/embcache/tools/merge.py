@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from embcache.store import Location
 from embcache.tools.find import CachePath
 from embcache.tools.transfer import TransferReport, transfer
 
@@ -33,7 +32,4 @@ def merge_caches(
             of different dimensions, or scores, in the two. Then nothing was merged.
         UnreachableError: The store of a URL does not answer, or refuses; found out in seconds.
     """
-    return transfer(
-        Location.of(source, storage_options, argument="source"),
-        Location.of(target, storage_options, argument="target"),
-    )
+    return transfer(source, target, storage_options=storage_options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -114,6 +114,7 @@ def transfer(
     *,
     prompt: str | None = None,
     contains: str | None = None,
+    storage_options: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> TransferReport:
     """Add to a cache rows that another one has and it has not; nothing is encoded again.
@@ -132,6 +133,7 @@ def transfer(
         spaces: Of the source, as for `find_spaces`; None for all.
         prompt: Only rows with this prompt.
         contains: Only rows with this in their text (in query or document, for scores).
+        storage_options: What the stores of URLs need to be opened, of both; a Location has its own.
         progress: Called after each batch of rows.
 
     Returns:
@@ -145,8 +147,9 @@ def transfer(
             scores, in the two. Then nothing was copied. Or the source cannot be read for what is
             no damage (its store does not answer, say), or the target not be written.
     """
-    reading = Database(source, writable=False)
-    if reading.location.same_as(Location.of(target)):
+    reading = Database(source, storage_options, writable=False)
+    adding_to = Location.of(target, storage_options)
+    if reading.location.same_as(adding_to):
         raise ConfigError(
             f"{reading.location} is both the source and the target. Give another cache."
         )
@@ -156,7 +159,7 @@ def transfer(
         logger.warning("A space is left out: %s", error)
     for _, reader in found:
         _check_filter(chosen, reader)
-    writing = Database(target, writable=True)
+    writing = Database(adding_to, writable=True)
     targets = [target_space(writing, reader.schema, reader.location) for _, reader in found]
     copied = []
     for (space, reader), into in zip(found, targets, strict=True):
