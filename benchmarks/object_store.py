@@ -13,8 +13,8 @@ Expected, with 20 ms:
   disk where the space is open, and a second more where it has to be opened first; at most 100
   requests, opening included.
 - open: requests grow with the fragments, not with the keys: at most 12 and 3 a fragment; bytes are
-  at most 20 a key and 100 kB a fragment. A million keys in ten fragments open within 2 s. (Missed by
-  5 kB where there are 10,000 keys: to see that the schema fits, the end of a file is read twice.)
+  at most 20 a key and 100 kB a fragment. A million keys in ten fragments open within 2 s. (Missed
+  by 5 kB with 10,000 keys: to see that the schema fits, the end of a file is read twice.)
 - fetch: whatever share of a fragment's rows is wanted, reading them takes at most 1.5 times as long
   as the faster of two other ways: each row by itself, or a scan of all. (Missed at 2 % of 384
   components, 1.8: 410 requests keep two cores busy that the store is on as well.)
