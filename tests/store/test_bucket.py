@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import obstore
 import pytest
 
 from embcache import CacheError, CacheWriteError, ConfigError, DamagedSpaceError, UnreachableError
@@ -219,6 +220,22 @@ def test_a_writer_compacts_here_too(remote: Remote) -> None:
         space.add(make_rows([f"text {i}"], seed=i))
         space.compactor.join()
     assert len(space.open().fragments) < 20 and check_space(space).rows == 40
+
+
+def test_a_damaged_manifest_is_reported_and_stays(
+    object_store: ObjectStore, remote: Remote, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = open_space(remote)
+    space.add(make_rows(["a"]))
+    space.add(make_rows(["b"]))
+    newest = f"{space.location.uri.partition('bucket/')[2]}/_versions/{2**64 - 1 - 3:020}.manifest"
+    obstore.put(object_store.client(), newest, b"junk")
+    other = open_space(remote)
+    with pytest.raises(DamagedSpaceError, match="Opening"):
+        other.refresh(now=True)
+    assert len(other.refresh_or_salvage(write=True, now=True)) == 1
+    assert "cannot be used" in caplog.text or "Opening" in caplog.text
+    assert bytes(obstore.get(object_store.client(), newest).bytes()) == b"junk"
 
 
 def test_an_outage_is_no_damage(
