@@ -2,7 +2,7 @@
 
 Each line is one run of the canary texts; its vectors are compared with those of the first run of
 the same dtype (eager, all canaries in one call). The table is what the tolerances in
-`embcache.pipeline.canaries` rest on. Changes are made in a copy of the model's files.
+`embcache.pipeline.known_canaries` rest on. Changes are made in a copy of the model's files.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION, VllmEngine
-from embcache.pipeline.canaries import TOLERANCES, spread
 from embcache.pipeline.canary_texts import TEXTS
 from embcache.pipeline.cosine import cosines
+from embcache.pipeline.known_canaries import TOLERANCES, spread
 from embcache.store.verify import Values
 
 progress = Console(stderr=True)

@@ -44,7 +44,8 @@ settings.load_profile("embcache")
 
 @pytest.fixture(autouse=True)
 def _own_memo(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's memo."""
+    """No test reads or writes the user's memo, or looks in a team's cache."""
+    monkeypatch.delenv("EMBCACHE_UPSTREAM", raising=False)
     monkeypatch.setenv("EMBCACHE_HOME", str(tmp_path_factory.getbasetemp() / "embcache-home"))
 
 

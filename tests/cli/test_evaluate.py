@@ -106,3 +106,14 @@ def test_what_was_warmed_is_hit_with_the_same_options_and_found(
 def searched(options: tuple[Any, ...]) -> tuple[Any, ...]:
     """Those that `search` needs, too: only where files are is not in the space."""
     return options if options[0] == "--lora-request" else ()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_team_has_is_a_hit(run: Run, fake_engines: list[FakeEngine], tmp_path: Path) -> None:
+    team, laptop = tmp_path / "team", tmp_path / "laptop"
+    run("-t", "STS", "--upstream", team, "--upstream-write", command="warm")
+    replay = ("-t", "STS", "--json", "--cache", laptop, "--on-miss", "raise")
+    for arguments in ((*replay, "--upstream", tmp_path / "nowhere", "--upstream", team), replay):
+        (row,) = json.loads(run(*arguments).stdout)
+        assert row["encoded"] == 0 and row["hits"] > 0
+    assert [engine.starts for engine in fake_engines] == [1, 0, 0]

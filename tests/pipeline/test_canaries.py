@@ -12,10 +12,11 @@ import xxhash
 from embcache import ChangedModelError, EngineError
 from embcache.engine.base import Embedded, Prepared
 from embcache.identity.identity import Identity
-from embcache.pipeline.canaries import TOLERANCES, spread
 from embcache.pipeline.canary_texts import LONG, PAIRS, TEXTS
 from embcache.pipeline.cosine import cosines
-from embcache.pipeline.pipeline import CompareCanaries, Pipeline
+from embcache.pipeline.known_canaries import TOLERANCES, spread
+from embcache.pipeline.pipeline import Pipeline
+from embcache.pipeline.policies import CompareCanaries
 from embcache.pipeline.request import PairRequest, TextRequest
 from embcache.store import SCORES, VECTORS, Database, Layout, Location, Space
 from tests.fakes import FakeEngine, FakeScoringEngine

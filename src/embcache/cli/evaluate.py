@@ -56,7 +56,7 @@ class TaskRun:
     *EngineArguments.names(),
     *PromptArguments.names(),
     *("on_miss", "read_only", "on_write_error", "store_text", "canaries"),
-    *("compact_automatically", "truncate_dim"),
+    *("compact_automatically", "upstream", "upstream_write", "truncate_dim"),
 )
 def evaluate(
     model: ModelOption,

@@ -234,6 +234,8 @@ _PARSED: dict[str, tuple[Callable[[str], Any], str]] = {
     "instruction_template": (typed_text, "TEMPLATE"),
 }
 """Arguments that are no plain values: what reads one, and what its help calls it."""
+_LISTS = {"upstream": "CACHE"}
+"""Arguments that may be given again for more, and what their help calls one."""
 
 
 def encoder_options(
@@ -289,6 +291,8 @@ def _option(name: str, default: Any, help_: str) -> inspect.Parameter:
     if name in _PARSED:
         parser, metavar = _PARSED[name]
         return _parameter(name, Any, default, help=help_, parser=parser, metavar=metavar)
+    if name in _LISTS:
+        return _parameter(name, Names, default, help=help_, metavar=_LISTS[name])
     if default is MTEB_GPU_MEMORY_UTILIZATION:  # on CPU another one than a 0.9 that was typed
         return _parameter(name, float | None, None, help=help_)
     return _parameter(name, _FIELDS[name].type, default, help=help_)

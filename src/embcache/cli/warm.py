@@ -57,7 +57,7 @@ class Part(StrEnum):
 
 @encoder_options(
     *(*EngineArguments.names(), *PromptArguments.names()),
-    *("store_text", "canaries", "compact_automatically"),
+    *("store_text", "canaries", "compact_automatically", "upstream", "upstream_write"),
 )
 def warm(
     model: ModelOption,

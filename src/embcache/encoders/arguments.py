@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -21,6 +21,8 @@ from embcache.errors import ConfigError
 if TYPE_CHECKING:
     from mteb.types import PromptType
     from vllm.config import PoolerConfig
+
+    from embcache.encoders.upstreams import Place
 
 Dtype = Literal["half", "float16", "float", "float32", "bfloat16", "auto"]
 HeadDtype = Literal["model", Dtype]
@@ -220,6 +222,16 @@ class CacheArguments(Arguments):
     compact_automatically: bool = field(
         default=True,
         metadata=_doc("Whether to compact the space in the background, when it pays."),
+    )
+    upstream: "Place | Sequence[Place] | None" = field(
+        default=None,
+        metadata=_doc(
+            "Cache in which is looked for what this one has not, or several; EMBCACHE_UPSTREAM."
+        ),
+    )
+    upstream_write: bool = field(
+        default=False,
+        metadata=_doc("Whether the first upstream gets what is encoded."),
     )
 
 

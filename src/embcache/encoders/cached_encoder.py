@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from embcache.encoders.experiment import experiment_meta
@@ -15,6 +16,7 @@ from embcache.encoders.live_settings import changed_settings
 from embcache.encoders.model_request import ModelRequest, text_parts
 from embcache.encoders.new_space import say_what_differs
 from embcache.encoders.registry import truncated_meta, warn_if_untrained
+from embcache.encoders.upstreams import Place, find_upstreams, upstream_of
 from embcache.encoders.wrapped_model import as_mteb_encoder, display_name
 from embcache.engine.mteb_model import ModelCall, ModelEngine
 from embcache.engine.pools import call_pool
@@ -28,7 +30,8 @@ from embcache.identity.live_model import (
     sentence_transformer,
 )
 from embcache.identity.prompt_rules import Call, find_rule
-from embcache.pipeline.pipeline import OnMiss, OnWriteError, Pipeline, check_policies
+from embcache.pipeline.pipeline import Pipeline
+from embcache.pipeline.policies import OnMiss, OnWriteError, check_policies
 from embcache.pipeline.result import Truncation
 from embcache.pipeline.stats import EncodeStats
 from embcache.store import Database
@@ -71,7 +74,7 @@ class CachedEncoder:
         cache_path: Directory or URL of the cache; None for no cache.
         storage_options: What the store of a URL needs to be opened (keys, region, endpoint), by
             name, as Lance's `storage_options`; None for the environment's and the machine's usual
-            credentials. It is noted nowhere, and in no identity.
+            credentials. Upstreams get them, too. They are noted nowhere, and in no identity.
         identity: What else decides the vectors, as plain values by name:
             `{"server": "vllm 0.32, float16"}`, say.
         applied_prompt: For encoders whose prompts embcache does not know: a function of task
@@ -89,6 +92,11 @@ class CachedEncoder:
             the one that filled it. They are compared before the first hit.
         compact_automatically: Whether to merge small files and remove old ones in the background,
             after commits, when it pays; readers and other writers are not disturbed.
+        upstream: A cache, or several, in which is looked for what `cache_path` has not, before the
+            model is called: a team's. What is found is checked and kept in `cache_path`, unless
+            `read_only`. None is what EMBCACHE_UPSTREAM names, several separated by commas; [] is
+            none. One that is out of reach or damaged is warned of, and the run goes on without.
+        upstream_write: Whether what is encoded is written to the first upstream too, if it may be.
         truncate_dim: Return only the first so many components of each vector (Matryoshka), see
             `VllmEncoderWrapper`; None for all.
 
@@ -119,6 +127,8 @@ class CachedEncoder:
         store_text: bool = True,
         canaries: bool = True,
         compact_automatically: bool = True,
+        upstream: Place | Sequence[Place] | None = None,
+        upstream_write: bool = False,
         truncate_dim: int | None = None,
     ) -> None:
         with home_needed():
@@ -129,7 +139,6 @@ class CachedEncoder:
             raise ConfigError("CachedEncoder has a cache already. Use it as it is.")
         self._model = as_mteb_encoder(model)
         self._truncation = None if truncate_dim is None else Truncation(truncate_dim)
-        self._write = not read_only and on_miss == "encode"
         self._on_miss: OnMiss = on_miss
         self._on_write_error: OnWriteError = on_write_error
         self._store_text = store_text
@@ -144,11 +153,17 @@ class CachedEncoder:
         self._live = LiveModel(self._model, _PROMPT_NAMES if self._rule.known else frozenset())
         self._base = base_identity(self._model, meta, self._live, self._rule, identity)
         self._name = display_name(self._model, meta)
+        writable = not read_only and on_miss == "encode"
         self._database = (
-            None
-            if cache_path is None
-            else Database(cache_path, storage_options, writable=self._write)
+            None if cache_path is None else Database(cache_path, storage_options, writable=writable)
         )
+        self._upstreams = find_upstreams(
+            upstream,
+            write=upstream_write and not read_only,
+            database=self._database,
+            storage_options=storage_options,
+        )
+        self._write = writable or bool(self._upstreams and not read_only)
         self._pipelines: dict[str, Pipeline] = {}
         self._lock = ForkLock()  # two threads make one pipeline, and count in turn
         self._model_lock = ForkLock()  # all pipelines call one model
@@ -338,15 +353,17 @@ class CachedEncoder:
 
     def _make_pipeline(self, identity: Identity) -> Pipeline:
         engine = ModelEngine(self._model, identity.dtype, self._live.settle)
+        open_space = partial(
+            Database.space,
+            identity=identity,
+            model=self._name,
+            engine_version=engine.version,
+            store_text=self._store_text,
+        )
         space = None
         if self._database is not None:
-            space = self._database.space(
-                identity,
-                self._name,
-                engine.version,
-                store_text=self._store_text,
-                compact_automatically=self._compact_automatically,
-            )
+            compact = self._compact_automatically
+            space = open_space(self._database, compact_automatically=compact)
             say_what_differs(self._database, space)
         return Pipeline(
             engine,
@@ -358,6 +375,7 @@ class CachedEncoder:
             on_write_error=self._on_write_error,
             engine_lock=self._model_lock,
             canaries="before hits" if self._canaries else "never",
+            upstream=upstream_of(self._upstreams, open_space),
         )
 
     def _own_precision(self, kwargs: dict[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ from embcache.errors import CacheError, CacheWriteError, ConfigError, InputError
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import ITEM_ALONE, Identity
 from embcache.identity.keys import text_keys
-from embcache.pipeline.pipeline import OnWriteError, check_policies
+from embcache.pipeline.policies import OnWriteError, check_policies
 from embcache.store import Database, Rows, Space, SpaceSnapshot, Verified
 from embcache.store.index import unique_keys
 from embcache.store.salvage import is_damage

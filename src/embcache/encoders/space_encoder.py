@@ -90,6 +90,7 @@ def _encoder_of(space: Space, model: str | None, engine: Mapping[str, Any]) -> V
         cache_path=str(space.location.parent),  # for its canaries
         storage_options=space.location.storage_options,
         read_only=True,
+        upstream=[],  # the space is all that is asked about
         # For one text, compiling would take longer than encoding.
         **{"enforce_eager": True, **_given(identity), **engine},
     )

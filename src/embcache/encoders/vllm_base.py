@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tqdm.auto import tqdm
@@ -14,6 +15,7 @@ from embcache.encoders.arguments import CacheArguments, EngineArguments
 from embcache.encoders.experiment import experiment_meta
 from embcache.encoders.new_space import say_what_differs
 from embcache.encoders.registry import find_model_meta
+from embcache.encoders.upstreams import find_upstreams, upstream_of
 from embcache.engine.base import Engine
 from embcache.engine.local_tokenizer import LocalTokenizer
 from embcache.errors import DtypeMismatchError
@@ -28,7 +30,8 @@ from embcache.identity.identity import (
 from embcache.identity.machine_memo import Memo
 from embcache.identity.pinned_arguments import PinnedArguments
 from embcache.identity.weights import resolve_model
-from embcache.pipeline.pipeline import Pipeline, check_policies
+from embcache.pipeline.pipeline import Pipeline
+from embcache.pipeline.policies import check_policies
 from embcache.pipeline.request import Request
 from embcache.pipeline.result import Truncation
 from embcache.pipeline.stats import EncodeStats
@@ -95,12 +98,19 @@ class VllmWrapperBase:
         changing |= dict(beside or {})
         if self.convert != "embed":  # the default: identities of encoders do not name it
             changing["convert"] = self.convert
-        self._write = not cache.read_only and cache.on_miss == "encode"
+        writable = not cache.read_only and cache.on_miss == "encode"
         self._database = (
             None
             if cache.cache_path is None
-            else Database(cache.cache_path, cache.storage_options, writable=self._write)
+            else Database(cache.cache_path, cache.storage_options, writable=writable)
         )
+        self._upstreams = find_upstreams(
+            cache.upstream,
+            write=cache.upstream_write and not cache.read_only,
+            database=self._database,
+            storage_options=cache.storage_options,
+        )
+        self._write = writable or bool(self._upstreams and not cache.read_only)
         memo = Memo()
         if isinstance(model, (str, os.PathLike)):
             name = model = os.fspath(model)
@@ -207,8 +217,8 @@ class VllmWrapperBase:
 
     def _make_pipeline(self, show_progress: bool) -> Pipeline:
         """Settle the identity and open its space; at the first call, since "auto" takes a while."""
-        if self._identity.dtype == "auto" and self._database is not None:
-            cached = self._database.cached_dtypes(self._identity)
+        if self._identity.dtype == "auto" and (self._database is not None or self._upstreams):
+            cached = self._cached_dtypes()
             dtype = self._settle_dtype(cached, show_progress)
             if cached and dtype not in cached:
                 logger.warning(
@@ -218,16 +228,18 @@ class VllmWrapperBase:
                     ", ".join(cached),
                 )
             self._identity = self._identity.with_dtype(dtype)
+        open_space = partial(
+            Database.space,
+            identity=self._identity,
+            model=self._source.name,
+            engine_version=self._engine.version,
+            layout=self._layout,
+            store_text=self._cache.store_text,
+        )
         space = None
         if self._database is not None:
-            space = self._database.space(
-                self._identity,
-                self._source.name,
-                self._engine.version,
-                layout=self._layout,
-                store_text=self._cache.store_text,
-                compact_automatically=self._cache.compact_automatically,
-            )
+            compact = self._cache.compact_automatically
+            space = open_space(self._database, compact_automatically=compact)
             say_what_differs(self._database, space)
         return Pipeline(
             self._engine,
@@ -239,7 +251,14 @@ class VllmWrapperBase:
             truncation=self._truncation,
             on_write_error=self._cache.on_write_error,
             canaries="at start" if self._cache.canaries else "never",
+            upstream=upstream_of(self._upstreams, open_space),
         )
+
+    def _cached_dtypes(self) -> list[str]:
+        """Dtypes in which the cache holds the model; where it holds none, those of an upstream."""
+        own = [] if self._database is None else self._database.cached_dtypes(self._identity)
+        upstream = (one.cached_dtypes(self._identity) for one in self._upstreams)
+        return own or next(filter(None, upstream), [])
 
     def _settle_dtype(self, cached: list[str], show_progress: bool) -> str:
         if self._cache.on_miss == "raise" and not cached:

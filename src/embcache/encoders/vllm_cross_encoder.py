@@ -59,6 +59,11 @@ class VllmCrossEncoderWrapper(VllmWrapperBase):
             then not the one that filled it. They are compared before anything is written.
         compact_automatically: Whether to merge small files and remove old ones in the background,
             after commits, when it pays; readers and other writers are not disturbed.
+        upstream: A cache, or several, in which is looked for what `cache_path` has not, before an
+            engine is started: a team's. What is found is checked and kept in `cache_path`, unless
+            `read_only`. None is what EMBCACHE_UPSTREAM names, several separated by commas; [] is
+            none. One that is out of reach or damaged is warned of, and the run goes on without.
+        upstream_write: Whether what is encoded is written to the first upstream too, if it may be.
         make_engine: Makes another engine than vLLM's, as for `VllmEncoderWrapper`.
         **kwargs: Any further argument of `vllm.EngineArgs`, as for `VllmEncoderWrapper`.
 

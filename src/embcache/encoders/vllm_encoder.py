@@ -80,7 +80,7 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         cache_path: Directory or URL of the cache; None for no cache.
         storage_options: What the store of a URL needs to be opened (keys, region, endpoint), by
             name, as Lance's `storage_options`; None for the environment's and the machine's usual
-            credentials. It is noted nowhere, and in no identity.
+            credentials. Upstreams get them, too. They are noted nowhere, and in no identity.
         on_miss: "encode" sends texts that are not cached to the engine; "raise" never starts an
             engine and raises MissingTextsError instead.
         read_only: Whether to use the cache and write nothing to it.
@@ -93,6 +93,11 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
             then not the one that filled it. They are compared before anything is written.
         compact_automatically: Whether to merge small files and remove old ones in the background,
             after commits, when it pays; readers and other writers are not disturbed.
+        upstream: A cache, or several, in which is looked for what `cache_path` has not, before an
+            engine is started: a team's. What is found is checked and kept in `cache_path`, unless
+            `read_only`. None is what EMBCACHE_UPSTREAM names, several separated by commas; [] is
+            none. One that is out of reach or damaged is warned of, and the run goes on without.
+        upstream_write: Whether what is encoded is written to the first upstream too, if it may be.
         truncate_dim: Return only the first so many components of each vector (Matryoshka),
             normalised again where the model normalises; None for all. The cache holds the full
             vectors, so this costs no encoding and no second space.

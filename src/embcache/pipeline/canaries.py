@@ -9,48 +9,32 @@ them with the rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from embcache.engine.base import Engine
 from embcache.errors import CacheError, CacheWriteError, ChangedModelError, EngineError
-from embcache.identity.keys import Keys, to_bytes
-from embcache.pipeline.cosine import cosines
+from embcache.identity.identity import Identity
+from embcache.pipeline.known_canaries import (
+    TOLERANCES,
+    UNKNOWN_TOLERANCE,
+    KnownCanaries,
+    how_apart,
+    raw_key,
+    read_canaries,
+    spread,
+)
 from embcache.pipeline.request import Request
 from embcache.store import Rows, Space
+from embcache.store.forks import ForkLock
 from embcache.store.space import CANARIES
 from embcache.store.verify import Values
 
 logger = logging.getLogger(__name__)
 
-TOLERANCES = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-"""Relative distances `|a - b| / |a|` up to which two vectors of one canary are the same model's, by
-dtype. Honest runs (other batches, eager and compiled) stay below a fifth of them: 1e-6, 1.1e-3 and
-1e-2 with all-MiniLM-L6-v2, measured by `benchmarks/canaries.py` (docs/canaries.md). The rest is
-room for deeper models, other processors and versions of vLLM: a run that is stopped for nothing
-costs more than a change that moves cosines by 0.001."""
-
-UNKNOWN_TOLERANCE = max(TOLERANCES.values())
-"""For engines that do not say what they compute in: endpoints, say, which may run in bfloat16."""
-
 _PROMPTS = 4  # of which a space keeps canaries, if its engine can be asked for any of them
 _SHOWN = 60
-
-
-@dataclass(frozen=True)
-class _Known:
-    """Canaries that a space keeps.
-
-    Attributes:
-        values: `(dim,) float32` by the 16 bytes of the key; damaged rows are left out.
-        columns: Of each row its columns, texts and prompts among them.
-    """
-
-    values: Mapping[bytes, Values]
-    columns: list[dict[str, Any]]
 
 
 class Canaries:
@@ -58,23 +42,67 @@ class Canaries:
 
     Args:
         engine: Computes values; it is started, and nobody else uses it meanwhile.
-        space: The space whose canaries they are.
-        identity: Canonical bytes of its identity.
-        write: Whether canaries may be added.
+        space: The space whose canaries they are; None where values are kept nowhere. Canaries of
+            upstream spaces are then all that there is.
+        identity: Its identity.
+        write: Whether canaries may be added to the space.
+        make: Whether canaries are encoded where none are known.
     """
 
-    def __init__(self, engine: Engine, space: Space, identity: bytes, *, write: bool) -> None:
+    def __init__(
+        self, engine: Engine, space: Space | None, identity: Identity, *, write: bool, make: bool
+    ) -> None:
         self._engine = engine
         self._space = space
-        self._identity = identity
-        self._write = write
+        self._identity = identity.to_bytes()
+        self._dtype = identity.dtype
+        self._write = write and space is not None
+        self._make = make
         self._compared: set[Hashable] = set()
-        self._new: Rows | None = None
+        self._lent: list[KnownCanaries] = []
+        self._new: list[Rows] = []
+        self._lock = ForkLock()  # upstreams are read beside the engine
 
     def forget(self) -> None:
         """Compare everything again: the engine is another one now."""
         self._compared.clear()
-        self._new = None
+        with self._lock:
+            self._new.clear()
+
+    def known(self) -> list[KnownCanaries]:
+        """The space's canaries, and those of upstream spaces that are not among them."""
+        every = [] if self._space is None else [self._of_space(self._space)]
+        for lent in list(self._lent):
+            every.append(lent.without(every))
+        return every
+
+    def difference(self, others: KnownCanaries) -> str | None:
+        """How an upstream's canaries differ from those that are known here.
+
+        Args:
+            others: The upstream's.
+
+        Returns:
+            Words for a message; None where both agree, or have none in common.
+        """
+        found = (known.difference(others, self._dtype) for known in self.known())
+        return next(filter(None, found), None)
+
+    def lend(self, others: KnownCanaries) -> None:
+        """Compare the engine with an upstream's canaries too, and have `commit` keep them.
+
+        Args:
+            others: The upstream's, of which none differs from one that is known here.
+        """
+        new = others.without(self.known())
+        rows = new.rows()
+        if rows is None:
+            return
+        with self._lock:
+            self._lent.append(new)
+            if self._write:
+                self._new.append(rows)
+        self._compared.clear()
 
     def check(self, request: Request) -> None:
         """Encode the canaries once more and compare, if that was not done yet.
@@ -91,16 +119,17 @@ class Canaries:
         """
         if self.compared(request):
             return
-        own = request.canaries(with_prompt=self._space.stores_text)
-        known = self._known()
-        comparable = own.canaries_again(known.columns)
-        for one in comparable:
-            if not self.compared(one):
-                self._compare(one, known)
-                self._compared.add(one.context)
-        there = any(_raw(key) in known.values for key in own.keys(self._identity))
-        if self._write and not there and len(comparable) < _PROMPTS:
-            self._new = self._encode_new(own)
+        every = self.known()
+        own = request.canaries(with_prompt=self._with_prompts(every))
+        comparable = {one.context: one for known in every for one in _again(request, known)}
+        for context, one in comparable.items():
+            if context not in self._compared:
+                self._compare(one, every)
+                self._compared.add(context)
+        there = {key for known in every for key in known.values}
+        kept = any(raw_key(key) in there for key in own.keys(self._identity))
+        if self._make and not kept and len(comparable) < _PROMPTS:
+            self._keep(self._encode_new(own))
         self._compared.add(request.context)
 
     def compared(self, request: Request) -> bool:
@@ -109,10 +138,13 @@ class Canaries:
 
     def commit(self) -> None:
         """Add what `check` encoded, after the first rows: an empty space needs no canaries."""
-        if self._new is not None:
-            new, self._new = self._new, None
+        with self._lock:
+            new, self._new = self._new, []
+        if self._space is None:
+            return
+        for rows in new:
             try:
-                self._space.canaries.add(new)
+                self._space.canaries.add(rows)
             except CacheWriteError as error:  # of the net beside the cache; the rows are written
                 logger.warning(
                     "The canaries of %s could not be written; the next run tries again. %s",
@@ -120,84 +152,72 @@ class Canaries:
                     error,
                 )
             except CacheError as error:
-                self._warn(error)
+                self._warn(self._space, error)
 
-    def _known(self) -> _Known:
+    def _keep(self, rows: Rows | None) -> None:
+        """Have new canaries committed; where nothing is kept, remember them for the upstream."""
+        if rows is None:
+            return
+        with self._lock:
+            if self._write:
+                self._new.append(rows)
+            else:
+                self._lent.append(KnownCanaries.of(rows, "this run", self._engine.version))
+
+    def _with_prompts(self, every: list[KnownCanaries]) -> bool:
+        """Whether new canaries carry their texts, and so may have prompts."""
+        if self._space is not None:
+            return self._space.stores_text
+        return all(known.with_text for known in every if known.values)
+
+    def _of_space(self, space: Space) -> KnownCanaries:
         try:
-            return self._read()
+            return read_canaries(space)
         except CacheError as error:  # damage there is no reason to stop: rows have checksums
-            self._warn(error)
-            return _Known({}, [])
+            self._warn(space, error)
+            return KnownCanaries()
 
-    def _warn(self, error: CacheError) -> None:
+    def _warn(self, space: Space, error: CacheError) -> None:
         logger.warning(
             "The canaries of %s cannot be used, so the model is not compared with the one that "
             "filled it: %s Delete %s, and the next write adds them again.",
-            self._space.location,
+            space.location,
             error,
-            self._space.location.table(CANARIES),
+            space.location.table(CANARIES),
         )
 
-    def _read(self) -> _Known:
-        snapshot = self._space.canaries.refresh()
-        keys = snapshot.keys()
-        values, damaged = snapshot.read_all(np.arange(len(keys)), keys)
-        if damaged.any():
-            logger.warning(
-                "%d canaries of %s are damaged on disk and not compared. `check_space` with "
-                "fix=True deletes them; the next write adds them again.",
-                damaged.sum(),
-                self._space.location,
-            )
-        names = [name for name in self._space.layout.texts if name in snapshot.columns]
-        intact = np.flatnonzero(~damaged)
-        columns: list[dict[str, Any]] = [{} for _ in intact]
-        if names and len(intact):
-            columns = snapshot.take(intact, names).to_pylist()
-        return _Known({_raw(keys[row]): values[row] for row in intact.tolist()}, columns)
-
-    def _compare(self, request: Request, known: _Known) -> None:
-        raw = map(_raw, request.keys(self._identity))
-        cached = {row: known.values[key] for row, key in enumerate(raw) if key in known.values}
-        if not cached:
+    def _compare(self, request: Request, every: list[KnownCanaries]) -> None:
+        keepers: dict[int, KnownCanaries] = {}
+        keys = [raw_key(key) for key in request.keys(self._identity)]
+        for row, key in enumerate(keys):
+            if keeper := next((known for known in every if key in known.values), None):
+                keepers[row] = keeper
+        if not keepers:
             return
+        cached = {row: keeper.values[keys[row]] for row, keeper in keepers.items()}
         rows = list(cached)
         try:
             found = dict(zip(rows, self._encode(request, rows), strict=True))
         except Exception as error:  # of the engine, or of whatever model it calls
             raise EngineError(
-                f"The canaries of {self._space.location} cannot be encoded, so that nothing says "
+                f"The canaries of {keepers[rows[0]].where} cannot be encoded, so that nothing says "
                 f"whether the model is the one that filled it: {str(error).rstrip('.')}. "
                 "canaries=False uses the cache unchecked."
             ) from error
         tolerance = TOLERANCES.get(self._engine.dtype, UNKNOWN_TOLERANCE)
         spreads = {row: spread(cached[row], found[row]) for row in rows}
-        logger.debug("canaries of %s differ by %s", self._space.name, spreads)
+        logger.debug("canaries of %s differ by %s", keepers[rows[0]].where, spreads)
         beyond = [row for row in rows if not spreads[row] <= tolerance]
         if beyond:
             worst = max(beyond, key=spreads.__getitem__)
             raise ChangedModelError(
-                self._message(request, cached[worst], found[worst], worst)
-                + f" {len(beyond)} of {len(rows)} canaries differ by more than {tolerance:g} of "
+                f"The model is not the one that filled {keepers[worst].where}: canary "
+                f"{request.show(worst)[:_SHOWN]} ({request.prompts}) has "
+                f"{how_apart(cached[worst], found[worst])} "
+                f"(cached by {keepers[worst].engine_version}, now {self._engine.version})."
+                f" {len(beyond)} of {len(rows)} canaries differ by more than {tolerance:g} of "
                 f"their length, the most that {self._engine.dtype} explains. " + _WAY_OUT
             )
-
-    def _message(self, request: Request, was: Values, now: Values, row: int) -> str:
-        made_by = self._space.canaries.refresh().engine_version
-        versions = f"cached by {made_by}, now {self._engine.version}"
-        if was.shape != now.shape:
-            how = f"{len(was)} components in the cache, {len(now)} now"
-        elif len(was) == 1:
-            how = f"score {was[0]:.6g} in the cache, {now[0]:.6g} now"
-        else:
-            how = (
-                f"cosine {cosines(was[None], now[None])[0]:.6f} with the cached vector, "
-                f"{_times_as_long(was, now):.4f} times its length"
-            )
-        return (
-            f"The model is not the one that filled {self._space.location}: canary "
-            f"{request.show(row)[:_SHOWN]} ({request.prompts}) has {how} ({versions})."
-        )
 
     def _encode_new(self, request: Request) -> Rows | None:
         """The canaries as rows; those that the engine refuses are left out."""
@@ -212,7 +232,7 @@ class Canaries:
                 logger.warning(
                     "%s gets no canaries: the model encodes none of them (%s). If it is changed "
                     "one day and keeps its name, the cache will not notice.",
-                    self._space.location,
+                    "A cache" if self._space is None else self._space.location,
                     error,
                 )
                 return None
@@ -251,29 +271,7 @@ _WAY_OUT = (
 )
 
 
-def spread(was: Values, now: Values) -> float:
-    """How far two vectors of one text are apart, `|was - now| / |was|`, or two scores.
-
-    For a small angle, `1 - cosine` is half its square; unlike the cosine it also sees another
-    length. A score below 1 counts as 1: near 0, a relative distance says nothing.
-
-    Args:
-        was: `(dim,) float32`.
-        now: `(dim,) float32`.
-
-    Returns:
-        The distance; infinity where the dimensions differ.
-    """
-    if was.shape != now.shape:
-        return float("inf")
-    length = max(float(np.linalg.norm(was)), 1.0 if len(was) == 1 else 1e-30)
-    return float(np.linalg.norm(was - now)) / length
-
-
-def _times_as_long(was: Values, now: Values) -> float:
-    length = float(np.linalg.norm(was))
-    return float(np.linalg.norm(now)) / length if length else float("inf")
-
-
-def _raw(key: Keys) -> bytes:
-    return to_bytes(key.reshape(1, 2))
+def _again(request: Request, known: KnownCanaries) -> Sequence[Request]:
+    """The requests by which canaries that are kept somewhere can be encoded once more."""
+    own = request.canaries(with_prompt=known.with_text)
+    return own.canaries_again(known.columns)

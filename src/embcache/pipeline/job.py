@@ -34,6 +34,7 @@ class Job:
     Attributes:
         refused: Items that the engine refused, and why; of duplicates, the first.
         told: Whether the user was told that what is encoded is not kept.
+        upstream: How many distinct items were found upstream.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Job:
         self.source = source
         self.refused: dict[int, str] = {}
         self.told = False
+        self.upstream = 0
         self.store = store
         self.snapshot = snapshot
         self.result = result

@@ -23,13 +23,16 @@ from embcache.store.index import Positions
 _SHOWN_ROWS = 5
 
 
-def missing_error(request: Request, missing: Positions, space: Space | None) -> MissingTextsError:
+def missing_error(
+    request: Request, missing: Positions, space: Space | None, upstream: object = None
+) -> MissingTextsError:
     """Make the error for items that are not cached although `on_miss="raise"`.
 
     Args:
         request: The request that has the items.
         missing: `(m,) int64`, numbers of the items that are not cached, at least one.
         space: The space that was looked in; None where there is no cache.
+        upstream: Names the upstream caches that were looked in; None for none.
 
     Returns:
         The error, to be raised by the caller.
@@ -37,6 +40,8 @@ def missing_error(request: Request, missing: Positions, space: Space | None) -> 
     where = "because there is no cache (cache_path=None)"
     if space is not None:
         where = f"in {space.location}"
+    if upstream is not None:
+        where += f", nor upstream in {upstream}"
     examples = ", ".join(request.show(row) for row in missing[:3].tolist())
     return MissingTextsError(
         f"{len(missing)} of {len(request)} {request.unit}s are not cached {where} "
@@ -93,7 +98,7 @@ def unwritten_message(
     return (
         f"{'no cache' if space is None else space.location} cannot be written, and the run goes on "
         f"without: {missing - written} of {missing} {request.unit}s that were not cached are "
-        f"encoded and returned, but not kept; {written} are. A later call tries to write again. "
+        f"returned, but not kept; {written} are. A later call tries to write again. "
         f'{error} on_write_error="raise" stops the run instead.'
     )
 

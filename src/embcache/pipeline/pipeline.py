@@ -9,15 +9,15 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal, get_args
 
 import numpy as np
 
 from embcache.engine.base import Embedded, Engine
-from embcache.errors import CacheError, CacheWriteError, ConfigError, RefusedTextsError
+from embcache.errors import CacheError, CacheWriteError, RefusedTextsError
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
 from embcache.pipeline.canaries import Canaries
+from embcache.pipeline.checked_engine import CheckedEngine
 from embcache.pipeline.chunks import (
     CHUNK_SECONDS,
     CHUNK_SECONDS_IN_A_STORE,
@@ -32,19 +32,17 @@ from embcache.pipeline.messages import (
     refused_error,
     unwritten_message,
 )
+from embcache.pipeline.policies import CompareCanaries, OnMiss, OnWriteError
 from embcache.pipeline.request import Request
 from embcache.pipeline.result import Result, Truncation, Vectors
 from embcache.pipeline.stats import Bar, EncodeStats, Watcher
-from embcache.store import Overlay, Space, panics
+from embcache.pipeline.upstream import Upstream
+from embcache.store import Overlay, Space
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
 from embcache.store.traffic import Traffic
 
 logger = logging.getLogger(__name__)
-
-OnMiss = Literal["encode", "raise"]
-OnWriteError = Literal["warn", "raise"]
-CompareCanaries = Literal["at start", "before hits", "never"]
 
 _ATTEMPTS = 3  # at rows that other processes move or damage meanwhile
 
@@ -73,6 +71,8 @@ class Pipeline:
         canaries: When the space's canaries are compared with the engine: "at start", after each
             start of the engine and before it is used; "before hits", besides, before the first
             hit is handed out; or "never".
+        upstream: Where is looked for what the space has not, before the engine is started; None
+            for nowhere. It is this pipeline's alone.
 
     Attributes:
         identity: As given.
@@ -93,19 +93,31 @@ class Pipeline:
         engine_lock: ForkLock | None = None,
         on_write_error: OnWriteError = "warn",
         canaries: CompareCanaries = "at start",
+        upstream: Upstream | None = None,
     ) -> None:
         self._engine = engine
         self._on_miss = on_miss
         self._on_write_error = on_write_error
         self._write = write and space is not None
-        self._check_engine = check_engine
         self._truncation = truncation
         self._engine_lock = engine_lock or ForkLock()
-        self._warned = self._tried = self._told = False
-        self._canaries: Canaries | None = None
-        if space is not None and canaries != "never":
-            self._canaries = Canaries(engine, space, identity.to_bytes(), write=self._write)
-        self._engine_is_at_hand = canaries == "before hits"
+        self._tried = self._told = False
+        self._upstream = upstream
+        own = None
+        if canaries != "never" and not (space is None and upstream is None):
+            keeps = self._write or (upstream is not None and upstream.writes)
+            make = keeps and on_miss == "encode"
+            own = Canaries(engine, space, identity, write=self._write, make=make)
+        if upstream is not None:
+            upstream.canaries = own
+        self._checked = CheckedEngine(
+            engine,
+            self._engine_lock,
+            space if self._write else None,
+            own,
+            check=check_engine,
+            before_hits=canaries == "before hits",
+        )
         self.identity = identity
         self.space = space
         remote = space is not None and space.location.folder is None
@@ -140,7 +152,10 @@ class Pipeline:
         result = Result(len(keys), self._truncation)
         job = Job(request, keys, source, store, opened.result(), result)
         job.make_room()  # before anything is encoded: a cut may be refused there
-        encoded = self._serve(job, first)
+        try:
+            encoded = self._serve(job, first)
+        finally:
+            self.flush()
         result.repeat(source)
         if self.space is not None and self._write:
             self.space.compactor.join()  # who has the vectors may remove the cache's folder
@@ -149,13 +164,9 @@ class Pipeline:
         seconds = time.perf_counter() - request.began
         sent = self._traffic().since(before)
         stats = EncodeStats(
-            len(keys),
-            len(first),
-            hits,
-            encoded,
-            seconds,
-            request.unit,
+            *(len(keys), len(first), hits, encoded, seconds, request.unit),
             unwritten=store.unwritten,
+            upstream=job.upstream,
             requests=sent.requests,
             bytes=sent.bytes,
         )
@@ -199,7 +210,7 @@ class Pipeline:
         store = self._open_store("raise")
         before = self._traffic()
         job = Job(request, keys, source, store, store.snapshot, None)
-        missing = job.missing(first)
+        missing = self._ask_upstream(job, job.missing(first), watcher)
         encoded = 0
         if len(missing) and not stop():
             encoded = self._fill(
@@ -210,16 +221,16 @@ class Pipeline:
         hits, refused = len(first) - len(missing), len(job.refused)
         sent = self._traffic().since(before)
         return EncodeStats(
-            len(keys),
-            len(first),
-            hits,
-            encoded,
-            seconds,
-            request.unit,
-            refused,
+            *(len(keys), len(first), hits, encoded, seconds, request.unit, refused),
+            upstream=job.upstream,
             requests=sent.requests,
             bytes=sent.bytes,
         )
+
+    def flush(self) -> None:
+        """Write upstream what was encoded, if that is wanted; after the last `fill`."""
+        if self._upstream is not None:
+            self._upstream.flush()
 
     def refresh(self) -> None:
         """Look for what other processes have committed to the space; `fill` does not do it.
@@ -230,7 +241,11 @@ class Pipeline:
         self._open_store("raise").refresh()
 
     def _traffic(self) -> Traffic:
-        return Traffic() if self.space is None else self.space.location.traffic
+        """What went to and from the cache and its upstreams until now."""
+        places = [] if self.space is None else [self.space.location]
+        if self._upstream is not None:
+            places += self._upstream.locations
+        return Traffic(*map(sum, zip(Traffic(), *(one.traffic for one in places), strict=True)))
 
     def _open_store(self, on_write_error: OnWriteError) -> Overlay:
         """The space as one call sees it."""
@@ -256,14 +271,15 @@ class Pipeline:
         hits = len(first) - len(missing)
         with Bar(len(first), hits, request.unit, request.verb, shown=request.show_progress) as bar:
             for attempt in range(_ATTEMPTS):
+                missing = self._ask_upstream(job, missing, bar)
                 if len(missing):
                     if self._on_miss == "raise":
-                        raise missing_error(request, missing, self.space)
+                        raise missing_error(request, missing, self.space, self._upstream)
                     encoded += self._fill(job, missing, bar, self._refuse_at_once(job))
                     if job.refused:
                         raise self._refused_error(job)
                 elif len(rows):
-                    self._check_hits(request)
+                    self._checked.check_hits(request)
                 rows = job.read(rows)
                 if not len(rows):
                     return encoded
@@ -272,6 +288,16 @@ class Pipeline:
                 rows = self._read_again(job, rows)
                 missing = job.missing(rows)
         raise failing_error(job.store.name)
+
+    def _ask_upstream(self, job: Job, missing: Positions, watcher: Watcher) -> Positions:
+        """Take what is missing and upstream; returns what is still missing."""
+        if self._upstream is None or not len(missing):
+            return missing
+        left = self._upstream.serve(
+            job, missing, watcher, lambda: self._checked.check_hits(job.request)
+        )
+        self._tell_of_refusal(job, len(missing) - len(left))
+        return left
 
     def _refuse_at_once(self, job: Job) -> Refuse:
         """Raises for the first refused items, where nothing would be kept of the others."""
@@ -285,15 +311,6 @@ class Pipeline:
     def _refused_error(self, job: Job) -> RefusedTextsError:
         refused = job.with_duplicates(job.refused)
         return refused_error(job.request, refused, self.space if job.store.writes else None)
-
-    def _check_hits(self, request: Request) -> None:
-        """Compare an engine that is at hand with the space's canaries, once."""
-        if self._canaries is None or not self._engine_is_at_hand:
-            return
-        if self._canaries.compared(request):
-            return  # without the lock: no hit waits for what another thread encodes
-        with self._engine_lock:
-            self._canaries.check(request)
 
     def _read_again(self, job: Job, failed: Positions) -> Positions:
         """Read rows that failed once more: another process may have mended them since.
@@ -314,7 +331,7 @@ class Pipeline:
                 "%d rows of %s fail their checksum (damaged on disk) and are not used. %s",
                 len(corrupt),
                 job.store.name if self.space is None else self.space.location,
-                "They are dropped and encoded again."
+                f"They are dropped{' and encoded again' * (self._on_miss == 'encode')}."
                 if job.store.writes
                 else "They are left there, because nothing is written in this run.",
             )
@@ -355,6 +372,8 @@ class Pipeline:
         refuse: Refuse,
         stop: Callable[[], bool],
     ) -> int:
+        if self._upstream is not None:
+            self._upstream.try_writing()
         self._start_engine(job, watcher)
         self._tell_of_refusal(job, len(missing))
         self.chunker.width = job.snapshot.dim or self.chunker.width
@@ -371,7 +390,7 @@ class Pipeline:
             restart=lambda: self._start_engine(job, watcher),
             refuse=leave_out,
             stop=stop,
-            spare=lambda: self._canary_prompts(job.request),
+            spare=lambda: self._checked.spare_prompts(job.request),
         )
         pending: Future[int] | None = None
         with ThreadPoolExecutor(1, "embcache-writer") as writer:
@@ -398,8 +417,9 @@ class Pipeline:
 
     def _keep(self, job: Job, rows: Positions, embedded: Embedded) -> int:
         kept = job.keep(rows, embedded)
-        if self._canaries is not None and job.store.writes:
-            self._canaries.commit()
+        self._checked.kept(job)
+        if self._upstream is not None:
+            self._upstream.collect(job, rows, embedded)
         return kept
 
     def _try_writing(self, store: Overlay) -> None:
@@ -433,56 +453,4 @@ class Pipeline:
     def _start_engine(self, job: Job, watcher: Watcher) -> None:
         """Start the engine, and see that it is the one that filled the space."""
         self._try_writing(job.store)
-        if not self._engine.started:
-            watcher.starting()
-            with panics.on_screen():  # it starts processes
-                self._engine.start()
-            watcher.started()
-            if self._canaries is not None:
-                self._canaries.forget()
-        self._check_engine()
-        self._warn_of_another_version(job.snapshot.engine_version)
-        if self._canaries is not None:
-            self._canaries.check(job.request)
-
-    def _warn_of_another_version(self, begun_with: str | None) -> None:
-        """Warn once where the space was begun with another version of the engine.
-
-        Versions are not part of the identity, so that an upgrade does not empty the cache.
-        """
-        if self._warned or not self._write or self.space is None:
-            return
-        self._warned = True
-        if begun_with not in (None, self._engine.version):
-            logger.warning(
-                "%s was begun with %s; new rows come from %s. They agree closely, not bit for "
-                "bit. Use another cache_path where that matters.",
-                self.space.location,
-                begun_with,
-                self._engine.version,
-            )
-
-    def _canary_prompts(self, request: Request) -> list[Any]:
-        """A prompt of embcache's own, where it may send such."""
-        if self._canaries is None:
-            return []
-        canaries = request.canaries(with_prompt=False)
-        return self._engine.prepare(canaries.inputs([0])).prompts
-
-
-def check_policies(on_miss: object, on_write_error: object) -> None:
-    """Refuse values that are no `OnMiss` or no `OnWriteError`.
-
-    Args:
-        on_miss: What the user gave.
-        on_write_error: What the user gave.
-
-    Raises:
-        ConfigError: A value is none of those that there are.
-    """
-    for name, value, known in (
-        ("on_miss", on_miss, get_args(OnMiss)),
-        ("on_write_error", on_write_error, get_args(OnWriteError)),
-    ):
-        if value not in known:
-            raise ConfigError(f"{name}={value!r} is unknown. Use one of {', '.join(known)}.")
+        self._checked.start(job, watcher)

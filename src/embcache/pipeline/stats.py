@@ -15,13 +15,16 @@ class EncodeStats:
     Attributes:
         texts: Texts (of a cross-encoder: pairs) that were asked for, duplicates included.
         unique: Distinct ones among them.
-        hits: Distinct ones found in the cache.
+        hits: Distinct ones that were not sent to the engine: found in the cache, or upstream.
         encoded: Distinct ones sent to the engine.
         seconds: Wall-clock seconds of the call.
         unit: What is counted, "text" or "pair".
         refused: Distinct ones that the engine refused and that were left out; only a warm does so.
-        unwritten: How many of the encoded ones are not in the cache, because writing failed.
-        requests: How many requests an object store was sent, for a cache that lies in one.
+        unwritten: How many of those that were encoded, or found upstream, are not in the cache,
+            because writing failed.
+        upstream: How many of the hits were found upstream, and not in the cache itself.
+        requests: How many requests an object store was sent, for a cache or an upstream that lies
+            in one.
         bytes: What these brought and took, in bytes.
     """
 
@@ -33,6 +36,7 @@ class EncodeStats:
     unit: str = "text"
     refused: int = 0
     unwritten: int = 0
+    upstream: int = 0
     requests: int = 0
     bytes: int = 0
 
@@ -46,14 +50,16 @@ class EncodeStats:
             other.unit,
             self.refused + other.refused,
             self.unwritten + other.unwritten,
+            self.upstream + other.upstream,
             self.requests + other.requests,
             self.bytes + other.bytes,
         )
 
     def __str__(self) -> str:
         return (
-            f"{self.texts} {self.unit}s, {self.unique} unique, {self.hits} hits, "
-            f"{self.encoded} encoded, {self.seconds:.2f} s"
+            f"{self.texts} {self.unit}s, {self.unique} unique, {self.hits} hits"
+            + (f" ({self.upstream} of them upstream)" if self.upstream else "")
+            + f", {self.encoded} encoded, {self.seconds:.2f} s"
             + (f", {self.unwritten} not written" if self.unwritten else "")
             + (f", {self.requests} requests, {self.bytes / 1e6:.1f} MB" if self.requests else "")
         )
@@ -70,6 +76,13 @@ class Watcher:
 
     def started(self) -> None:
         """The engine has started."""
+
+    def found(self, items: int) -> None:
+        """Some of what was missing was found upstream.
+
+        Args:
+            items: How many items.
+        """
 
     def encoded(self, items: int, tokens: int) -> None:
         """A chunk was encoded.
@@ -100,6 +113,7 @@ class Bar(Watcher):
 
     def __init__(self, total: int, hits: int, unit: str, verb: str, *, shown: bool) -> None:
         self._verb = verb
+        self._hits = hits
         self._bar: tqdm[Any] = tqdm(
             total=total,
             initial=hits,  # texts/s and time left are about what is encoded
@@ -123,6 +137,14 @@ class Bar(Watcher):
         """Go on with the bar; the engine's start counts neither for texts/s nor for time left."""
         self._bar.set_description(self._verb)
         self._bar.unpause()
+
+    def found(self, items: int) -> None:
+        """Count so many items as hits, which count neither for texts/s nor for time left."""
+        self._hits += items
+        if not self._bar.disable:
+            self._bar.initial += items
+            self._bar.update(items)
+            self._bar.set_postfix(hits=self._hits)
 
     def encoded(self, items: int, tokens: int) -> None:
         """Move the bar on by so many items; tokens are not shown."""

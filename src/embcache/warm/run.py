@@ -22,6 +22,7 @@ from embcache.warm.streams import join_small, read_ahead
 
 if TYPE_CHECKING:
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper
+    from embcache.pipeline.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -138,21 +139,27 @@ class Warmer:
         """
         pipeline = self._encoder.open_pipeline()
         pipeline.refresh()
-        for window in self.windows(batches):
-            self.leave_out(window.bad)
-            before = self.stats.refused
-            done = pipeline.fill(
-                window.request,
-                window.keys,
-                watcher=self._watcher,
-                refuse=partial(self._refuse, window),
-                stop=self.stop.is_set,
-            )
-            self._watcher.settle(done, self.stats.refused - before)
-            # Else Arrow's pool keeps what it once had, and a long run grows slowly.
-            pa.default_memory_pool().release_unused()
+        try:
+            for window in self.windows(batches):
+                self._fill(pipeline, window)
+        finally:
+            pipeline.flush()
         self.stats.stopped = self.stop.is_set()
         return replace(self.stats)
+
+    def _fill(self, pipeline: Pipeline, window: Window) -> None:
+        self.leave_out(window.bad)
+        before = self.stats.refused
+        done = pipeline.fill(
+            window.request,
+            window.keys,
+            watcher=self._watcher,
+            refuse=partial(self._refuse, window),
+            stop=self.stop.is_set,
+        )
+        self._watcher.settle(done, self.stats.refused - before)
+        # Else Arrow's pool keeps what it once had, and a long run grows slowly.
+        pa.default_memory_pool().release_unused()
 
     def windows(self, batches: Iterable[TextBatch]) -> Iterator[Window]:
         """A stream's texts with their keys, read and hashed ahead by another thread.
