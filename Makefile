@@ -9,7 +9,7 @@ PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory bench-canaries storm damage soak fuzz lock hooks clean distclean
+.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory bench-canaries bench-store storm damage soak fuzz lock hooks clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ bench-memory: setup  ## what memory warming takes: 100,000 and 1,000,000 texts, 
 
 bench-canaries: setup  ## how far honest runs and changed models move the canaries
 	@$(PY) benchmarks/canaries.py $(ARGS)
+
+bench-store: setup  ## what a cache in an object store costs: seconds, requests, bytes
+	@$(PY) benchmarks/object_store.py $(ARGS)
 
 storm: setup  ## 13 processes on one cache, killed at random; ARGS='--minutes 20 --kills 60 --seed 1'
 	@$(PY) benchmarks/storm.py $(ARGS)

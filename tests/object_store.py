@@ -123,7 +123,7 @@ def client(options: Mapping[str, str], bucket: str = BUCKET) -> S3Store:
     config = {name: value for name, value in options.items() if name != "allow_http"}
     return S3Store(
         bucket,
-        config=config,
+        config=config,  # type: ignore[arg-type]
         client_options={"allow_http": True, "timeout": "10s"},
         retry_config={"max_retries": 0},
     )

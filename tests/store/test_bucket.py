@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import obstore
 import pytest
 
 from embcache import CacheError, CacheWriteError, ConfigError, DamagedSpaceError, UnreachableError
@@ -17,6 +18,7 @@ from embcache.store import Database, Location, Space
 from embcache.store import space as space_module
 from embcache.store.bucket import Bucket
 from embcache.store.compaction import clean_up
+from embcache.store.traffic import Traffic
 from embcache.tools.check import check_space
 from embcache.tools.compact import compact_space
 from tests.object_store import ObjectStore, Remote
@@ -143,14 +145,51 @@ def test_what_looking_costs(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> 
     assert space.refresh(now=True) is snapshot and requests(space) == before + 1
     monkeypatch.setattr(space_module, "FRESH_SECONDS", 0.0)
     assert space.refresh() is snapshot and requests(space) == before + 2
-    other = open_space(remote)
+    database = Database(remote.url, remote.options, writable=True)
+    before = database.location.traffic.requests
+    other = database.space(IDENTITY, IDENTITY.model, "vllm 1.0", compact_automatically=False)
+    assert requests(other) == before + 1
     before = requests(other)
     assert len(other.refresh()) == 100
-    assert requests(other) - before <= 12
+    assert requests(other) - before <= 9
     before = requests(other)
     read_all(other, rows)
     assert requests(other) - before <= 6
     assert other.location.traffic.bytes > rows.values.nbytes
+
+
+def test_what_a_commit_costs(remote: Remote) -> None:
+    """Seven requests, its rows' keys included, and nothing is listed to find what it committed."""
+    space = open_space(remote)
+    space.add(make_rows(["a"]))
+    reader, before = space.snapshot.reader, requests(space)
+    space.add(make_rows(["b"]))
+    assert requests(space) - before <= 7
+    assert reader is not None and len(reader) == 1 and len(space.snapshot) == 2
+    assert space.refresh() is space.snapshot and space.refresh(now=True) is space.snapshot
+
+
+def test_a_commit_sees_what_others_have_committed(remote: Remote) -> None:
+    mine, theirs = open_space(remote), open_space(remote)
+    mine.add(make_rows(["a"]))
+    assert len(theirs.refresh()) == 1
+    mine.add(make_rows(["b"]))
+    theirs.add(make_rows(["c"]))
+    rows = make_rows(["a", "b", "c"])
+    assert len(theirs.snapshot) == 3 and (theirs.snapshot.find(rows.keys) >= 0).all()
+
+
+def test_many_fragments_are_read_in_any_pattern(remote: Remote) -> None:
+    space, rows = open_space(remote), make_rows([f"text {i}" for i in range(4000)], dim=384)
+    for start in range(0, 4000, 1000):
+        space.add(rows.take(np.arange(start, start + 1000)))
+    snapshot = open_space(remote).refresh()
+    for wanted in (np.arange(4000), np.arange(0, 4000, 7), np.array([3999, 5, 5, 1000])):
+        before = snapshot.reader.location.traffic if snapshot.reader else Traffic()
+        values, damaged = snapshot.read_all(snapshot.find(rows.keys[wanted]), rows.keys[wanted])
+        assert values.tobytes() == rows.values[wanted].tobytes() and not damaged.any()
+        assert snapshot.reader is not None
+        assert snapshot.reader.location.traffic.since(before).requests <= 24
 
 
 def test_others_rows_are_seen_some_seconds_later(
@@ -181,6 +220,22 @@ def test_a_writer_compacts_here_too(remote: Remote) -> None:
         space.add(make_rows([f"text {i}"], seed=i))
         space.compactor.join()
     assert len(space.open().fragments) < 20 and check_space(space).rows == 40
+
+
+def test_a_damaged_manifest_is_reported_and_stays(
+    object_store: ObjectStore, remote: Remote, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = open_space(remote)
+    space.add(make_rows(["a"]))
+    space.add(make_rows(["b"]))
+    newest = f"{space.location.uri.partition('bucket/')[2]}/_versions/{2**64 - 1 - 3:020}.manifest"
+    obstore.put(object_store.client(), newest, b"junk")
+    other = open_space(remote)
+    with pytest.raises(DamagedSpaceError, match="Opening"):
+        other.refresh(now=True)
+    assert len(other.refresh_or_salvage(write=True, now=True)) == 1
+    assert "cannot be used" in caplog.text or "Opening" in caplog.text
+    assert bytes(obstore.get(object_store.client(), newest).bytes()) == b"junk"
 
 
 def test_an_outage_is_no_damage(

@@ -15,6 +15,7 @@ import pytest
 
 from embcache.store import Space, index_file
 from embcache.store.index import KeyIndex, KeyParts
+from embcache.store.reader import Reader
 from embcache.store.snapshot import fragment_marks
 from tests.spaces import folder, make_rows, read_all
 
@@ -42,9 +43,9 @@ def scanned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     real, counts = module._index_keys, []
 
-    def count(dataset: object, fragments: list[object], first: int) -> KeyIndex:
-        counts.append(len(fragments))
-        return real(dataset, fragments, first)
+    def count(reader: Reader, start: int, stop: int) -> KeyIndex:
+        counts.append(stop - start)
+        return real(reader, start, stop)
 
     monkeypatch.setattr(module, "_index_keys", count)
     return counts

@@ -154,10 +154,12 @@ class Database:
         known = [
             table
             for table in self.location.named_as_tables()
-            if table.name.endswith(f"--{fingerprint}") and table.has_table()
+            if table.name.endswith(f"--{fingerprint}")
         ]
+        location = self.location.table(name)
+        if known != [location]:  # else it is this one, whether there is a table by now or not
+            location = next((table for table in known if table.has_table()), location)
         metadata = SpaceMetadata(identity, model, engine_version, embcache_version())
-        location = known[0] if known else self.location.table(name)
         return Space(
             location,
             metadata,

@@ -15,6 +15,7 @@ from embcache.errors import ConfigError, DamagedSpaceError
 from embcache.identity.keys import Keys
 from embcache.store import panics
 from embcache.store.base import Part
+from embcache.store.fetching import Call, plan, readahead, several_at_once
 from embcache.store.index import Positions
 from embcache.store.location import READ_FIX, Location, lance_errors
 from embcache.store.locks import Pin
@@ -33,13 +34,12 @@ logger = logging.getLogger(__name__)
 
 # From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
 _SCAN_FROM_FRACTION = 0.1
-# In a store, single rows of 1.5 kB take a request each; from a twentieth on Lance reads most of the
-# fragment anyway, in 200 requests and more where a scan takes 5 (docs/object_storage.md).
-_SCAN_FROM_FRACTION_IN_A_STORE = 0.05
 _BATCH_ROWS = 4096
+_KEY_ROWS = 8192  # Lance's default
 _BATCH_BYTES = 4 * 2**20
 _TAKE_THREADS = 2
 _SAMPLE_ROWS = 64
+_CHECKSUM_BYTES = 8
 _ERROR_CHARACTERS = 200  # Lance appends paths of its own source files
 
 
@@ -76,8 +76,9 @@ def _dataset(location: Location, version: int | None) -> lance.LanceDataset:
         dataset = lance.dataset(
             str(location), version=version, storage_options=location.lance_options
         )
-    except Exception:
-        if location.folder is None:  # looked for only now: it takes a request
+    except Exception as error:
+        # Looked for only now: it takes a request.
+        if location.folder is None and not location.is_outage(error):
             check_table(location)
         raise
     location.watch(dataset)
@@ -95,6 +96,9 @@ def check_table(location: Location) -> None:
             f"{str(location)!r} is no space: there is no Lance table. Give the folder of one, "
             "<cache>/<name>.lance."
         )
+
+
+_Rows = tuple[slice, Values, npt.NDArray[np.uint64]]  # which, their values and checksums
 
 
 class Reader:
@@ -216,21 +220,23 @@ class Reader:
         """
         order = np.argsort(positions, kind="stable")
         positions, keys = positions[order], keys[order]
-        owner = np.searchsorted(self.starts, positions, side="right") - 1
-        wanted = np.bincount(owner, minlength=len(self.fragments))
-        least = _SCAN_FROM_FRACTION
-        if self.location.folder is None:
-            least = _SCAN_FROM_FRACTION_IN_A_STORE
-        scanned = wanted >= least * np.diff(self.starts)
         with lance_errors("Reading vectors from", self.location, READ_FIX):
-            for select, source in (
-                (np.flatnonzero(scanned[owner]), self._scan_positions),
-                (np.flatnonzero(~scanned[owner]), self._take_positions),
-            ):
-                found = panics.each_off_screen(source(positions[select], scanned))
-                for span, values, sums in found:
+            for select, source in self._sources(positions):
+                for span, values, sums in panics.each_off_screen(source):
                     at = select[span]
                     yield Part(order[at], values, damaged_rows(keys[at], values, sums))
+
+    def _sources(self, positions: Positions) -> Iterator[tuple[Positions, Iterator[_Rows]]]:
+        """Which of the sorted positions are read in which way."""
+        if self.location.folder is None:
+            yield np.arange(len(positions)), self._fetch_positions(positions)
+            return
+        owner = np.searchsorted(self.starts, positions, side="right") - 1
+        wanted = np.bincount(owner, minlength=len(self.fragments))
+        scanned = wanted >= _SCAN_FROM_FRACTION * np.diff(self.starts)
+        scan, take = np.flatnonzero(scanned[owner]), np.flatnonzero(~scanned[owner])
+        yield scan, self._scan_positions(positions[scan], scanned)
+        yield take, self._take_positions(positions[take])
 
     def read_fragment(
         self, fragment: lance.LanceFragment, columns: Sequence[str] = ()
@@ -247,6 +253,11 @@ class Reader:
         names = list(dict.fromkeys(["key", self.layout.value, "checksum", *columns]))
         for batch in self._guarded(fragment, names):
             yield verify(batch, self.layout)
+
+    def key_batches(self, fragments: list[lance.LanceFragment]) -> Iterator[pa.RecordBatch]:
+        """Keys and row ids of some fragments, by batches; what Lance raises passes as it is."""
+        batches = self._batches(["key"], fragments, with_row_id=True, batch_rows=_KEY_ROWS)
+        yield from panics.each_off_screen(batches)
 
     def keys_of(self, fragment: lance.LanceFragment) -> Iterator[pa.RecordBatch]:
         """Keys and row ids of a fragment, by batches.
@@ -310,7 +321,11 @@ class Reader:
         """
         with lance_errors("Scanning", self.location, READ_FIX):
             scanner = self.dataset.scanner(
-                columns=list(columns), with_row_id=True, batch_size=batch_rows, scan_in_order=True
+                columns=list(columns),
+                with_row_id=True,
+                batch_size=batch_rows,
+                scan_in_order=True,
+                io_buffer_size=readahead(self.location).io_buffer_size,
             )
             yield from panics.each_off_screen(scanner.to_batches())
 
@@ -356,15 +371,15 @@ class Reader:
         fragments: list[lance.LanceFragment],
         *,
         with_row_id: bool = False,
+        batch_rows: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
         scanner = self.dataset.scanner(
             columns=columns,
             with_row_id=with_row_id,
             fragments=fragments,
-            batch_size=self.batch_rows,
+            batch_size=batch_rows or self.batch_rows,
             scan_in_order=True,
-            batch_readahead=2,  # memory that is used again faults no pages in
-            fragment_readahead=1,
+            **readahead(self.location)._asdict(),
         )
         yield from scanner.to_batches()
 
@@ -375,7 +390,7 @@ class Reader:
 
     def _scan_positions(
         self, positions: Positions, scanned: npt.NDArray[np.bool_]
-    ) -> Iterator[tuple[slice, Values, npt.NDArray[np.uint64]]]:
+    ) -> Iterator[_Rows]:
         """Scan the chosen fragments in order and pick the wanted rows out of each batch."""
         if not len(positions):
             return
@@ -396,9 +411,22 @@ class Reader:
                 yield slice(first, last), values, sums
             start = stop
 
-    def _take_positions(
-        self, positions: Positions, _: npt.NDArray[np.bool_]
-    ) -> Iterator[tuple[slice, Values, npt.NDArray[np.uint64]]]:
+    def _fetch_positions(self, positions: Positions) -> Iterator[_Rows]:
+        """Take rows from a store, see `embcache.store.fetching`."""
+        calls = plan(positions, 4 * self.dim + _CHECKSUM_BYTES)
+        for call, table in several_at_once(self._call, calls):
+            values, sums = self._columns(table.combine_chunks().to_batches()[0])
+            if call.picked is not None:
+                values, sums = values[call.picked], sums[call.picked]
+            yield call.span, values, sums
+
+    def _call(self, call: Call) -> pa.Table:
+        table = self.dataset.take(call.positions, columns=[self.layout.value, "checksum"])
+        if table.num_rows != len(call.positions):
+            raise ValueError(f"Lance returned {table.num_rows} of {len(call.positions)} rows")
+        return table
+
+    def _take_positions(self, positions: Positions) -> Iterator[_Rows]:
         """Take scattered rows, several calls at a time."""
         size = self.batch_rows
         spans = [

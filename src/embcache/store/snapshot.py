@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby, takewhile
 
-import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from embcache.identity.keys import Keys
-from embcache.store import index_file, panics
+from embcache.store import index_file
 from embcache.store.base import Part
 from embcache.store.index import KeyIndex, KeyParts, Positions, UnsortedKeys
 from embcache.store.reader import Reader
@@ -190,7 +189,7 @@ def _indexed(before: SpaceSnapshot, reader: Reader, lost: Collection[Mark]) -> S
     same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
     index = before.index.first(int(reader.starts[same]))
     fresh = [
-        _index_keys(reader.dataset, reader.fragments[start:stop], int(reader.starts[start]))
+        _index_keys(reader, start, stop)
         for start, stop in _runs([there for _, there in shape], same)
     ]
     if same < len(before.shape) and any((index.find(one.keys) >= 0).any() for one in fresh):
@@ -209,22 +208,11 @@ def _runs(there: list[bool], at: int) -> Iterator[tuple[int, int]]:
             yield numbers[0], numbers[-1] + 1
 
 
-def _index_keys(
-    dataset: lance.LanceDataset, fragments: list[lance.LanceFragment], first: int
-) -> KeyIndex:
-    """The keys of some fragments, the first of which begins at scan position `first`."""
+def _index_keys(reader: Reader, start: int, stop: int) -> KeyIndex:
+    """The keys of some neighbouring fragments."""
+    fragments = reader.fragments[start:stop]
     keys = UnsortedKeys(sum(fragment.metadata.num_rows for fragment in fragments))
-    if fragments:
-        # Batch by batch: a table of all keys would be as large as the index.
-        scanner = dataset.scanner(
-            columns=["key"],
-            with_row_id=True,
-            fragments=fragments,
-            scan_in_order=True,
-            batch_readahead=2,  # as fast as the defaults, for a third of their memory
-            fragment_readahead=1,
-        )
-        with panics.off_screen():
-            for batch in scanner.to_batches():
-                keys.add(batch_keys(batch), batch.column("_rowid").to_numpy())
-    return keys.index(first)
+    # Batch by batch: a table of all keys would be as large as the index.
+    for batch in reader.key_batches(fragments) if fragments else ():
+        keys.add(batch_keys(batch), batch.column("_rowid").to_numpy())
+    return keys.index(int(reader.starts[start]))

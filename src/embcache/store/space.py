@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embcache.errors import CacheError, DamagedSpaceError
+from embcache.errors import CacheError, ConfigError, DamagedSpaceError
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
@@ -44,6 +44,7 @@ from embcache.store.schema import (
     value_dim,
 )
 from embcache.store.snapshot import SpaceSnapshot, indexed
+from embcache.store.untrusted import check_manifest
 from embcache.store.verify import batch_keys
 
 if TYPE_CHECKING:
@@ -369,15 +370,22 @@ class Space:
     def _latest(self) -> SpaceSnapshot:
         """The latest version's snapshot: the last one, if there is no newer version."""
         last = self._snapshot
-        # In a store, to look for a table takes a request more than to look for a newer version.
-        known = last.reader is not None and self.location.folder is None
-        if not known and not self.location.has_table():
+        # In a store, to look for a table first takes a request more.
+        if self.location.folder is not None and not self.location.has_table():
             return last if last.reader is None else SpaceSnapshot()
         if last.reader is not None and self._is_latest(last.reader):
             return last
-        reader = self._open_sound()
+        try:
+            reader = self._open_sound()
+        except ConfigError:  # there is no table
+            if last.reader is not None:
+                raise
+            return last
+        return self._indexed(reader)
+
+    def _indexed(self, reader: Reader) -> SpaceSnapshot:
         with lance_errors("Reading the keys of", self.location, READ_FIX):
-            return indexed(last, reader, self._salvage.lost)
+            return indexed(self._snapshot, reader, self._salvage.lost)
 
     def _is_latest(self, reader: Reader) -> bool:
         with lance_errors("Opening", self.location, READ_FIX):
@@ -391,7 +399,9 @@ class Space:
 
     def _open_sound(self, version: int | None = None) -> Reader:
         """A version whose schema is that of its data files, as far as that was not seen before."""
-        reader = self.open(version)
+        return self._sound(self.open(version))
+
+    def _sound(self, reader: Reader) -> Reader:
         last = self._snapshot.reader
         if last is None or not len(last) or last.schema != reader.schema:
             reader.check_fit()
@@ -410,8 +420,8 @@ class Space:
             with lance_errors("Writing to", self.location, WRITE_FIX):
                 table = self._open_or_create(dim, snapshot.reader)
                 self._check_schema(table.schema, dim)
-                self._append(table, make(table.schema, new))
-            snapshot = self.refresh(now=True)
+                written = self._append(table, make(table.schema, new))
+            snapshot = self._see(written)
             self._committed(snapshot.reader)
             return snapshot, len(new)
 
@@ -422,8 +432,25 @@ class Space:
             self._create(dim)
         return open_table(self.location)
 
-    def _append(self, table: lance.LanceDataset, rows: pa.Table) -> None:
-        self._patiently(lambda: lance.write_dataset(rows, table, mode="append"))
+    def _see(self, written: lance.LanceDataset) -> SpaceSnapshot:
+        """The snapshot after a commit: in a store it is known what was committed, and onto what."""
+        if self.location.folder is not None:
+            return self.refresh(now=True)
+        self.location.watch(written)
+        check_manifest(written, self.location)
+        self._snapshot = self._indexed(self._sound(Reader(written, self.location)))
+        self._looked = time.monotonic()
+        return self._snapshot
+
+    def _append(self, table: lance.LanceDataset, rows: pa.Table) -> lance.LanceDataset:
+        written = table
+
+        def append() -> None:
+            nonlocal written
+            written = lance.write_dataset(rows, table, mode="append")
+
+        self._patiently(append)
+        return written
 
     def _create(self, dim: int, *, beside: bool = False) -> None:
         """Make the table, unless another process does: what that one wrote stays.
