@@ -72,14 +72,16 @@ def open_table(location: Location, version: int | None = None) -> lance.LanceDat
 
 
 def _dataset(location: Location, version: int | None) -> lance.LanceDataset:
+    def look() -> lance.LanceDataset:
+        return lance.dataset(str(location), version=version, storage_options=location.lance_options)
+
     try:
-        dataset = lance.dataset(
-            str(location), version=version, storage_options=location.lance_options
-        )
-    except Exception:
-        if location.folder is None:  # looked for only now: it takes a request
-            check_table(location)
-        raise
+        dataset = look()
+    except Exception as error:
+        if location.folder is not None or location.is_outage(error):
+            raise
+        check_table(location)  # looked for only now: it takes a request
+        dataset = look()  # another process removed the table meanwhile, and it was made again
     location.watch(dataset)
     return dataset
 
@@ -175,6 +177,11 @@ class Reader:
     def columns(self) -> list[str]:
         """Names of the table's columns."""
         return list(self.schema.names)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the version was removed, as far as its pin tells."""
+        return self._pin is not None and self._pin.is_gone
 
     def check_fit(self) -> None:
         """See that the schema is that of the data files: that any row at all is intact.

@@ -15,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embcache.errors import CacheError, DamagedSpaceError
+from embcache.errors import (
+    CacheError,
+    CacheWriteError,
+    ConfigError,
+    DamagedSpaceError,
+    UnreachableError,
+)
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
@@ -210,7 +216,8 @@ class Space:
         In a store, where to look takes a request, it is enough to have looked some seconds ago.
 
         Args:
-            now: Whether to look in any case.
+            now: Whether to look in any case; in a store, at the table itself: the newest version
+                may be of another table with its name, of as many versions.
 
         Returns:
             The same object as before where nothing was.
@@ -222,7 +229,7 @@ class Space:
         with self._lock:
             recent = time.monotonic() - self._looked < FRESH_SECONDS
             if now or not recent or self.location.folder is not None:
-                self._snapshot = self._latest()
+                self._snapshot = self._latest(anew=now)
                 self._looked = time.monotonic()
             return self._snapshot
 
@@ -366,16 +373,23 @@ class Space:
         """LanceDB's own handle, always at the latest version."""
         return _connect(self.location.parent).open_table(self.name)
 
-    def _latest(self) -> SpaceSnapshot:
+    def _latest(self, *, anew: bool) -> SpaceSnapshot:
         """The latest version's snapshot: the last one, if there is no newer version."""
-        last = self._snapshot
+        last, remote = self._snapshot, self.location.folder is None
         # In a store, to look for a table takes a request more than to look for a newer version.
-        known = last.reader is not None and self.location.folder is None
+        known = last.reader is not None and remote
         if not known and not self.location.has_table():
             return last if last.reader is None else SpaceSnapshot()
-        if last.reader is not None and self._is_latest(last.reader):
+        if last.reader is not None and not (anew and remote) and self._is_latest(last.reader):
             return last
-        reader = self._open_sound()
+        try:
+            reader = self._open_sound()
+        except ConfigError:
+            if not known:
+                raise
+            return SpaceSnapshot()  # it was removed
+        if last.is_of(reader):
+            return last
         with lance_errors("Reading the keys of", self.location, READ_FIX):
             return indexed(last, reader, self._salvage.lost)
 
@@ -387,7 +401,7 @@ class Space:
                 if self.location.folder is None and not self.location.has_table():
                     return False  # it was removed; to open it says so
                 raise
-            return latest == reader.dataset.version
+            return latest == reader.dataset.version and not reader.is_gone
 
     def _open_sound(self, version: int | None = None) -> Reader:
         """A version whose schema is that of its data files, as far as that was not seen before."""
@@ -402,18 +416,30 @@ class Space:
     ) -> tuple[SpaceSnapshot, int]:
         """Commit the rows that `make` makes of the numbers of those that are new."""
         with self._lock:  # no other thread of this process between look-up and commit
-            snapshot = self.refresh()
+            snapshot = self._seen_by_a_writer(now=False)
             first, _ = unique_keys(keys)
             new = first[snapshot.find(keys[first]) < 0]
+            if len(new) and self.location.folder is None:
+                # Appended to is the version that was read, and that may be of a table that was
+                # removed since, though another one is there with its name.
+                snapshot = self._seen_by_a_writer(now=True)
+                new = first[snapshot.find(keys[first]) < 0]
             if not len(new):
                 return snapshot, 0
             with lance_errors("Writing to", self.location, WRITE_FIX):
                 table = self._open_or_create(dim, snapshot.reader)
                 self._check_schema(table.schema, dim)
                 self._append(table, make(table.schema, new))
-            snapshot = self.refresh(now=True)
+            snapshot = self._seen_by_a_writer(now=True)
             self._committed(snapshot.reader)
             return snapshot, len(new)
+
+    def _seen_by_a_writer(self, *, now: bool) -> SpaceSnapshot:
+        """As `refresh`; a store out of reach is one that cannot be written: a run may go on."""
+        try:
+            return self.refresh(now=now)
+        except UnreachableError as error:
+            raise CacheWriteError(f"Writing to {self.location} failed. {error}") from None
 
     def _open_or_create(self, dim: int, reader: Reader | None) -> lance.LanceDataset:
         if self.location.folder is None and reader is not None:
