@@ -80,7 +80,13 @@ class Storm:
         os.environ.setdefault("PYTHONWARNINGS", FORK_WARNINGS)
         self._context = multiprocessing.get_context("forkserver")
         # Imports take seconds, and a kill is to fall into work. lancedb mends itself after a fork.
-        modules = ["embcache.cache", "embcache.warm", "embcache.tools.check", "lancedb", "_storm_worker"]
+        modules = [
+            "embcache.cache",
+            "embcache.warm",
+            "embcache.tools.check",
+            "lancedb",
+            "_storm_worker",
+        ]
         self._context.set_forkserver_preload(modules)
         self._numbers = iter(range(10**9))
         for role in self.roles:
@@ -107,7 +113,9 @@ class Storm:
     def _wait_until_all_work(self) -> None:
         """Imports take a minute where two cores make them for all."""
         ends = time.monotonic() + 5 * MOST_SECONDS
-        while len(self._at_work()) < len(self.roles) and time.monotonic() < ends and not self.failures:
+        while (
+            len(self._at_work()) < len(self.roles) and time.monotonic() < ends and not self.failures
+        ):
             time.sleep(0.5)
             self._look_after()
 
@@ -159,7 +167,9 @@ def verify(place: Place) -> tuple[int, list[str]]:
             encode(open_encoder(place.model, place.cache, on_miss="raise"), part)
     except Exception as error:
         faults.append(f"{type(error).__name__}: {error}")
-    report: CheckReport = place.space().check()
+    if (space := place.space()) is None:
+        return len(numbers), [*faults, "there is no space"]
+    report: CheckReport = space.check()
     if not report.ok:
         faults.append(str(report))
     print(f"{report.rows:,} rows, {report.duplicates:,} of them duplicates", file=sys.stderr)
@@ -189,9 +199,6 @@ def main() -> int:
         faults = storm.failures + faults
         if place.in_a_store and not faults:
             faults = finish_with(place)
-        if faults and arguments.keep:
-            stack.pop_all()
-            print(f"kept: {folder}, {cache}", file=sys.stderr)
     for fault in faults:
         print(fault, file=sys.stderr)
     print(f"killed: {dict(storm.kills)}", file=sys.stderr)
@@ -231,7 +238,6 @@ def _parse_arguments() -> argparse.Namespace:
         "--cache", metavar="URL", help="a new cache in a store, with the environment's credentials"
     )
     parser.add_argument("--store-kills", type=int, default=0, help="how often --store is killed")
-    parser.add_argument("--keep", action="store_true", help="keep everything where it failed")
     return parser.parse_args()
 
 
