@@ -38,11 +38,14 @@ def two(request: pytest.FixtureRequest, tmp_path: Path) -> Two:
 
 def has(space: Space, *texts: str) -> bool:
     """Whether another handle finds all these texts, intact."""
-    rows = make_rows([*texts])
-    if (space.refresh(now=True).find(rows.keys) < 0).any():
-        return False
-    values, damaged = read_all(space, rows)
-    return not damaged.any() and values.tobytes() == rows.values.tobytes()
+    space.refresh(now=True)
+    for rows in (make_rows([text]) for text in texts):
+        if space.snapshot.find(rows.keys)[0] < 0:
+            return False
+        values, damaged = read_all(space, rows)
+        if damaged.any() or values.tobytes() != rows.values.tobytes():
+            return False
+    return True
 
 
 @pytest.mark.parametrize("fresh", [0.0, 600.0], ids=["looks again", "looked a moment ago"])
