@@ -48,7 +48,7 @@ bench-memory: setup  ## what memory warming takes: 100,000 and 1,000,000 texts, 
 bench-canaries: setup  ## how far honest runs and changed models move the canaries
 	@$(PY) benchmarks/canaries.py $(ARGS)
 
-storm: setup  ## 13 processes on one cache, killed at random; ARGS='--minutes 20 --kills 60 --seed 1'
+storm: setup  ## processes on one cache, killed at random; ARGS='--minutes 20 --kills 60', '--store --store-kills 3'
 	@$(PY) benchmarks/storm.py $(ARGS)
 
 damage: setup  ## damage a cache at random and mend it; ARGS='--trials 10000 --seed 1'

@@ -439,7 +439,7 @@ class Space:
         try:
             return self.refresh(now=now)
         except UnreachableError as error:
-            raise CacheWriteError(f"Writing to {self.location} failed. {error}") from None
+            raise CacheWriteError(f"Writing to {self.location} failed. {error}") from error
 
     def _open_or_create(self, dim: int, reader: Reader | None) -> lance.LanceDataset:
         if self.location.folder is None and reader is not None:
