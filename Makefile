@@ -51,7 +51,7 @@ bench-canaries: setup  ## how far honest runs and changed models move the canari
 bench-store: setup  ## what a cache in an object store costs: seconds, requests, bytes
 	@$(PY) benchmarks/object_store.py $(ARGS)
 
-storm: setup  ## 13 processes on one cache, killed at random; ARGS='--minutes 20 --kills 60 --seed 1'
+storm: setup  ## processes on one cache, killed at random; ARGS='--minutes 20 --kills 60', '--store --store-kills 3'
 	@$(PY) benchmarks/storm.py $(ARGS)
 
 damage: setup  ## damage a cache at random and mend it; ARGS='--trials 10000 --seed 1'

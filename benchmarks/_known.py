@@ -7,6 +7,7 @@ that is right, to the last bit, and so that the time goes into the cache.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,20 +69,26 @@ class KnownEngine:
         self.started = False
 
 
-def make_model(folder: Path) -> Path:
-    """The folder of a model that has an identity and that no engine could load."""
-    model = folder / "model"
-    model.mkdir(parents=True)
-    (model / "config.json").write_text("{}", encoding="utf-8")
+def make_model(folder: Path, name: str = "model") -> Path:
+    """The folder of a model that has an identity and that no engine could load.
+
+    Args:
+        folder: Where it is made, if it is not there.
+        name: Of the folder; models with other names have other identities.
+    """
+    model = folder / name
+    model.mkdir(parents=True, exist_ok=True)
+    config = "{}" if name == "model" else json.dumps({"name": name})
+    (model / "config.json").write_text(config, encoding="utf-8")
     return model
 
 
-def open_encoder(model: Path, cache: Path, **arguments: Any) -> VllmEncoderWrapper:
+def open_encoder(model: Path, cache: Path | str, **arguments: Any) -> VllmEncoderWrapper:
     """The encoder as users make it, with the stand-in as its engine and small chunks.
 
     Args:
         model: Made by `make_model`.
-        cache: Directory of the cache.
+        cache: Directory of the cache, or its URL.
         **arguments: Further arguments of `VllmEncoderWrapper`.
     """
     encoder = VllmEncoderWrapper(

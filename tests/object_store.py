@@ -120,10 +120,10 @@ def client(options: Mapping[str, str], bucket: str = BUCKET) -> S3Store:
         bucket: Another bucket than the tests'.
     """
     # Among the others obstore panics at it.
-    config = {name: value for name, value in options.items() if name != "allow_http"}
+    config: Any = {name: value for name, value in options.items() if name != "allow_http"}
     return S3Store(
         bucket,
-        config=config,  # type: ignore[arg-type]
+        config=config,
         client_options={"allow_http": True, "timeout": "10s"},
         retry_config={"max_retries": 0},
     )

@@ -9,12 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import obstore
 import pytest
 
 from embcache import CacheError, CacheWriteError, ConfigError, DamagedSpaceError, UnreachableError
-from embcache.store import Database, Location, Space
+from embcache.store import Database, Location, Overlay, Space
 from embcache.store import space as space_module
 from embcache.store.bucket import Bucket
 from embcache.store.compaction import clean_up
@@ -136,15 +137,16 @@ def test_damaged_rows_are_deleted_in_place(remote: Remote) -> None:
 
 
 def test_what_looking_costs(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refresh of what was just seen costs nothing, one that must look a single request."""
+    """A refresh of what was just seen costs nothing, one that looks again a single request, and one
+    that must see the table itself two."""
     space, rows = open_space(remote), make_rows([f"text {i}" for i in range(100)])
     space.add(rows)
     before = requests(space)
     snapshot = space.refresh()
     assert requests(space) == before
-    assert space.refresh(now=True) is snapshot and requests(space) == before + 1
+    assert space.refresh(now=True) is snapshot and requests(space) == before + 2
     monkeypatch.setattr(space_module, "FRESH_SECONDS", 0.0)
-    assert space.refresh() is snapshot and requests(space) == before + 2
+    assert space.refresh() is snapshot and requests(space) == before + 3
     database = Database(remote.url, remote.options, writable=True)
     before = database.location.traffic.requests
     other = database.space(IDENTITY, IDENTITY.model, "vllm 1.0", compact_automatically=False)
@@ -268,8 +270,47 @@ def test_an_outage_is_no_damage(
     assert len(space.refresh(now=True)) == 3000 and not read_all(space, rows)[1].any()
 
 
+def test_an_outage_at_a_commit_costs_no_vectors(
+    object_store: ObjectStore, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the store's patience is waited for once, not at every chunk from then on."""
+    impatient = {"client_max_retries": "1", "client_retry_timeout": "1", "timeout": "2s"}
+    space = open_space(Remote(remote.url, {**remote.options, **impatient}))
+    space.add(make_rows(["a"]))
+    overlay = Overlay(space, write=True, salvage=True)
+    object_store.kill()
+    try:
+        monkeypatch.setattr(space_module, "FRESH_SECONDS", 0.0)
+        overlay.add(make_rows(["b"]))
+        assert isinstance(overlay.refusal, CacheWriteError) and overlay.unwritten == 1
+        monkeypatch.setattr(Space, "refresh", None)
+        assert len(overlay.add(make_rows(["c"]))) == 3 and overlay.unwritten == 2
+    finally:
+        object_store.start()
+
+
+def test_a_table_that_is_made_again_while_it_is_opened(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, tries = open_space(remote), []
+    space.add(make_rows(["a"]))
+    look = lance.dataset
+
+    def find_nothing_at_first(*args: Any, **kwargs: Any) -> Any:
+        tries.append(args)
+        if len(tries) == 1:
+            raise ValueError("Dataset at path x was not found: Not found: x/_versions")
+        return look(*args, **kwargs)
+
+    monkeypatch.setattr(lance, "dataset", find_nothing_at_first)
+    assert len(space.open()) == 1 and len(tries) == 2
+
+
 @pytest.mark.slow
-def test_a_lost_connection_is_ridden_out(object_store: ObjectStore, remote: Remote) -> None:
+@pytest.mark.parametrize("doing", ["commit", "trial"])
+def test_a_lost_connection_is_ridden_out(
+    object_store: ObjectStore, remote: Remote, doing: str
+) -> None:
     space = open_space(remote)
     space.add(make_rows(["a"]))
     object_store.kill()
@@ -277,11 +318,14 @@ def test_a_lost_connection_is_ridden_out(object_store: ObjectStore, remote: Remo
     timer.start()
     began = time.monotonic()
     try:
-        space.add(make_rows(["b"]))
+        if doing == "trial":
+            space.location.try_committing()
+        else:
+            space.add(make_rows(["b"]))
         assert time.monotonic() - began > 5
     finally:
         timer.join()
-    assert len(space.refresh(now=True)) == 2
+    assert len(space.refresh(now=True)) == (1 if doing == "trial" else 2)
 
 
 def test_no_message_has_a_secret(

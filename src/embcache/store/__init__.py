@@ -1,7 +1,7 @@
 """The store: a LanceDB database, one table a space."""
 
 from embcache.store.base import Part, Snapshot, Store
-from embcache.store.database import Database, open_space
+from embcache.store.database import Database, open_listed, open_space
 from embcache.store.location import Location
 from embcache.store.overlay import Overlay
 from embcache.store.reader import Reader
@@ -28,5 +28,6 @@ __all__ = [
     "SpaceSnapshot",
     "Store",
     "Verified",
+    "open_listed",
     "open_space",
 ]

@@ -183,11 +183,11 @@ class Bucket(Location):
                 "or another cache_path; or use it as upstream."
             )
         check_conditional_writes(self)
-        put_and_delete(self)
+        put_and_delete(self, patiently=False)
 
     def try_committing(self) -> None:
-        """Write an object beside the table, and delete it."""
-        put_and_delete(self)
+        """Write an object beside the table, and delete it; a run has begun, so patiently."""
+        put_and_delete(self, patiently=True)
 
     def remove(self) -> None:
         """Delete a table's objects: older manifests, the newest, and then what they named."""

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 
-from embcache.errors import CacheError
+from embcache.errors import CacheError, ConfigError
 from embcache.identity.identity import Identity, readable_name
 from embcache.store.location import Location
 from embcache.store.manifests import fingerprint_in
@@ -83,7 +83,7 @@ class Database:
             CacheError: A table cannot be opened, or is of a newer format.
         """
         for location in self.location.tables():
-            if (space := open_space(location)) is not None:
+            if (space := open_listed(location)) is not None:
                 yield space
 
     def readable_spaces(self) -> tuple[list[Space], list[CacheError]]:
@@ -101,7 +101,7 @@ class Database:
         errors: list[CacheError] = []
         for location in self.location.tables():
             try:
-                if (space := open_space(location)) is not None:
+                if (space := open_listed(location)) is not None:
                     spaces.append(space)
             except CacheError as error:
                 errors.append(error)
@@ -182,3 +182,17 @@ def open_space(location: Location) -> Space | None:
         return None
     reader = Reader(dataset, location)
     return Space(location, reader.metadata, layout=reader.layout)
+
+
+def open_listed(location: Location) -> Space | None:
+    """As `open_space` for what a list of tables named; None where it was removed since.
+
+    Raises:
+        CacheError: It cannot be opened, or is of a newer format.
+    """
+    try:
+        return open_space(location)
+    except ConfigError:
+        if location.has_table():
+            raise
+        return None

@@ -31,7 +31,13 @@ class Pin:
     """Keeps a version's files while it exists, and goes with the object, or the process."""
 
     def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self._close = weakref.finalize(self, os.close, descriptor)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the version was removed all the same, with its table; False once released."""
+        return self._close.alive and os.fstat(self._descriptor).st_nlink == 0
 
     def release(self) -> None:
         """Let go of the version before the object goes."""

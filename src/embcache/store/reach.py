@@ -78,8 +78,12 @@ def check_reachable(place: Bucket) -> None:
         )
 
 
-def put_and_delete(place: Bucket) -> None:
+def put_and_delete(place: Bucket, *, patiently: bool) -> None:
     """Write a small object beside the tables, and delete it.
+
+    Args:
+        place: A cache, or a table in it.
+        patiently: Whether a lost connection is ridden out, as in the middle of a run.
 
     Raises:
         CacheWriteError: The store refuses, or does not answer.
@@ -87,7 +91,8 @@ def put_and_delete(place: Bucket) -> None:
     place.tally.count(2)
     root = place.parent if place.is_table else place
     name = f"{_TRIAL}{uuid4().hex}"
-    session = LanceFileSession(root.uri, storage_options={**place.storage_options, **_SHORT})
+    options = place.lance_options if patiently else {**place.storage_options, **_SHORT}
+    session = LanceFileSession(root.uri, storage_options=options)
     try:
         with tempfile.NamedTemporaryFile() as file, in_use():
             file.write(b"embcache tries whether it may write here; this can be deleted.\n")

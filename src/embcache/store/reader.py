@@ -72,15 +72,16 @@ def open_table(location: Location, version: int | None = None) -> lance.LanceDat
 
 
 def _dataset(location: Location, version: int | None) -> lance.LanceDataset:
+    def look() -> lance.LanceDataset:
+        return lance.dataset(str(location), version=version, storage_options=location.lance_options)
+
     try:
-        dataset = lance.dataset(
-            str(location), version=version, storage_options=location.lance_options
-        )
+        dataset = look()
     except Exception as error:
-        # Looked for only now: it takes a request.
-        if location.folder is None and not location.is_outage(error):
-            check_table(location)
-        raise
+        if location.folder is not None or location.is_outage(error):
+            raise
+        check_table(location)  # looked for only now: it takes a request
+        dataset = look()  # another process removed the table meanwhile, and it was made again
     location.watch(dataset)
     return dataset
 
@@ -179,6 +180,11 @@ class Reader:
     def columns(self) -> list[str]:
         """Names of the table's columns."""
         return list(self.schema.names)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the version was removed, as far as its pin tells."""
+        return self._pin is not None and self._pin.is_gone
 
     def check_fit(self) -> None:
         """See that the schema is that of the data files: that any row at all is intact.

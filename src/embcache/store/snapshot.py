@@ -129,6 +129,14 @@ class SpaceSnapshot:
             return pa.schema([schema.field(name) for name in columns]).empty_table()
         return self.reader.take(positions, columns)
 
+    def is_of(self, reader: Reader) -> bool:
+        """Whether a reader's version is this one: the same of the same table, by its files."""
+        return (
+            self.reader is not None
+            and self.reader.dataset.version == reader.dataset.version
+            and [mark for mark, _ in self.shape] == fragment_marks(reader)
+        )
+
     def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns and `_rowid` of all rows, in scan order; rows are not checked."""
         if self.reader is not None:

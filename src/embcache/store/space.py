@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -15,7 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embcache.errors import CacheError, ConfigError, DamagedSpaceError
+from embcache.errors import (
+    CacheError,
+    CacheWriteError,
+    ConfigError,
+    DamagedSpaceError,
+    UnreachableError,
+)
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
@@ -211,7 +218,8 @@ class Space:
         In a store, where to look takes a request, it is enough to have looked some seconds ago.
 
         Args:
-            now: Whether to look in any case.
+            now: Whether to look in any case; in a store, at the table itself: the newest version
+                may be of another table with its name, of as many versions.
 
         Returns:
             The same object as before where nothing was.
@@ -223,7 +231,7 @@ class Space:
         with self._lock:
             recent = time.monotonic() - self._looked < FRESH_SECONDS
             if now or not recent or self.location.folder is not None:
-                self._snapshot = self._latest()
+                self._snapshot = self._latest(anew=now)
                 self._looked = time.monotonic()
             return self._snapshot
 
@@ -367,21 +375,21 @@ class Space:
         """LanceDB's own handle, always at the latest version."""
         return _connect(self.location.parent).open_table(self.name)
 
-    def _latest(self) -> SpaceSnapshot:
+    def _latest(self, *, anew: bool) -> SpaceSnapshot:
         """The latest version's snapshot: the last one, if there is no newer version."""
-        last = self._snapshot
+        last, remote = self._snapshot, self.location.folder is None
         # In a store, to look for a table first takes a request more.
-        if self.location.folder is not None and not self.location.has_table():
+        if not remote and not self.location.has_table():
             return last if last.reader is None else SpaceSnapshot()
-        if last.reader is not None and self._is_latest(last.reader):
+        if last.reader is not None and not (anew and remote) and self._is_latest(last.reader):
             return last
         try:
             reader = self._open_sound()
-        except ConfigError:  # there is no table
-            if last.reader is not None:
+        except ConfigError:
+            if not remote:
                 raise
-            return last
-        return self._indexed(reader)
+            return last if last.reader is None else SpaceSnapshot()  # none yet, or it was removed
+        return last if last.is_of(reader) else self._indexed(reader)
 
     def _indexed(self, reader: Reader) -> SpaceSnapshot:
         with lance_errors("Reading the keys of", self.location, READ_FIX):
@@ -395,7 +403,7 @@ class Space:
                 if self.location.folder is None and not self.location.has_table():
                     return False  # it was removed; to open it says so
                 raise
-            return latest == reader.dataset.version
+            return latest == reader.dataset.version and not reader.is_gone
 
     def _open_sound(self, version: int | None = None) -> Reader:
         """A version whose schema is that of its data files, as far as that was not seen before."""
@@ -412,18 +420,34 @@ class Space:
     ) -> tuple[SpaceSnapshot, int]:
         """Commit the rows that `make` makes of the numbers of those that are new."""
         with self._lock:  # no other thread of this process between look-up and commit
-            snapshot = self.refresh()
+            with self._out_of_reach():
+                snapshot = self.refresh()
             first, _ = unique_keys(keys)
             new = first[snapshot.find(keys[first]) < 0]
+            if len(new) and self.location.folder is None:
+                # Appended to is the version that was read, and that may be of a table that was
+                # removed since, though another one is there with its name.
+                with self._out_of_reach():
+                    snapshot = self.refresh(now=True)
+                new = first[snapshot.find(keys[first]) < 0]
             if not len(new):
                 return snapshot, 0
             with lance_errors("Writing to", self.location, WRITE_FIX):
                 table = self._open_or_create(dim, snapshot.reader)
                 self._check_schema(table.schema, dim)
                 written = self._append(table, make(table.schema, new))
-            snapshot = self._see(written)
+            with self._out_of_reach():
+                snapshot = self._see(written)
             self._committed(snapshot.reader)
             return snapshot, len(new)
+
+    @contextmanager
+    def _out_of_reach(self) -> Iterator[None]:
+        """To a writer, a store out of reach is one that cannot be written: a run may go on."""
+        try:
+            yield
+        except UnreachableError as error:
+            raise CacheWriteError(f"Writing to {self.location} failed. {error}") from error
 
     def _open_or_create(self, dim: int, reader: Reader | None) -> lance.LanceDataset:
         if self.location.folder is None and reader is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from embcache.errors import CacheError, ConfigError
-from embcache.store import Database, Location, Space, open_space
+from embcache.store import Database, Location, Space, open_listed
 
 CachePath = str | os.PathLike[str] | Location
 """Where a cache is: a directory, a URL, or a Location."""
@@ -180,7 +180,7 @@ def _candidate(table: Location, damaged: bool) -> _Candidate | None:
     if damaged and table.is_lost_table():
         return _Candidate(Space(table), CacheError(f"{table} has data files, and no manifest."))
     try:
-        found = open_space(table)
+        found = open_listed(table)
     except CacheError as error:
         return _Candidate(Space(table), error)
     return None if found is None else _Candidate(found)
