@@ -14,7 +14,7 @@ from embcache.errors import CacheError, CacheWriteError, EmbcacheError
 from embcache.identity.identity import Identity
 from embcache.pipeline.patience import Beat, HangingError, patiently
 from embcache.store import Database, Location
-from embcache.store.location import is_of_lance
+from embcache.store.lance_errors import is_of_lance
 
 logger = logging.getLogger(__name__)
 

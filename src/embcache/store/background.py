@@ -14,7 +14,8 @@ import lance
 
 from embcache.errors import EmbcacheError
 from embcache.store.compaction import Fragment, clean_up, fragments_to_merge, merge_fragments
-from embcache.store.location import Location, is_conflict
+from embcache.store.lance_errors import is_conflict
+from embcache.store.location import Location
 from embcache.store.locks import sole_compactor
 from embcache.store.manifests import FOLDER
 

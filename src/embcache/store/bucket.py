@@ -19,7 +19,8 @@ import lance
 from lance.file import LanceFileSession
 
 from embcache.errors import CacheError, CacheWriteError, ConfigError
-from embcache.store.location import READ_FIX, TABLE, WRITE_FIX, Location, lance_errors
+from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
+from embcache.store.location import TABLE, Location
 from embcache.store.manifests import FOLDER, version_of
 from embcache.store.reach import check_conditional_writes, check_reachable, put_and_delete
 from embcache.store.traffic import Tally, Traffic

@@ -25,8 +25,9 @@ from lance.optimize import Compaction, CompactionOptions, CompactionTask, Rewrit
 
 from embcache.store import locks
 from embcache.store.aside import has_left
+from embcache.store.lance_errors import WRITE_FIX, is_conflict, lance_errors
 from embcache.store.leftovers import AGE, remove_leftovers
-from embcache.store.location import WRITE_FIX, Location, is_conflict, lance_errors
+from embcache.store.location import Location
 from embcache.store.manifests import COMMIT_FOLDERS, FOLDER, versions
 from embcache.store.reader import open_table
 

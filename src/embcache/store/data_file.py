@@ -17,7 +17,8 @@ import pyarrow as pa
 from lance.file import LanceFileReader
 
 from embcache.identity.keys import KEY_BYTES
-from embcache.store.location import READ_FIX, Location, is_of_lance, lance_errors
+from embcache.store.lance_errors import READ_FIX, is_of_lance, lance_errors
+from embcache.store.location import Location
 from embcache.store.schema import (
     SpaceMetadata,
     check_columns,

@@ -21,7 +21,7 @@ from lance.file import LanceFileSession
 
 from embcache.errors import CacheWriteError, UnreachableError
 from embcache.store.forks import in_use
-from embcache.store.location import is_of_lance
+from embcache.store.lance_errors import is_of_lance
 
 if TYPE_CHECKING:
     from embcache.store.bucket import Bucket

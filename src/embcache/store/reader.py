@@ -17,7 +17,8 @@ from embcache.store import panics
 from embcache.store.base import Part
 from embcache.store.fetching import Call, plan, readahead, several_at_once
 from embcache.store.index import Positions
-from embcache.store.location import READ_FIX, Location, lance_errors
+from embcache.store.lance_errors import READ_FIX, lance_errors
+from embcache.store.location import Location
 from embcache.store.locks import Pin
 from embcache.store.schema import (
     SpaceMetadata,

@@ -24,7 +24,8 @@ from embcache.errors import (
     NewerFormatError,
 )
 from embcache.store.aside import Aside, read_ends
-from embcache.store.location import READ_FIX, WRITE_FIX, Location, lance_errors
+from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
+from embcache.store.location import Location
 from embcache.store.locks import in_turn, only_one
 from embcache.store.manifests import versions
 from embcache.store.reader import Reader

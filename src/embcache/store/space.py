@@ -30,14 +30,9 @@ from embcache.store import index_file
 from embcache.store.background import Compactor
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
+from embcache.store.lance_errors import READ_FIX, WRITE_FIX, despite_conflicts, lance_errors
 from embcache.store.leftovers import remove_leftovers
-from embcache.store.location import (
-    READ_FIX,
-    WRITE_FIX,
-    Location,
-    despite_conflicts,
-    lance_errors,
-)
+from embcache.store.location import Location
 from embcache.store.locks import in_turn, pin
 from embcache.store.reader import Reader, open_table
 from embcache.store.rows import Rows, conform

@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from embcache.errors import CacheError, NewerFormatError, UnreachableError
 from embcache.store.data_file import DataFile
-from embcache.store.location import READ_FIX, Location, lance_errors
+from embcache.store.lance_errors import READ_FIX, lance_errors
+from embcache.store.location import Location
 from embcache.store.locks import in_turn, pin
 from embcache.store.manifests import (
     FOLDER,

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from embcache.store import Location, Space
 from embcache.store.compaction import remove_left_behind
-from embcache.store.location import WRITE_FIX, despite_conflicts, lance_errors
+from embcache.store.lance_errors import WRITE_FIX, despite_conflicts, lance_errors
 from embcache.store.locks import sole_compactor
 
 _ATTEMPTS = 5

@@ -20,7 +20,7 @@ from embcache.identity.keys import Keys
 from embcache.store import Layout, Location, Reader, Space, Verified
 from embcache.store.data_file import DataFile
 from embcache.store.index import KeyIndex, KeyParts, unique_keys
-from embcache.store.location import READ_FIX, lance_errors
+from embcache.store.lance_errors import READ_FIX, lance_errors
 from embcache.store.manifests import data_paths
 from embcache.store.verify import key_fits, verify
 from embcache.store.versions import data_names, open_version

@@ -31,7 +31,7 @@ from embcache.store import Location, Space
 from embcache.store.aside import Aside, has_left
 from embcache.store.data_file import DataFile
 from embcache.store.index import run_starts
-from embcache.store.location import is_conflict
+from embcache.store.lance_errors import is_conflict
 from embcache.store.locks import only_one
 from embcache.store.manifests import data_paths, fingerprint_in, manifest, versions
 from embcache.store.salvage import pass_by

@@ -16,7 +16,7 @@ from embcache.identity import keys as key_bytes
 from embcache.identity.keys import Keys, pair_keys, text_keys
 from embcache.pipeline.cosine import cosines
 from embcache.store import VECTORS, Space
-from embcache.store.location import READ_FIX, lance_errors
+from embcache.store.lance_errors import READ_FIX, lance_errors
 from embcache.store.verify import batch_keys, key_fits
 
 _PROMPTS_NAMED = 5

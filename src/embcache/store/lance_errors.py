@@ -1,0 +1,132 @@
+"""What goes wrong where Lance reads and writes, as errors of embcache that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from embcache.errors import (
+    CacheError,
+    CacheWriteError,
+    DamagedSpaceError,
+    EmbcacheError,
+    UnreachableError,
+)
+from embcache.store.forks import in_use
+
+if TYPE_CHECKING:
+    from embcache.store.location import Location
+
+
+class Fix(NamedTuple):
+    """What to do where Lance fails at something.
+
+    Attributes:
+        text: For people, sentences.
+        error: What the failure is raised as.
+    """
+
+    text: str
+    error: type[CacheError]
+
+
+READ_FIX = Fix(
+    "If its files are damaged: `check_space` says which, and `merge_caches` into a new cache "
+    "saves the rows of the others. Or move the folder away: its texts are encoded again.",
+    DamagedSpaceError,
+)
+WRITE_FIX = Fix(
+    "Rows committed before are safe and the next run goes on from there. Is the disk full, the "
+    "folder not writable, or a file damaged (`check_space`)?",
+    CacheWriteError,
+)
+
+_OUTAGE = (
+    "The store did not answer, or refused, for minutes. What was committed before is safe there, "
+    "and the next run goes on from it."
+)
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust says it
+_NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
+_CONFLICT = ("commit conflict", "Too many concurrent writers")  # in Lance's message
+
+
+@contextmanager
+def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
+    """Wrap anything that Lance raises, panics of its native code included, in a `CacheError`.
+
+    Every call into Lance is made within it.
+
+    Args:
+        doing: What was being done, "Opening", say.
+        where: The table.
+        fix: What to do about it, and the error's class.
+
+    Raises:
+        CacheError: Lance failed: `fix.error`; but CacheError itself where reading fails for what
+            is no damage (too many open files, no permission). Errors of embcache's own pass as
+            they are.
+    """
+    try:
+        with in_use():
+            yield
+    except EmbcacheError:
+        raise
+    except BaseException as error:
+        if not is_of_lance(error):
+            raise
+        if isinstance(error, Exception):
+            said = f"{type(error).__name__}: {error}"
+        else:
+            said = f"Lance panicked: {error}"
+        shown = where.without_secrets(said)
+        kind: type[CacheError]
+        if where.is_outage(error):
+            kind = CacheWriteError if fix.error is CacheWriteError else UnreachableError
+            message = f"{doing} {where} failed: {shown}. {_OUTAGE}"
+        else:
+            kind = CacheError if fix is READ_FIX and _is_no_damage(error) else fix.error
+            message = f"{doing} {where} failed: {shown}. {fix.text}"
+        # A traceback shows the cause as well, so one with a secret in it is left out.
+        raise kind(message) from (error if shown == said else None)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether Lance refused a commit because of what other processes have committed meanwhile."""
+    return any(said in str(error) for said in _CONFLICT)
+
+
+def despite_conflicts(commit: Callable[[], object], attempts: int) -> None:
+    """Commit; again, where Lance refuses it because of what others have committed meanwhile.
+
+    Args:
+        commit: What commits, from the beginning each time.
+        attempts: How often, at most; the last one's error is raised.
+    """
+    for attempt in range(attempts):
+        try:
+            commit()
+            return
+        except (RuntimeError, OSError, ValueError) as error:
+            if not is_conflict(error) or attempt == attempts - 1:
+                raise
+            time.sleep(0.1 * 2**attempt)
+
+
+def is_of_lance(error: BaseException) -> bool:
+    """Whether Lance may have raised it: any Exception, and panics of its native code.
+
+    pyo3's PanicException derives from BaseException and cannot be imported by name.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _is_no_damage(error: BaseException) -> bool:
+    """Whether files may be whole that cannot be read now, or not by this user."""
+    found = _OS_ERROR.search(str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    return isinstance(error, MemoryError) or number in _NO_DAMAGE
