@@ -210,6 +210,8 @@ def _row(
     arguments: argparse.Namespace, storm: Storm, killer: Killer | None, texts: int, faults: int
 ) -> str:
     options = f"--minutes {arguments.minutes:g} --kills {arguments.kills:g}"
+    if arguments.cache:
+        options = f"--cache {arguments.cache} {options}"
     if killer is not None:
         options = f"--store {options} --store-kills {killer.kills}"
     kills = f"{len(storm.roles)} processes, {storm.kills.total():,} kills"
