@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,22 @@ def test_removing_leaves_other_tables(remote: Remote) -> None:
         space = database.space(identity, identity.model, "vllm 1.0")
         space.add(make_rows(["a"], identity=identity))
     names = [one.name for one in database.spaces()]
-    assert len(names) == 2 and database.cached_dtypes(IDENTITY) == ["bfloat16", "float32"]
+    assert len(names) == 2
     with pytest.raises(CacheError, match=r"is no table: its name does not end in .lance"):
         database.location.remove()
     database.location.table(names[0]).remove()
     assert [one.name for one in database.spaces()] == names[1:]
+
+
+def test_dtypes_are_found_without_opening_other_models(remote: Remote) -> None:
+    database = Database(remote.url, remote.options, writable=True)
+    others = [replace(IDENTITY, model=f"organization/other-{i}") for i in range(5)]
+    for identity in (IDENTITY, IDENTITY.with_dtype("bfloat16"), *others):
+        space = database.space(identity, identity.model, "vllm 1.0")
+        space.add(make_rows(["a"], identity=identity))
+    before = database.location.traffic.requests
+    assert database.cached_dtypes(IDENTITY.with_dtype("auto")) == ["bfloat16", "float32"]
+    assert database.location.traffic.requests - before <= 7
 
 
 def test_damaged_rows_are_deleted_in_place(remote: Remote) -> None:

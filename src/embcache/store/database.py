@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from embcache.errors import CacheError, ConfigError
-from embcache.identity.identity import Identity, readable_name
+from embcache.identity.identity import DTYPES, Identity, readable_name
 from embcache.store.location import Location
 from embcache.store.manifests import fingerprint_in
 from embcache.store.reader import Reader, open_table
@@ -93,19 +93,7 @@ class Database:
             CacheError: There is no such directory.
         """
         self.check_exists()
-        return self._opened()
-
-    def _opened(self) -> tuple[list[Space], list[CacheError]]:
-        """As `readable_spaces`; none where there is no directory."""
-        spaces: list[Space] = []
-        errors: list[CacheError] = []
-        for location in self.location.tables():
-            try:
-                if (space := open_listed(location)) is not None:
-                    spaces.append(space)
-            except CacheError as error:
-                errors.append(error)
-        return spaces, errors
+        return _opened(self.location.tables())
 
     def cached_dtypes(self, identity: Identity) -> list[str]:
         """Dtypes in which the cache holds what is otherwise this identity, sorted.
@@ -115,7 +103,11 @@ class Database:
         Raises:
             CacheError: A table is of a newer format, or cannot be opened for now.
         """
-        spaces, errors = self._opened()
+        tables = self.location.named_as_tables()
+        if self.location.folder is None:  # to open each takes requests, and a team's has many
+            wanted = {identity.with_dtype(dtype).fingerprint() for dtype in DTYPES.values()}
+            tables = [one for one in tables if fingerprint_in(one.name) in (None, *wanted)]
+        spaces, errors = _opened([one for one in tables if one.has_table()])
         for error in errors:
             if not is_damage(error):
                 raise error
@@ -196,3 +188,16 @@ def open_listed(location: Location) -> Space | None:
         if location.has_table():
             raise
         return None
+
+
+def _opened(tables: Sequence[Location]) -> tuple[list[Space], list[CacheError]]:
+    """The spaces in some tables that can be opened, and what is wrong with the others."""
+    spaces: list[Space] = []
+    errors: list[CacheError] = []
+    for location in tables:
+        try:
+            if (space := open_listed(location)) is not None:
+                spaces.append(space)
+        except CacheError as error:
+            errors.append(error)
+    return spaces, errors
