@@ -13,7 +13,7 @@ import pytest
 
 from embcache.store import Database, Location, Space
 from embcache.store import space as space_module
-from embcache.store.database import open_listed
+from embcache.store.database import _opened, open_listed
 from tests.object_store import ObjectStore
 from tests.spaces import IDENTITY, make_rows, read_all
 
@@ -103,4 +103,4 @@ def test_what_is_removed_after_it_was_listed_is_passed_over(
     assert open_listed(space.location) is None
     monkeypatch.setattr(type(two.location), "tables", lambda _: listed)
     database = Database(two.location, writable=False)
-    assert list(database.spaces()) == [] and database._opened() == ([], [])
+    assert list(database.spaces()) == [] and _opened(listed) == ([], [])

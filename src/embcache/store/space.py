@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import lance
@@ -26,12 +26,11 @@ from embcache.errors import (
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
-from embcache.store import index_file
+from embcache.store import commits, index_file
 from embcache.store.background import Compactor
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
-from embcache.store.lance_errors import READ_FIX, WRITE_FIX, despite_conflicts, lance_errors
-from embcache.store.leftovers import remove_leftovers
+from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
 from embcache.store.location import Location
 from embcache.store.locks import in_turn, pin
 from embcache.store.reader import Reader, open_table
@@ -56,7 +55,6 @@ logger = logging.getLogger(__name__)
 
 _DELETE_KEYS = 500  # in one delete statement
 _DELETE_ROWS = 10_000
-_ATTEMPTS = 3  # at a commit, each of which Lance itself tries for half a minute
 
 FRESH_SECONDS = 10.0
 """For how long what was seen of a table in a store is taken for what it holds."""
@@ -309,7 +307,7 @@ class Space:
                 self._create(dim, beside=True)
             table = open_table(self.location)
             self._check_schema(table.schema, dim)
-            self._append(table, conform(rows, table.schema))
+            commits.append(self.location, table, conform(rows, table.schema))
 
     def drop_fragments(self, reader: Reader, fragments: Sequence[int]) -> None:
         """Commit that some fragments are deleted: of each all rows, none of which is read.
@@ -321,19 +319,7 @@ class Space:
         Raises:
             CacheError: Another process changed them since, or the space cannot be written.
         """
-        deletion = lance.LanceOperation.Delete(
-            updated_fragments=[],
-            deleted_fragment_ids=list(fragments),
-            predicate=f"fragment IN ({', '.join(map(str, fragments))})",  # for people to read
-        )
-        folder = self.location.folder
-        with lance_errors("Deleting damaged files from", self.location, WRITE_FIX), in_turn(folder):
-            lance.LanceDataset.commit(
-                self.location.uri,
-                deletion,
-                read_version=reader.dataset.version,
-                storage_options=self.location.lance_options,
-            )
+        commits.drop_fragments(self.location, reader.dataset.version, fragments)
 
     def drop(self, keys: Keys) -> None:
         """Delete every row of these keys, in as few transactions as it takes."""
@@ -430,7 +416,7 @@ class Space:
             with lance_errors("Writing to", self.location, WRITE_FIX):
                 table = self._open_or_create(dim, snapshot.reader)
                 self._check_schema(table.schema, dim)
-                written = self._append(table, make(table.schema, new))
+                written = commits.append(self.location, table, make(table.schema, new))
             with self._out_of_reach():
                 snapshot = self._see(written)
             self._committed(snapshot.reader)
@@ -461,62 +447,24 @@ class Space:
         self._looked = time.monotonic()
         return self._snapshot
 
-    def _append(self, table: lance.LanceDataset, rows: pa.Table) -> lance.LanceDataset:
-        written = table
-
-        def append() -> None:
-            nonlocal written
-            written = lance.write_dataset(rows, table, mode="append")
-
-        self._patiently(append)
-        return written
-
     def _create(self, dim: int, *, beside: bool = False) -> None:
         """Make the table, unless another process does: what that one wrote stays.
 
         Data files that lie there without a manifest are set aside, or with `beside` stay.
-
-        By a commit that is tried once: its manifest is the first, or is refused. Measured with
-        Lance 14, on disk and in a store: of all that creates a table, only this has one winner.
-        `create_table(exist_ok=True)` and `write_dataset(mode="create")` try again, and then commit
-        as an overwrite, which takes the rows along that others have written by then.
         """
         self.location.check_table()  # Lance would create it where a link points to
         if not beside:
             self._salvage.clear_place()
-        if (cache := self.location.parent.folder) is not None:
-            remove_leftovers(cache)
         schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
-        try:
-            lance.LanceDataset.commit(
-                self.location.uri,
-                lance.LanceOperation.Overwrite(schema, []),
-                storage_options=self.location.lance_options,
-                enable_stable_row_ids=True,
-                max_retries=0,
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            if not self.location.has_table():
-                raise
-            logger.debug("%s was created by another writer: %s", self.location, error)
+        commits.create(self.location, schema)
 
     def _delete(self, column: str, literals: list[str], at_once: int) -> None:
         with lance_errors("Deleting rows from", self.location, WRITE_FIX):
             table = open_table(self.location)
             for at in range(0, len(literals), at_once):
-                condition = f"{column} IN ({', '.join(literals[at : at + at_once])})"
-                self._patiently(partial(table.delete, condition))
+                commits.delete(self.location, table, column, literals[at : at + at_once])
         self._looked = float("-inf")
         self._committed(self.open())
-
-    def _patiently(self, commit: Callable[[], object]) -> None:
-        """Commit; again, where Lance gives up because others commit all the time."""
-
-        def in_its_turn() -> None:
-            with in_turn(self.location.folder):
-                commit()
-
-        despite_conflicts(in_its_turn, _ATTEMPTS)
 
     def _committed(self, reader: Reader | None) -> None:
         # Not while files of it cannot be read: Lance would fail at them, again and again.

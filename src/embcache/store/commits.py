@@ -1,0 +1,125 @@
+"""What is committed to a table: each commit in its turn, and again where others were first.
+
+Every commit is safe beside those of other processes by Lance's own conflict detection, on disk and
+in a store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import lance
+import pyarrow as pa
+
+from embcache.store.lance_errors import WRITE_FIX, despite_conflicts, lance_errors
+from embcache.store.leftovers import remove_leftovers
+from embcache.store.location import Location
+from embcache.store.locks import in_turn
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 3  # each of which Lance itself tries for half a minute
+
+
+def create(location: Location, schema: pa.Schema) -> None:
+    """Make a table without rows, unless another process does: what that one wrote stays.
+
+    By a commit that is tried once: its manifest is the first, or is refused. Measured with Lance
+    14, on disk and in a store: of all that creates a table, only this has one winner.
+    `create_table(exist_ok=True)` and `write_dataset(mode="create")` try again, and then commit as
+    an overwrite, which takes the rows along that others have written by then. To make it elsewhere
+    and move it was rejected: a store has no renames.
+
+    Args:
+        location: Where it is made.
+        schema: Its columns and metadata.
+
+    Raises:
+        OSError: Lance cannot make it, and there is none; or another Exception of Lance's.
+    """
+    if (cache := location.parent.folder) is not None:
+        remove_leftovers(cache)
+    try:
+        lance.LanceDataset.commit(
+            location.uri,
+            lance.LanceOperation.Overwrite(schema, []),
+            storage_options=location.lance_options,
+            enable_stable_row_ids=True,
+            max_retries=0,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        if not location.has_table():
+            raise
+        logger.debug("%s was created by another writer: %s", location, error)
+
+
+def append(location: Location, table: lance.LanceDataset, rows: pa.Table) -> lance.LanceDataset:
+    """Commit rows.
+
+    Args:
+        location: Where the table is.
+        table: A version of it; rows of newer ones stay.
+        rows: In its columns.
+
+    Returns:
+        The version with them.
+    """
+    written: list[lance.LanceDataset] = []
+
+    def once() -> None:
+        written.append(lance.write_dataset(rows, table, mode="append"))
+
+    _patiently(location, once)
+    return written[-1]
+
+
+def delete(
+    location: Location, table: lance.LanceDataset, column: str, literals: Sequence[str]
+) -> None:
+    """Commit that rows are deleted.
+
+    Args:
+        location: Where the table is.
+        table: A version of it.
+        column: Whose values say which rows.
+        literals: These values, as Lance's SQL has them.
+    """
+    _patiently(location, partial(table.delete, f"{column} IN ({', '.join(literals)})"))
+
+
+def drop_fragments(location: Location, version: int, fragments: Sequence[int]) -> None:
+    """Commit that some fragments are deleted: of each all rows, none of which is read.
+
+    Args:
+        location: Where the table is.
+        version: The version that they are of.
+        fragments: Their ids.
+
+    Raises:
+        CacheError: Another process changed them since, or the table cannot be written.
+    """
+    deletion = lance.LanceOperation.Delete(
+        updated_fragments=[],
+        deleted_fragment_ids=list(fragments),
+        predicate=f"fragment IN ({', '.join(map(str, fragments))})",  # for people to read
+    )
+    doing = lance_errors("Deleting damaged files from", location, WRITE_FIX)
+    with doing, in_turn(location.folder):
+        lance.LanceDataset.commit(
+            location.uri,
+            deletion,
+            read_version=version,
+            storage_options=location.lance_options,
+        )
+
+
+def _patiently(location: Location, commit: Callable[[], object]) -> None:
+    """Commit; again, where Lance gives up because others commit all the time."""
+
+    def in_its_turn() -> None:
+        with in_turn(location.folder):
+            commit()
+
+    despite_conflicts(in_its_turn, _ATTEMPTS)
