@@ -48,6 +48,25 @@ def closing_host() -> Iterator[Host]:
 
 
 @contextmanager
+def answering_host(status: int, body: str) -> Iterator[Host]:
+    """A host that says the same to every request.
+
+    Args:
+        status: Of HTTP.
+        body: What it says, in ASCII.
+    """
+    head = f"HTTP/1.1 {status} So\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65_536)  # else closing resets it before the answer is read
+        connection.sendall(f"{head}{body}".encode())
+        connection.close()
+
+    with _host(answer) as host:
+        yield host
+
+
+@contextmanager
 def _host(greet: Callable[[socket.socket], None]) -> Iterator[Host]:
     server = socket.create_server(("127.0.0.1", 0))
     host = Host(f"http://127.0.0.1:{server.getsockname()[1]}")

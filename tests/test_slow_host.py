@@ -10,7 +10,7 @@ import pytest
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from tests.slow_host import Host, closing_host, silent_host
+from tests.slow_host import Host, answering_host, closing_host, silent_host
 
 
 def client(host: Host) -> S3Store:
@@ -37,6 +37,14 @@ def test_a_closing_host_closes() -> None:
         with pytest.raises(BaseError, match="error sending request"):
             obstore.get(client(host), "anything")
         assert host.accepted
+
+
+def test_an_answering_host_answers() -> None:
+    with (
+        answering_host(400, "<Code>ExpiredToken</Code>") as host,
+        pytest.raises(BaseError, match="400 Bad Request: <Code>ExpiredToken</Code>"),
+    ):
+        obstore.get(client(host), "anything")
 
 
 @pytest.mark.parametrize("make", [silent_host, closing_host])

@@ -24,7 +24,10 @@ from embcache.store.traffic import Traffic
 from embcache.tools.check import check_space
 from embcache.tools.compact import compact_space
 from tests.object_store import ObjectStore, Remote
+from tests.slow_host import answering_host
 from tests.spaces import IDENTITY, make_rows, read_all
+
+HASTE = {"client_max_retries": "0", "client_retry_timeout": "1", "timeout": "5s"}
 
 
 def open_space(remote: Remote, **kwargs: Any) -> Space:
@@ -72,7 +75,13 @@ def test_addresses(url: str, uri: str) -> None:
         ("s3://bucket/cache?token=hush", r"query \(\?...\)"),
         ("s3://bucket/cache#x", "is no place of a cache"),
         ("s3://bucket//cache", "empty parts"),
-        ("s3://bucket/a/../b", "which stores do not follow"),
+        ("s3://bucket/a/../b", r"'\.' or '\.\.' in it, which no store follows"),
+        ("s3://bucket/%2e%2E/b", r"'\.' or '\.\.' in it, which no store follows"),
+        ("s3://bucket/.", r"'\.' or '\.\.' in it, which no store follows"),
+        ("s3://bucket/a\\b", "a slash or backslash within a name"),
+        ("s3://bucket/a%2fb", "a slash or backslash within a name"),
+        ("S3://bucket/cache", "a URL of S3:, and a cache is a directory or in a store: s3://"),
+        (" s3://bucket/cache", "a URL of  s3:, and a cache is a directory or in a store: s3://"),
         ("s3://bucket/a\nb", "is no place of a cache"),
     ],
 )
@@ -356,3 +365,73 @@ def test_no_message_has_a_secret(
     for text in (str(caught.value), repr(caught.value), caplog.text):
         assert "not-the-secret" not in text and key not in text
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        # An expired token, as AWS says it; a bucket in another region; a proxy that is in the way.
+        "Generic S3 error: Error performing GET http://host/x in 1ms - Server returned non-2xx "
+        "status code: 400 Bad Request: <Error><Code>ExpiredToken</Code></Error>",
+        "Generic S3 error: Error performing GET http://host/x in 1ms - Received redirect without "
+        "LOCATION, this normally indicates an incorrectly configured region",
+        "Generic S3 error: Error performing list request: Error performing GET http://host/x in "
+        "1ms - Server returned non-2xx status code: 404 Not Found: <html>",
+        "Generic S3 error: Received non-partial response when range requested",
+        "Generic MicrosoftAzure error: Got invalid list response: unexpected `Event::Eof`",
+    ],
+)
+def test_what_is_an_outage(said: str) -> None:
+    assert Location.of("s3://bucket/cache").is_outage(OSError(f"LanceError(IO): {said}"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Not found: cache/data/0.lance",
+        "Generic S3 error: Error performing GET http://host/x in 1ms - Server returned non-2xx "
+        "status code: 416 Requested Range Not Satisfiable: ",
+        "Generic memory error: Invalid range 0..0 for object of size 0 bytes",
+        "file size is too small",
+        "I/O request for file x and range 0..9 returned 8 bytes, expected 9 bytes",
+    ],
+)
+def test_what_is_damage(said: str) -> None:
+    assert not Location.of("s3://bucket/cache").is_outage(OSError(f"LanceError(IO): {said}"))
+
+
+@pytest.mark.parametrize("status", [400, 301, 404, 503])
+def test_refusals_in_the_middle_are_no_damage(status: int) -> None:
+    answer = "<Error><Code>ExpiredToken</Code><Message>It has expired.</Message></Error>"
+    with answering_host(status, answer) as host:
+        table = Location.of("s3://bucket/cache", {**host.options, **HASTE}).table("x")
+        with pytest.raises(UnreachableError, match="did not answer, or refused, for minutes"):
+            table.versions()
+        with pytest.raises(UnreachableError, match="did not answer, or refused, for minutes"):
+            Space(table).open()
+
+
+def test_one_place_in_two_spellings() -> None:
+    assert Location.of("s3://bucket/a%20b").same_as(Location.of("s3://bucket/a b"))
+    assert not Location.of("s3://bucket/a+b").same_as(Location.of("s3://bucket/a b"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["azure_storage_account_key", "google_service_account_key", "aws_session_token", "account_key"],
+)
+def test_credentials_of_every_store_are_secret(name: str) -> None:
+    location = Location.of("az://container/cache", {name: "hush/hush+hush"})
+    said = "key hush/hush+hush, in a URL hush%2Fhush%2Bhush"
+    assert location.without_secrets(said) == "key ***, in a URL ***"
+
+
+def test_what_a_store_repeats_of_a_request_is_not_shown() -> None:
+    answer = (
+        '403 Forbidden: <?xml version="1.0"?>\n<Error><Code>SignatureDoesNotMatch</Code><Message>'
+        "No match.</Message><CanonicalRequest>x-amz-security-token:hush</CanonicalRequest></Error>"
+    )
+    location = Location.of("s3://bucket/cache")
+    assert location.without_secrets(answer) == "403 Forbidden: SignatureDoesNotMatch: No match."
+    said = location.without_secrets("GET https://host/c?sv=2024&sig=hush%3D&se=2030 failed")
+    assert said == "GET https://host/c?sv=2024&sig=***&se=2030 failed"

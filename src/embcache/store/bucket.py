@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
+from urllib.parse import quote, unquote
 
 import lance
 from lance.file import LanceFileSession
@@ -40,11 +41,21 @@ _OUTAGE = re.compile(
     r"error sending request|HTTP error|error performing token request|Failed to get AWS credentials"
     r"|lacked the necessary privileges|lacked valid authentication|operation timed out"
     r"|Unexpected \(temporary\)|<Code>NoSuchBucket</Code>"
-    r"|status code: (?:401|403|408|429|5\d\d)",
+    r"|status code: (?:401|403|408|429|5\d\d)"
+    # An expired token is a 400 on AWS; a proxy or another region answers with what it likes.
+    r"|Generic (?!memory)\w+ error",
     re.IGNORECASE,
 )
-_PLAIN = ("endpoint", "region", "timeout", "retr", "http", "style", "url", "host", "count")
-_CREDENTIALS = re.compile(r"(AWS|GOOGLE|AZURE|HF)_.*(KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCOUNT)")
+# The store has answered: the object is shorter than what is asked of it, or is not there.
+_NO_OUTAGE = re.compile(r"status code: 416|Requested \d+\.\.\d+|Object at location .* not found")
+_PLAIN = ("endpoint", "region", "timeout", "retr", "http", "style", "url", "host", "account_name")
+_CREDENTIALS = re.compile(
+    r"(AWS|GOOGLE|AZURE|HF|HUGGING_FACE)_.*"
+    r"(KEY|KEY_BASE64|SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCOUNT)"
+)
+_ANSWER = re.compile(r"(?:<\?xml[^>]*>\s*)?<Error\b.*?</Error>", re.DOTALL)
+_SAID = re.compile(r"<(?:Code|Message)>([^<]*)<")
+_SIGNATURE = re.compile(r"\bsig=[^&\s)]+")
 _LEAST_SECRET = 6  # characters: shorter values are words of any message
 _THREADS = 16
 
@@ -80,8 +91,13 @@ class Bucket(Location):
                 f"{argument} is no place of a cache: give {scheme}://bucket/cache, without user, "
                 "password, query (?...) or empty parts. Credentials go into storage_options."
             )
-        if ".." in found[3].split("/"):
-            raise ConfigError(f"{argument}={url!r} has '..' in it, which stores do not follow.")
+        parts = [unquote(part) for part in found[3].split("/")]
+        if ".." in parts or "." in parts:
+            raise ConfigError(f"{argument}={url!r} has '.' or '..' in it, which no store follows.")
+        if any("/" in part or "\\" in part for part in parts):  # Lance puts it into two places
+            raise ConfigError(
+                f"{argument}={url!r} has a slash or backslash within a name. Give another name."
+            )
         return cls(f"{found[1]}://{found[2]}{found[3]}", options)
 
     @property
@@ -120,7 +136,7 @@ class Bucket(Location):
 
     def same_as(self, other: Location) -> bool:
         """Whether both have one URL."""
-        return self.uri == other.uri
+        return unquote(self.uri) == unquote(other.uri)
 
     def named_as_tables(self) -> list[Self]:
         """Everything in it that is called as tables are; one request for 1,000."""
@@ -211,10 +227,16 @@ class Bucket(Location):
 
     def is_outage(self, error: BaseException) -> bool:
         """Whether the store did not answer, or refused; a missing object is no outage."""
-        return _OUTAGE.search(str(error)) is not None
+        said = str(error)
+        return _OUTAGE.search(said) is not None and _NO_OUTAGE.search(said) is None
 
     def without_secrets(self, text: str) -> str:
-        """A text without the values of options and of credentials in the environment."""
+        """A text without the values of options and of credentials in the environment.
+
+        Of what a store answers, code and message are left: a refusal may repeat what was signed,
+        with a token in it that comes from a profile and is not known here.
+        """
+        text = _ANSWER.sub(lambda answer: ": ".join(_SAID.findall(answer[0])), text)
         options = [
             value
             for name, value in self.storage_options.items()
@@ -223,7 +245,8 @@ class Bucket(Location):
         known = [value for name, value in os.environ.items() if _CREDENTIALS.fullmatch(name)]
         for value in sorted({*options, *known}, key=len, reverse=True):
             if len(value) >= _LEAST_SECRET:
-                text = text.replace(value, "***")
+                text = text.replace(value, "***").replace(quote(value, safe=""), "***")
+        text = _SIGNATURE.sub("sig=***", text)
         return re.sub(r"//[^/@\s]+@", "//***@", text) if self.scheme != "abfss" else text
 
     def _at(self, uri: str) -> Self:

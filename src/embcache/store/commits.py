@@ -52,7 +52,8 @@ def create(location: Location, schema: pa.Schema) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         if not location.has_table():
             raise
-        logger.debug("%s was created by another writer: %s", location, error)
+        said = location.without_secrets(str(error))
+        logger.debug("%s was created by another writer: %s", location, said)
 
 
 def append(location: Location, table: lance.LanceDataset, rows: pa.Table) -> lance.LanceDataset:

@@ -20,7 +20,8 @@ from embcache.errors import ConfigError
 from embcache.identity.home import user_path
 from embcache.store.traffic import Traffic
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")  # one slash: a Path has lost the other
+# One slash: a Path has lost the other. " s3://" and "S3://" are meant as URLs, and refused as such.
+_URL = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 TABLE = ".lance"
 """The ending of tables' names."""
 

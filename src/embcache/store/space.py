@@ -380,8 +380,10 @@ class Space:
         with lance_errors("Opening", self.location, READ_FIX):
             try:
                 latest: int = reader.dataset.latest_version
-            except Exception:
-                if self.location.folder is None and not self.location.has_table():
+            except Exception as error:
+                if self.location.folder is not None or self.location.is_outage(error):
+                    raise  # to look again would take as long again
+                if not self.location.has_table():
                     return False  # it was removed; to open it says so
                 raise
             return latest == reader.dataset.version and not reader.is_gone
