@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_a_store_that_can_be_used(object_store: ObjectStore, remote: Remote) -> 
     with within(10):
         database = Database(remote.url, remote.options, writable=True)
     database.try_creating()
-    assert database.location.traffic.requests == 9
+    assert database.location.traffic.requests == 24
     assert objects(object_store, remote) == []  # nothing is left of what was tried
 
 
@@ -54,7 +55,8 @@ def test_what_the_environment_says(
         ({"aws_access_key_id": "nobody-here"}, "InvalidAccessKeyId. The access key is unknown"),
         ({"aws_endpoint": "http://127.0.0.1:9"}, "http://127.0.0.1:9 does not answer. Is the end"),
         ({"aws_endpoint": "http://no.such.host.invalid"}, "does not answer. Is the endpoint right"),
-        ({"aws_endpoint": "nonsense"}, "Opening s3://"),
+        ({"aws_endpoint": "nonsense"}, "plain HTTP, or is no URL: give allow_http=true, or mend"),
+        ({"allow_http": "false"}, "plain HTTP, or is no URL: give allow_http=true, or mend it"),
     ],
 )
 def test_wrong_options(remote: Remote, options: dict[str, str], said: str, writable: bool) -> None:
@@ -86,6 +88,29 @@ def test_no_credentials_at_all(monkeypatch: pytest.MonkeyPatch, remote: Remote) 
     options = {k: v for k, v in remote.options.items() if "key" not in k}
     with within(10), pytest.raises(UnreachableError, match="no credentials were found"):
         Database(remote.url, options, writable=False)
+
+
+def test_credentials_of_a_profile(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = ("aws_access_key_id", "aws_secret_access_key")
+    lines = [f"{name} = {remote.options[name]}" for name in names]
+    (tmp_path / "credentials").write_text("\n".join(["[default]", *lines]))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    options = {name: value for name, value in remote.options.items() if name not in names}
+    Database(remote.url, options, writable=True).try_creating()
+
+
+@pytest.mark.parametrize("more", [{"aws_of_tomorrow": "x"}, {"aws_conditional_put": "etag"}])
+def test_whatever_lance_takes_is_taken(remote: Remote, more: dict[str, str]) -> None:
+    Database(remote.url, {**remote.options, **more}, writable=True)
+
+
+def test_an_endpoint_by_another_name(remote: Remote) -> None:
+    options = {**remote.options, "endpoint_url": remote.options["aws_endpoint"]}
+    del options["aws_endpoint"]
+    Database(remote.url, options, writable=True)
 
 
 def test_a_store_without_conditional_writes(careless_store: CarelessStore) -> None:

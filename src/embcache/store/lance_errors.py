@@ -52,7 +52,7 @@ _OUTAGE = (
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust says it
 _NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
-_CONFLICT = ("commit conflict", "Too many concurrent writers")  # in Lance's message
+_CONFLICT = ("ommit conflict", "Too many concurrent writers")  # in Lance's message
 
 
 @contextmanager

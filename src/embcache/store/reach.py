@@ -13,15 +13,17 @@ import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+import lance
+import pyarrow as pa
 from lance.file import LanceFileSession
 
 from embcache.errors import CacheWriteError, UnreachableError
 from embcache.store.forks import in_use
-from embcache.store.lance_errors import is_of_lance
+from embcache.store.lance_errors import is_conflict, is_of_lance
 
 if TYPE_CHECKING:
     from embcache.store.bucket import Bucket
@@ -47,9 +49,6 @@ _FIXES = {
 }
 _WHERE = "Credentials come from storage_options, the environment or the machine's own."
 _ENDPOINTS = ("endpoint", "emulator", "base_url")
-_SIGNING = re.compile(
-    r"(?:aws|azure|google)_\w+|access_key_id|secret_access_key|session_token|token|region|endpoint"
-)
 
 
 def check_reachable(place: Bucket) -> None:
@@ -113,50 +112,66 @@ def check_conditional_writes(place: Bucket) -> None:
 
     A store without that (`If-None-Match: *`) takes a commit from everybody who writes at once, and
     keeps the last one's: rows that were acknowledged are lost. Asked are stores with an endpoint of
-    their own; AWS, Google and Azure have it.
+    their own; AWS, Google and Azure have it. By Lance itself, in a table of its own: another client
+    finds other credentials (it reads no profile, say), and is asked for what is not relied upon.
 
     Raises:
         CacheWriteError: The store has it not, or that cannot be found out.
     """
     if not _has_own_endpoint(place.storage_options):
         return
-    place.tally.count(3)
-    import obstore
-    from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-    from obstore.store import from_url
-
-    name = f"{_TRIAL}{uuid4().hex}"
-    given = {
-        key: value
-        for key, value in place.storage_options.items()
-        if _SIGNING.fullmatch(key.lower()) and "http" not in key.lower()
-    }
     try:
-        store = from_url(  # type: ignore[call-overload]  # the keys are the user's
-            place.uri,
-            config=given,
-            client_options={"connect_timeout": "3s", "timeout": "5s", "allow_http": True},
-            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=5)},
-        )
-        obstore.put(store, name, b"1", mode="create")
-        try:
-            obstore.put(store, name, b"2", mode="create")
-        except (AlreadyExistsError, PreconditionError):
-            return
-        finally:
-            with suppress(BaseError):  # what is left is one small object
-                obstore.delete(store, name)
-    except BaseError as error:
+        with in_use():
+            kept = _keeps_what_is_there(place)
+    except BaseException as error:
+        if not is_of_lance(error):
+            raise
         raise CacheWriteError(
             f"{_message(place, 'Trying a conditional write in', error)} Without knowing that it "
             "works, nothing is written there; read_only=True only reads."
         ) from None
+    if kept:
+        return
     raise CacheWriteError(
         f"{place} cannot be written safely: the store writes an object again although it is asked "
         "to write only what is not there (If-None-Match: *). Of two runs that commit at once, one "
         "would lose its rows without a word. Use a store or a gateway that keeps conditional "
         "writes (AWS S3, Google Cloud Storage and Azure do), or read_only=True."
     )
+
+
+def _keeps_what_is_there(place: Bucket) -> bool:
+    """Whether a second commit of one version of a table is refused."""
+    # Not called as tables are: nobody who lists them meanwhile takes it for one.
+    name = f"{_TRIAL}{uuid4().hex}"
+    options = {**place.storage_options, **_SHORT}
+    nothing = lance.LanceOperation.Overwrite(pa.schema([("a", pa.int8())]), [])
+    commit = partial(
+        lance.LanceDataset.commit, operation=nothing, storage_options=options, max_retries=0
+    )
+    try:
+        first = commit(f"{place.uri}/{name}")
+        place.watch(first)
+        commit(first, read_version=1)
+        try:
+            commit(first, read_version=1)
+        except Exception as error:
+            if not is_conflict(error):
+                raise
+            return True
+        return False
+    finally:
+        _remove_trial(place, name)
+
+
+def _remove_trial(place: Bucket, name: str) -> None:
+    session = _short_session(place)
+    with suppress(OSError, RuntimeError):  # what is left is a few small objects
+        paths = session.list(name)
+        # SeaweedFS keeps folders that have become empty; elsewhere nothing is there.
+        for path in (*paths, *sorted({path.rpartition("/")[0] for path in paths}), name):
+            session.delete_file(path)
+            place.tally.count(1)
 
 
 def _try(place: Bucket, doing: str, do):  # type: ignore[no-untyped-def]
@@ -180,11 +195,14 @@ def _message(place: Bucket, doing: str, error: BaseException) -> str:
     text = place.without_secrets(said.split(", /", maxsplit=1)[0].split("\n\n", maxsplit=1)[0])
     if code:
         shown = f"{code[1]}. {_FIXES.get(code[1], text)} {_WHERE}"
+    elif "builder error" in said:
+        shown = "the endpoint speaks plain HTTP, or is no URL: give allow_http=true, or mend it."
     elif "error sending request" in said:
         where = re.search(r"https?://[^/\s]+", said)
+        named = " (aws_endpoint in storage_options, or AWS_ENDPOINT_URL)" * (place.scheme == "s3")
         shown = (
-            f"{where[0] if where else 'the store'} does not answer. Is the endpoint right "
-            "(aws_endpoint in storage_options, or AWS_ENDPOINT_URL), and the network up?"
+            f"{place.without_secrets(where[0]) if where else 'the store'} does not answer. Is the "
+            f"endpoint right{named}, and the network up?"
         )
     elif "credentials" in said.lower() or "/latest/api/token" in said or "token request" in said:
         shown = f"no credentials were found. {_WHERE} (For AWS: AWS_ACCESS_KEY_ID, a profile.)"
