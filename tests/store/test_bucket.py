@@ -13,6 +13,7 @@ from typing import Any
 import lance
 import numpy as np
 import obstore
+import pyarrow as pa
 import pytest
 
 from embcache import CacheError, CacheWriteError, ConfigError, DamagedSpaceError, UnreachableError
@@ -127,6 +128,19 @@ def test_removing_leaves_other_tables(remote: Remote) -> None:
         database.location.remove()
     database.location.table(names[0]).remove()
     assert [one.name for one in database.spaces()] == names[1:]
+
+
+def test_tables_are_what_was_committed_to(remote: Remote, object_store: ObjectStore) -> None:
+    place = Location.of(remote.url, remote.options)
+    for name in ("b", "a", "c"):
+        lance.write_dataset(
+            pa.table({"a": [1]}), str(place.table(name)), storage_options=remote.options
+        )
+    prefix = remote.url.removeprefix("s3://bucket/")
+    obstore.put(object_store.client(), f"{prefix}/begun.lance/data/0.lance", b"left by a kill")
+    before = place.traffic.requests
+    assert [one.name for one in place.tables()] == ["a", "b", "c"]
+    assert place.traffic.requests - before == 5
 
 
 def test_dtypes_are_found_without_opening_other_models(remote: Remote) -> None:

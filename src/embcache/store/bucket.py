@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Self
 from urllib.parse import quote, unquote
 
@@ -143,6 +144,12 @@ class Bucket(Location):
         names = [name.rstrip("/").rpartition("/")[2] for name in self._list("")[0]]
         shown = sorted(name for name in names if name.endswith(TABLE) and name.isprintable())
         return [self.table(name.removesuffix(TABLE)) for name in shown]
+
+    def tables(self) -> list[Self]:
+        """Those of them that were ever committed to: a request for each, several at once."""
+        named = self.named_as_tables()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(compress(named, pool.map(Bucket.has_table, named)))
 
     def exists(self) -> bool:
         """Whether anything is in it."""

@@ -195,7 +195,7 @@ def _message(place: Bucket, doing: str, error: BaseException) -> str:
     text = place.without_secrets(said.split(", /", maxsplit=1)[0].split("\n\n", maxsplit=1)[0])
     if code:
         shown = f"{code[1]}. {_FIXES.get(code[1], text)} {_WHERE}"
-    elif "builder error" in said:
+    elif "builder error" in said or "InvalidUri" in said:
         shown = "the endpoint speaks plain HTTP, or is no URL: give allow_http=true, or mend it."
     elif "error sending request" in said:
         where = re.search(r"https?://[^/\s]+", said)
