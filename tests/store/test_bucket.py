@@ -25,7 +25,7 @@ from embcache.store.traffic import Traffic
 from embcache.tools.check import check_space
 from embcache.tools.compact import compact_space
 from tests.object_store import ObjectStore, Remote
-from tests.slow_host import answering_host
+from tests.slow_host import answering_host, closing_host
 from tests.spaces import IDENTITY, make_rows, read_all
 
 HASTE = {"client_max_retries": "0", "client_retry_timeout": "1", "timeout": "5s"}
@@ -423,6 +423,15 @@ def test_refusals_in_the_middle_are_no_damage(status: int) -> None:
             table.versions()
         with pytest.raises(UnreachableError, match="did not answer, or refused, for minutes"):
             Space(table).open()
+
+
+def test_how_often_lance_lists() -> None:
+    """What patience is multiplied by, see `bucket.PATIENT`."""
+    with closing_host() as host:
+        table = Location.of("s3://bucket/cache", {**host.options, **HASTE}).table("x")
+        with pytest.raises(UnreachableError, match="did not answer"):
+            Space(table).open()
+        assert len(host.accepted) == 6
 
 
 def test_one_place_in_two_spellings() -> None:

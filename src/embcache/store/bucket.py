@@ -31,9 +31,10 @@ WRITABLE = ("s3", "gs", "az", "abfss")
 READABLE = ("hf",)
 
 PATIENT = {
-    # object_store waits longer from try to try, up to 15 s: 30 tries are five minutes and more.
+    # For each request. Lance itself lists six times, and reads up to four: with 300 seconds here, a
+    # run would stand still for half an hour. All that a run does in a store begins with a list.
     "client_max_retries": "30",
-    "client_retry_timeout": "300",
+    "client_retry_timeout": "60",
 }
 """Options of Lance with which a lost connection is ridden out for minutes."""
 
