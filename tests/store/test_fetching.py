@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -93,3 +94,18 @@ def test_an_error_is_raised_where_its_call_comes() -> None:
     assert [next(found)[1] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="the third"):
         next(found)
+
+
+def test_after_an_error_no_call_begins() -> None:
+    begun: list[Call] = []
+
+    def fail(call: Call) -> None:
+        begun.append(call)
+        if call.span.start == 0:
+            raise ValueError("gone")
+        time.sleep(0.5)
+
+    calls = [Call(slice(i, i + 1), np.array([i]), None) for i in range(16)]
+    with pytest.raises(ValueError, match="gone"):
+        list(several_at_once(fail, calls))
+    assert len(begun) < len(calls)

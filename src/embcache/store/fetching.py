@@ -119,11 +119,15 @@ def several_at_once(do: Callable[[Call], T], calls: Iterable[Call]) -> Iterator[
     """
     ahead: deque[tuple[Call, Future[T]]] = deque()
     with ThreadPoolExecutor(CALLS) as pool:
-        for call in calls:
-            ahead.append((call, pool.submit(do, call)))
-            if len(ahead) >= 2 * CALLS:
+        try:
+            for call in calls:
+                ahead.append((call, pool.submit(do, call)))
+                if len(ahead) >= 2 * CALLS:
+                    done, future = ahead.popleft()
+                    yield done, future.result()
+            while ahead:
                 done, future = ahead.popleft()
                 yield done, future.result()
-        while ahead:
-            done, future = ahead.popleft()
-            yield done, future.result()
+        finally:
+            # After an error, each that has not begun would wait for the store as long again.
+            pool.shutdown(wait=False, cancel_futures=True)
