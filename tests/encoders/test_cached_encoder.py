@@ -4,6 +4,7 @@ import copy
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from embcache.pipeline.canary_texts import TEXTS
 from embcache.store import Database, Space
 from tests.conftest import encode, loader
 from tests.fakes import FakeModel, fake_vector
+from tests.object_store import Remote
 from tests.spaces import no_hard_links
 
 Make = Callable[..., CachedEncoder]
@@ -733,3 +735,13 @@ def test_small_calls_are_compacted_unless_it_is_turned_off(tmp_path: Path, compa
             thread.join(60)
     [location] = Database(tmp_path, writable=False).location.tables()
     assert (len(Space(location).open().fragments) < 20) is compact
+
+
+def test_requests_of_threads_are_counted_once(remote: Remote) -> None:
+    encoder = CachedEncoder(FakeModel(), remote.url, storage_options=remote.options)
+    encode(encoder, ["the space is there"])
+    before, first = encoder.total.requests, encoder._database.location.traffic.requests
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: encode(encoder, [f"text {i}"]), range(8)))
+    sent = encoder._database.location.traffic.requests - first
+    assert 0 < encoder.total.requests - before <= sent

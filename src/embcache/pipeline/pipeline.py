@@ -102,6 +102,8 @@ class Pipeline:
         self._truncation = truncation
         self._engine_lock = engine_lock or ForkLock()
         self._tried = self._told = False
+        self._counting = ForkLock()
+        self._counted = Traffic()
         self._upstream = upstream
         own = None
         if canaries != "never" and not (space is None and upstream is None):
@@ -162,7 +164,7 @@ class Pipeline:
             self.space.keep_index()
         hits = max(0, len(first) - encoded)  # what another process removed is encoded twice
         seconds = time.perf_counter() - request.began
-        sent = self._traffic().since(before)
+        sent = self._sent(before)
         stats = EncodeStats(
             *(len(keys), len(first), hits, encoded, seconds, request.unit),
             unwritten=store.unwritten,
@@ -219,7 +221,7 @@ class Pipeline:
         self.space.keep_index()
         seconds = time.perf_counter() - request.began
         hits, refused = len(first) - len(missing), len(job.refused)
-        sent = self._traffic().since(before)
+        sent = self._sent(before)
         return EncodeStats(
             *(len(keys), len(first), hits, encoded, seconds, request.unit, refused),
             upstream=job.upstream,
@@ -246,6 +248,14 @@ class Pipeline:
         if self._upstream is not None:
             places += self._upstream.locations
         return Traffic(*map(sum, zip(Traffic(), *(one.traffic for one in places), strict=True)))
+
+    def _sent(self, before: Traffic) -> Traffic:
+        """What went to and fro since then, but for what another thread's call has counted."""
+        with self._counting:
+            now = self._traffic()
+            since = Traffic(*map(max, before, self._counted))
+            self._counted = now
+            return now.since(since)
 
     def _open_store(self, on_write_error: OnWriteError) -> Overlay:
         """The space as one call sees it."""
