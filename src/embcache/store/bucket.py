@@ -35,6 +35,8 @@ PATIENT = {
     # run would stand still for half an hour. All that a run does in a store begins with a list.
     "client_max_retries": "30",
     "client_retry_timeout": "60",
+    # Else each of the four again four times: measured, 5 seconds of patience took 91.
+    "lance_aimd_max_retries": "0",
 }
 """Options of Lance with which a lost connection is ridden out for minutes."""
 
