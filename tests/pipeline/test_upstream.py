@@ -203,6 +203,23 @@ def test_a_folder_that_vanishes_in_mid_run(
     assert "team is not used" in said and "does not exist" in said
 
 
+def test_what_is_named_beside_the_cache_is_said(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder above it, or a space in it: both look like a cache that has nothing yet."""
+    ask(make(own="all/team"), "a")
+    (space,) = (tmp_path / "all" / "team").iterdir()
+    ask(make("all", f"all/team/{space.name}"), "a")
+    above, below = warnings(caplog)
+    assert "all is not used" in above and "It holds caches: team." in above
+    assert f"its cache is {space.parent}" in below
+    caplog.clear()
+    (tmp_path / "new").mkdir()
+    ask(make("new", own=None), "a")
+    ask(make("all", own=None, write_upstream=True), "b")  # one may begin a cache there
+    assert not warnings(caplog) and len([*(tmp_path / "all").iterdir()]) == 2
+
+
 def test_it_is_tried_again_after_a_while(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -155,6 +155,11 @@ def transfer(
         raise ConfigError(
             f"{reading.location} is both the source and the target. Give another cache."
         )
+    if not reading.location.exists():
+        raise CacheError(
+            f"{reading.location} does not exist: there is nothing to copy from. Give the directory "
+            "or URL of a cache."
+        )
     chosen = RowFilter(prompt, contains)
     found, errors = _open(reading.location, [spaces] if isinstance(spaces, str) else spaces)
     for error in errors:
