@@ -101,7 +101,7 @@ def test_ls_of_something_else(run: Run, tmp_path: Path, cache: Path) -> None:
     for name in ("vectors.npy", "index.json", "dimension"):
         (tmp_path / "numpy" / name).write_text("")
     assert "It is a NumpyCache of mteb's" in run("ls", "numpy")
-    assert f"its cache is {cache}" in run("ls", str(next(cache.iterdir())))
+    assert f"its cache is {cache}" in run("ls", str(next(cache.iterdir())), code=1)
     assert "is a URL of ftp:" in run("ls", "ftp://bucket/cache", code=1)
 
 

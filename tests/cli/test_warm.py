@@ -49,6 +49,16 @@ def test_a_file(run: Run, lines: Path, tiny_model: Path, tmp_path: Path) -> None
     assert "300 texts: 300 were cached, 0 encoded" in run("--jsonl", lines).stdout
 
 
+def test_what_came_from_an_upstream_is_counted(run: Run, lines: Path, tmp_path: Path) -> None:
+    team = tmp_path / "team"
+    run("--jsonl", lines, "--limit", "100", "--cache", team)
+    assert "300 texts: 100 were cached (100 of them upstream), 200 encoded" in (
+        run("--jsonl", lines, "--upstream", team).stdout
+    )
+    found = json.loads(run("--jsonl", lines, "--upstream", team, "--json").stdout)
+    assert (found["hits"], found["upstream"]) == (300, 0)
+
+
 def test_several_sources_at_once(run: Run, lines: Path, tmp_path: Path) -> None:
     (tmp_path / "more.csv").write_text("text\none more\n")
     found = json.loads(run("--jsonl", lines, "--csv", tmp_path / "more.csv", "--json").stdout)

@@ -38,6 +38,9 @@ def test_the_environment_names_those_of_who_names_none(
     assert places(tmp_path / "d") == ["d"] and places([]) == []
     monkeypatch.setenv("EMBCACHE_UPSTREAM", " ")
     assert places() == []
+    monkeypatch.setenv("EMBCACHE_UPSTREAM", f"{tmp_path}/a,s3:/bucket/team")
+    with pytest.raises(ConfigError, match="EMBCACHE_UPSTREAM='s3:/bucket/team' has lost a slash"):
+        places()
 
 
 def test_ones_own_cache_is_left_out(tmp_path: Path) -> None:

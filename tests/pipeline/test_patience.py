@@ -48,3 +48,21 @@ except patience.HangingError as error:
     began = time.monotonic()
     assert run_python(code) == "it did not get on for 0.1 seconds\n"
     assert time.monotonic() - began < 60
+
+
+def test_nor_do_threads_in_which_it_reads() -> None:
+    code = """
+import time
+from embcache.pipeline import patience
+from embcache.store.fetching import several_at_once
+patience.AT_EXIT_SECONDS = 0.5
+def read(beat):
+    list(several_at_once(lambda call: time.sleep(200), [1]))
+try:
+    patience.patiently(read, 0.1)
+except patience.HangingError as error:
+    print(error)
+"""
+    began = time.monotonic()
+    assert run_python(code) == "it did not get on for 0.1 seconds\n"
+    assert time.monotonic() - began < 60

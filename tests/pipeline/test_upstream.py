@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from embcache import ChangedModelError, MissingTextsError
+from embcache.errors import CacheWriteError
 from embcache.identity.identity import Identity
 from embcache.pipeline import outbox, upstream, upstream_cache
 from embcache.pipeline.canary_texts import TEXTS
@@ -203,6 +204,23 @@ def test_a_folder_that_vanishes_in_mid_run(
     assert "team is not used" in said and "does not exist" in said
 
 
+def test_what_is_named_beside_the_cache_is_said(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder above it, or a space in it: both look like a cache that has nothing yet."""
+    ask(make(own="all/team"), "a")
+    (space,) = (tmp_path / "all" / "team").iterdir()
+    ask(make("all", f"all/team/{space.name}"), "a")
+    above, below = warnings(caplog)
+    assert "all is not used" in above and "It holds caches: team." in above
+    assert f"its cache is {space.parent}" in below
+    caplog.clear()
+    (tmp_path / "new").mkdir()
+    ask(make("new", own=None), "a")
+    ask(make("all", own=None, write_upstream=True), "b")  # one may begin a cache there
+    assert not warnings(caplog) and len([*(tmp_path / "all").iterdir()]) == 2
+
+
 def test_it_is_tried_again_after_a_while(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -381,6 +399,31 @@ def test_an_upstream_that_may_not_be_written_is_still_read(
     (said,) = warnings(caplog)
     assert "team cannot be written" in said and "goes on without" in said
     assert rows_at(open_space(team)) == 2
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_what_is_not_kept_is_counted_with_what_was_found(
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kept: int,
+) -> None:
+    """Where the disk is full when rows of the upstream are to be kept, or later."""
+    ask(make(own="team"), "a", "b", "c")
+    add = Space.add
+
+    def fails(space: Space, rows: Any) -> Any:
+        if space.location.parent.name == "own" and len(rows) != kept:
+            raise CacheWriteError("the disk is full.")
+        return add(space, rows)
+
+    monkeypatch.setattr(Space, "add", fails)
+    vectors, stats = ask(make("team", canaries="never"), *"abcde")
+    assert vectors.tobytes() == expected(*"abcde").tobytes()
+    assert (stats.upstream, stats.encoded, stats.unwritten) == (3, 2, 5 - kept)
+    (said,) = warnings(caplog)
+    assert f"{5 - kept} of 5 texts that were not cached are returned" in said
+    assert f"but not kept; {kept} are." in said
 
 
 def test_on_miss_raise_is_served_and_keeps_what_is_found(make: Make, open_at: Open) -> None:

@@ -19,6 +19,18 @@ def test_path_that_is_a_file(tmp_path: Path) -> None:
         Database(path, writable=False)
 
 
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_table_is_no_cache(tmp_path: Path, writable: bool) -> None:
+    """A space has a table of canaries in it, which would be taken for a space."""
+    space = Database(tmp_path, writable=True).space(IDENTITY, "m", "e")
+    space.add(make_rows(["a"]))
+    with pytest.raises(
+        CacheError, match=rf"\.lance is a table's folder .* its cache is {tmp_path}\."
+    ):
+        Database(space.location, writable=writable)
+    Database(tmp_path / "called.lance", writable=writable)
+
+
 @pytest.mark.parametrize("path", ["/proc/embcache", "/dev/null/cache"])
 def test_path_that_cannot_be_written(path: str) -> None:
     with pytest.raises(CacheError, match="cannot be written"):

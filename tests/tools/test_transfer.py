@@ -313,11 +313,22 @@ def test_canaries_come_along_where_there_are_none(tmp_path: Path) -> None:
     assert report.canaries == 2
     canaries = make_rows(["canary 1", "canary 2"], seed=1)
     assert equal(space_in(tmp_path / "b").canaries, canaries)
-    with_canaries(tmp_path / "c", 2)
+    space_in(tmp_path / "c").add(make_rows(["row 2"]))
+    space_in(tmp_path / "c").canaries.add(make_rows([f"canary {n}" for n in (1, 2, 3)], seed=1))
     (report,) = transfer(tmp_path / "c", tmp_path / "b").spaces
     assert (report.added, report.canaries) == (1, 0)
     assert equal(space_in(tmp_path / "b").canaries, canaries)
     assert check_space(space_in(tmp_path / "b")).ok
+
+
+def test_rows_of_another_model_are_refused(tmp_path: Path) -> None:
+    with_canaries(tmp_path / "a", 1)
+    with_canaries(tmp_path / "b", 2)
+    space_in(tmp_path / "a", OTHER).add(make_rows(["x"], identity=OTHER))
+    with pytest.raises(CacheError, match=r"2 of 2 canaries differ from those of .*/b/.* cosine"):
+        transfer(tmp_path / "a", tmp_path / "b")
+    assert len(space_in(tmp_path / "b").refresh()) == 1
+    assert transfer(tmp_path / "a", tmp_path / "b", OTHER.fingerprint()).added == 1
 
 
 def test_no_canaries_without_rows_nor_from_other_keys(tmp_path: Path) -> None:
@@ -382,7 +393,7 @@ def test_a_table_of_lance_cache_is_refused_and_can_be_left_out(tmp_path: Path) -
 
 
 def test_one_cache_no_cache_and_an_empty_one(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match="does not exist"):
+    with pytest.raises(CacheError, match="/a does not exist: there is nothing to copy from"):
         transfer(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "a")

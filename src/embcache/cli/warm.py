@@ -265,8 +265,9 @@ def _print_summary(stats: WarmStats, bad_rows: int, cache: str, *, as_json: bool
         return
     rate = stats.texts / stats.working_seconds if stats.working_seconds else 0.0
     start = f", {stats.start_seconds:.1f} s of it vLLM's start" if stats.start_seconds else ""
+    found = f" ({human_count(stats.upstream)} of them upstream)" if stats.upstream else ""
     print_text(
-        f"{human_count(stats.texts)} texts: {human_count(stats.hits)} were cached, "
+        f"{human_count(stats.texts)} texts: {human_count(stats.hits)} were cached{found}, "
         f"{human_count(stats.encoded)} encoded; {human_count(bad_rows)} rows left out; "
         f"{stats.seconds:.1f} s{start}; {human_count(round(rate))} texts/s"
     )

@@ -50,6 +50,7 @@ def find_upstreams(
             written.
     """
     given = _from_environment() if upstream is None else _listed(upstream)
+    argument = ENVIRONMENT if upstream is None else "upstream"  # what errors call it
     if write and not given:
         raise ConfigError(
             "upstream_write=True, and there is no upstream. Give upstream=, the cache that is to "
@@ -58,7 +59,7 @@ def find_upstreams(
     found: list[Location] = [] if database is None else [database.location]
     own = len(found)
     for one in given:
-        location = _location(one, storage_options)
+        location = _location(one, storage_options, argument)
         if not any(location.same_as(other) for other in found):
             found.append(location)
     places = found[own:]
@@ -98,13 +99,13 @@ def _listed(upstream: Place | Sequence[Place]) -> list[Place]:
         raise ConfigError(_no_place(upstream)) from None
 
 
-def _location(one: Place, storage_options: Mapping[str, str] | None) -> Location:
+def _location(one: Place, storage_options: Mapping[str, str] | None, argument: str) -> Location:
     if not isinstance(one, (str, os.PathLike, Location)) or one == "":
         raise ConfigError(_no_place(one))
     if isinstance(one, Location) or not is_url(os.fspath(one)):
-        return Location.of(one, storage_options, argument="upstream")
+        return Location.of(one, storage_options, argument=argument)
     options = checked_options(storage_options)
-    return Location.of(one, {**IMPATIENT, **options}, argument="upstream")
+    return Location.of(one, {**IMPATIENT, **options}, argument=argument)
 
 
 def _no_place(value: object) -> str:

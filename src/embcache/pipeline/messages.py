@@ -83,11 +83,11 @@ def refused_error(
 def unwritten_message(
     request: Request, missing: int, written: int, space: Space | None, error: CacheError
 ) -> str:
-    """Say that what a call encodes is not kept.
+    """Say that what a call encodes, or finds upstream, is not kept.
 
     Args:
         request: The request that has the items.
-        missing: How many of them are encoded.
+        missing: How many of them are encoded, or were found upstream.
         written: How many of these are in the space by now.
         space: The space.
         error: Why no more are.

@@ -306,7 +306,7 @@ class Pipeline:
         left = self._upstream.serve(
             job, missing, watcher, lambda: self._checked.check_hits(job.request)
         )
-        self._tell_of_refusal(job, len(missing) - len(left))
+        self._tell_of_refusal(job, len(left))
         return left
 
     def _refuse_at_once(self, job: Job) -> Refuse:
@@ -449,13 +449,14 @@ class Pipeline:
 
         Args:
             job: The call.
-            missing: How many items it has encoded.
+            missing: How many items it encodes, beside those that were found upstream.
         """
         error = job.store.refusal
         if error is None:
             self._told = self._told and not job.store.written
         elif not job.told:
             log = logger.info if self._told else logger.warning
+            missing += job.upstream  # which are among those that were written
             log("%s", unwritten_message(job.request, missing, job.store.written, self.space, error))
             job.told = self._told = True
             self._tried = False  # the next call tries again

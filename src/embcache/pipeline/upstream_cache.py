@@ -96,15 +96,23 @@ class UpstreamCache:
         """The cache; within `ask`.
 
         Raises:
-            CacheError: There is no such cache, or it is no directory.
+            CacheError: There is no such cache, or it is no directory, or one of caches.
         """
         database = Database(self.location, writable=False)  # says within seconds what is wrong
         self.check_exists()
+        self._check_level()
         return database
 
     def cached_dtypes(self, identity: Identity) -> list[str]:
         """As `Database.cached_dtypes`; none where the upstream cannot say."""
         return self.ask(lambda _: self.open().cached_dtypes(identity)) or []
+
+    def _check_level(self) -> None:
+        """Refuse the folder above caches, which is taken for an empty one without a word."""
+        if self.write or self.location.folder is None or self.location.named_as_tables():
+            return
+        if caches := self.location.caches():
+            raise CacheError(f"there is no space in it. It holds caches: {', '.join(caches)}.")
 
     def _refuse_writing(self, error: CacheWriteError) -> None:
         """Write nothing there any more; reading goes on."""

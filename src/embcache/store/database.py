@@ -38,7 +38,7 @@ class Database:
 
     Raises:
         ConfigError: The path is empty, or a URL of no store.
-        CacheError: The path is a file, or cannot be written.
+        CacheError: The path is a file, or a table, or cannot be written.
         UnreachableError: The store does not answer, or refuses; found out within seconds.
     """
 
@@ -51,6 +51,11 @@ class Database:
     ) -> None:
         self.location = Location.of(path, storage_options)
         self.location.check()
+        if self.location.is_table and self.location.has_table():  # its canaries would be a space
+            raise CacheError(
+                f"{self.location} is a table's folder and no cache: its cache is "
+                f"{self.location.parent}. Give that."
+            )
         if writable:
             self.location.try_writing()
 

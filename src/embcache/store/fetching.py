@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from embcache.store.daemon_pool import DaemonPool
 from embcache.store.index import Positions
 from embcache.store.location import Location
 
@@ -118,7 +119,7 @@ def several_at_once(do: Callable[[Call], T], calls: Iterable[Call]) -> Iterator[
         calls: All of them.
     """
     ahead: deque[tuple[Call, Future[T]]] = deque()
-    with ThreadPoolExecutor(CALLS) as pool:
+    with DaemonPool(CALLS) as pool:
         try:
             for call in calls:
                 ahead.append((call, pool.submit(do, call)))
@@ -130,4 +131,5 @@ def several_at_once(do: Callable[[Call], T], calls: Iterable[Call]) -> Iterator[
                 yield done, future.result()
         finally:
             # After an error, each that has not begun would wait for the store as long again.
-            pool.shutdown(wait=False, cancel_futures=True)
+            for _, future in ahead:
+                future.cancel()

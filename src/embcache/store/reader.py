@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import lance
 import numpy as np
@@ -15,6 +14,7 @@ from embcache.errors import ConfigError, DamagedSpaceError
 from embcache.identity.keys import Keys
 from embcache.store import panics
 from embcache.store.base import Part
+from embcache.store.daemon_pool import DaemonPool
 from embcache.store.fetching import Call, plan, readahead, several_at_once
 from embcache.store.index import Positions
 from embcache.store.lance_errors import READ_FIX, lance_errors
@@ -444,7 +444,7 @@ class Reader:
         def take(span: slice) -> pa.Table:
             return self.dataset.take(positions[span], columns=[self.layout.value, "checksum"])
 
-        with ThreadPoolExecutor(_TAKE_THREADS) as pool:
+        with DaemonPool(_TAKE_THREADS) as pool:
             # A few calls ahead of the consumer, not all of them: memory stays bounded.
             for at in range(0, len(spans), 4 * _TAKE_THREADS):
                 group = spans[at : at + 4 * _TAKE_THREADS]

@@ -93,8 +93,6 @@ def find_spaces(
 
 def hint_of(cache: Location) -> str:
     """What a folder without spaces seems to be, as a sentence for people; "" if unknown."""
-    if cache.is_table:
-        return f" It is a table's folder; its cache is {cache.parent}."
     if cache.holds("vectors.npy", "index.json"):  # mteb's NumpyCache writes these
         return " It is a NumpyCache of mteb's, which has no spaces."
     if caches := cache.caches():

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embcache.errors import CacheError, ConfigError, UnreachableError
+from embcache.pipeline.known_canaries import read_canaries
 from embcache.store import Database, Location, Reader, RowFilter, Space
 from embcache.store.index import Positions
 from embcache.store.space import CANARIES
@@ -144,14 +145,20 @@ def transfer(
             space has no column that a filter needs; or it is a table of `LanceCache`, whose keys
             say nothing of the model. Then nothing was copied.
         CacheError: There is no source; or one identity has vectors of different dimensions, or
-            scores, in the two. Then nothing was copied. Or the source cannot be read for what is
-            no damage (its store does not answer, say), or the target not be written.
+            scores, in the two, or canaries that differ. Then nothing was copied. Or the source
+            cannot be read for what is no damage (its store does not answer, say), or the target
+            not be written.
     """
     reading = Database(source, storage_options, writable=False)
     adding_to = Location.of(target, storage_options)
     if reading.location.same_as(adding_to):
         raise ConfigError(
             f"{reading.location} is both the source and the target. Give another cache."
+        )
+    if not reading.location.exists():
+        raise CacheError(
+            f"{reading.location} does not exist: there is nothing to copy from. Give the directory "
+            "or URL of a cache."
         )
     chosen = RowFilter(prompt, contains)
     found, errors = _open(reading.location, [spaces] if isinstance(spaces, str) else spaces)
@@ -161,6 +168,8 @@ def transfer(
         _check_filter(chosen, reader)
     writing = Database(adding_to, writable=True)
     targets = [target_space(writing, reader.schema, reader.location) for _, reader in found]
+    for (space, _), into in zip(found, targets, strict=True):
+        _check_canaries(space, into)
     copied = []
     for (space, reader), into in zip(found, targets, strict=True):
         copied.append(_Copy(space, reader, into, chosen, progress).run())
@@ -272,6 +281,23 @@ def _check_filter(chosen: RowFilter, reader: Reader) -> None:
         chosen.columns(reader.schema)
     except ConfigError as error:
         raise ConfigError(f"{reader.location}: {error} Or name other spaces only.") from error
+
+
+def _check_canaries(source: Space, target: Space) -> None:
+    """Refuse rows of another model: its vectors would be hits among those of this one."""
+    if not all(one.location.table(CANARIES).has_table() for one in (source, target)):
+        return
+    try:
+        different = read_canaries(target).difference(read_canaries(source), target.identity.dtype)
+    except CacheError as error:
+        logger.warning("The canaries of %s are not compared: %s", source.location, error)
+        return
+    if different:
+        raise CacheError(
+            f"The vectors of {source.location} are another model's than those of "
+            f"{target.location}, under one identity: {different}. Find out which is wrong, and "
+            "remove that space (`CachedSpace.remove`); or name the other spaces."
+        )
 
 
 def _copy_canaries(source: Space, reader: Reader, target: Space) -> int:

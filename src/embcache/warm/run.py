@@ -37,6 +37,7 @@ class WarmStats:
         texts: Texts that are dealt with, duplicates included: the sum of `hits` and `encoded`.
         hits: Texts that were cached before, or that an earlier text of the same run is equal to.
         encoded: Texts that were sent to the engine.
+        upstream: How many of the hits, duplicates aside, came from an upstream.
         refused: Texts that cannot be encoded, duplicates included: reported, and left out.
         committed: How many of the encoded texts are on disk.
         tokens: Tokens of the encoded texts; 0 where the engine does not count them.
@@ -49,6 +50,7 @@ class WarmStats:
     texts: int = 0
     hits: int = 0
     encoded: int = 0
+    upstream: int = 0
     refused: int = 0
     committed: int = 0
     tokens: int = 0
@@ -255,6 +257,7 @@ class _Counter(Watcher):
         stopped = done.hits + done.encoded + done.refused < done.unique
         hits = done.hits if stopped else done.texts - done.encoded - refused
         self._stats.hits += hits
+        self._stats.upstream += done.upstream
         self._stats.texts += hits
         self.show()
 
