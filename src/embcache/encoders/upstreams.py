@@ -17,9 +17,9 @@ ENVIRONMENT = "EMBCACHE_UPSTREAM"
 
 IMPATIENT = {
     "connect_timeout": "5s",
-    "timeout": "15s",
+    "timeout": "30s",  # for 5 MB, ten of them at once
     "client_max_retries": "1",
-    "client_retry_timeout": "15",
+    "client_retry_timeout": "30",
 }
 """Options of Lance for upstreams in a store: one that does not answer is done without, and native
 code that is waiting for it shall not keep the process from exiting."""

@@ -32,6 +32,10 @@ PIECE_BYTES = 64 * 2**20
 """Vectors that are taken from an upstream at once, so that memory stays bounded."""
 
 
+PUSHED_BYTES = 16 * 2**20
+"""Vectors in one commit upstream: a slow line gets on by one within the patience."""
+
+
 @dataclass
 class _Source:
     """A space of an upstream cache.
@@ -273,8 +277,10 @@ class Upstream:
     def _push(self, source: _Source, rows: Rows, beat: Beat) -> bool:
         """Commit rows, and the canaries that are known here and not there."""
         space = self._opened(source)
-        space.add(rows)
-        beat()
+        step = max(1, PUSHED_BYTES // rows.values[:1].nbytes)
+        for start in range(0, len(rows), step):
+            space.add(rows.take(np.arange(start, min(start + step, len(rows)))))
+            beat()
         for known in [] if self.canaries is None else self.canaries.known():
             canaries = known.rows()
             if canaries is not None:
