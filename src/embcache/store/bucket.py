@@ -33,7 +33,7 @@ READABLE = ("hf",)
 PATIENT = {
     # For each request. Lance itself lists six times, and reads up to four: with 300 seconds here, a
     # run would stand still for half an hour. All that a run does in a store begins with a list.
-    "client_max_retries": "30",
+    "client_max_retries": "1000",  # they take 10 ms to some seconds each: time is what bounds them
     "client_retry_timeout": "60",
     # Else each of the four again four times: measured, 5 seconds of patience took 91.
     "lance_aimd_max_retries": "0",

@@ -121,6 +121,12 @@ def _patiently(location: Location, commit: Callable[[], object]) -> None:
 
     def in_its_turn() -> None:
         with in_turn(location.folder):
-            commit()
+            try:
+                commit()
+            except Exception as error:
+                if not location.is_outage(error):
+                    raise
+                location.versions()  # Lance has more patience with a list than with a write
+                commit()
 
     despite_conflicts(in_its_turn, _ATTEMPTS)
