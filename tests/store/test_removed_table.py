@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from embcache import CacheWriteError, ConfigError
 from embcache.store import Database, Location, Space
 from embcache.store import space as space_module
 from embcache.store.database import _opened, open_listed
@@ -104,3 +105,19 @@ def test_what_is_removed_after_it_was_listed_is_passed_over(
     monkeypatch.setattr(type(two.location), "tables", lambda _: listed)
     database = Database(two.location, writable=False)
     assert list(database.spaces()) == [] and _opened(listed) == ([], [])
+
+
+def test_a_table_that_is_removed_while_it_is_opened_cannot_be_written(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which costs a run no vectors; that there is no space would end it."""
+    space, rows = two.open(), make_rows(["a"])
+    space.add(rows)
+
+    def gone(*_: object) -> None:
+        raise ConfigError("there is no Lance table")
+
+    monkeypatch.setattr(space_module, "open_table", gone)
+    for write in (lambda: space.add(make_rows(["b"])), lambda: space.drop(rows.keys)):
+        with pytest.raises(CacheWriteError, match="it was there, and was removed meanwhile"):
+            write()

@@ -305,7 +305,7 @@ class Space:
         with self._lock, lance_errors("Writing to", self.location, WRITE_FIX):
             if not self.location.has_table():
                 self._create(dim, beside=True)
-            table = open_table(self.location)
+            table = self._opened_to_write()
             self._check_schema(table.schema, dim)
             commits.append(self.location, table, conform(rows, table.schema))
 
@@ -366,10 +366,8 @@ class Space:
             return last
         try:
             reader = self._open_sound()
-        except ConfigError:
-            if not remote:
-                raise
-            return last if last.reader is None else SpaceSnapshot()  # none yet, or it was removed
+        except ConfigError:  # there is none yet, or it was removed just now
+            return last if last.reader is None else SpaceSnapshot()
         return last if last.is_of(reader) else self._indexed(reader)
 
     def _indexed(self, reader: Reader) -> SpaceSnapshot:
@@ -437,7 +435,16 @@ class Space:
             return reader.dataset  # Lance itself looks for newer versions, for the commit
         if not self.location.has_table():
             self._create(dim)
-        return open_table(self.location)
+        return self._opened_to_write()
+
+    def _opened_to_write(self) -> lance.LanceDataset:
+        try:
+            return open_table(self.location)
+        except ConfigError as error:
+            raise CacheWriteError(
+                f"Writing to {self.location} failed: it was there, and was removed meanwhile. "
+                f"{WRITE_FIX.text}"
+            ) from error
 
     def _see(self, written: lance.LanceDataset) -> SpaceSnapshot:
         """The snapshot after a commit: in a store it is known what was committed, and onto what."""
@@ -462,7 +469,7 @@ class Space:
 
     def _delete(self, column: str, literals: list[str], at_once: int) -> None:
         with lance_errors("Deleting rows from", self.location, WRITE_FIX):
-            table = open_table(self.location)
+            table = self._opened_to_write()
             for at in range(0, len(literals), at_once):
                 commits.delete(self.location, table, column, literals[at : at + at_once])
         self._looked = float("-inf")
