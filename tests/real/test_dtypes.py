@@ -87,9 +87,8 @@ def test_float32_and_bfloat16_agree_in_two_spaces(
     half = encode(short, texts)
     short.cleanup()
     assert short.stats.hits == 0 and (single != half).any()
-    (a,) = (tmp_path / "cache").glob("*--float32--*.lance")
-    (b,) = (tmp_path / "cache").glob("*--bfloat16--*.lance")
-    found = Cache(a).space().compare(Cache(b).space())
+    cache = Cache(tmp_path / "cache")
+    found = cache["float32"].compare(cache["bfloat16"])
     assert (found.shared, found.only_a, found.only_b) == (len(texts), 0, 0)
     assert 0.99 < found.cosine_min <= found.cosine_mean < 1
     cosines = (single * half).sum(axis=1) / np.linalg.norm(half, axis=1)
