@@ -79,7 +79,8 @@ def test_python_blocks(
         (tmp_path / f"block{number}.py").write_text(block)
         runpy.run_path(str(tmp_path / f"block{number}.py"), run_name="__main__")
         printed.append(capsys.readouterr().out)
-    first, reranker, wrapped, comparison, arrow, looked = printed
+    first, reranker, wrapped, comparison, team, arrow, looked = printed
+    assert team == ""  # made, and asked nothing: no upstream is looked into before the first miss
     assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", first)
     assert re.search(r"\d+ pairs, \d+ unique, 0 hits, \d+ encoded", reranker)
     assert re.search(r"\d+ texts, \d+ unique, 0 hits, \d+ encoded", wrapped)
