@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -21,7 +21,7 @@ import lance
 import pyarrow as pa
 from lance.file import LanceFileSession
 
-from embcache.errors import CacheWriteError, UnreachableError
+from embcache.errors import CacheError, CacheWriteError, UnreachableError
 from embcache.store.forks import in_use
 from embcache.store.lance_errors import is_conflict, is_of_lance
 
@@ -58,7 +58,8 @@ def check_reachable(place: Bucket) -> None:
         UnreachableError: The store does not answer, or refuses; says why.
     """
     place.tally.count(2)
-    session = _try(place, "Opening", lambda: _short_session(place))
+    with _failing(place, "Opening", UnreachableError):
+        session = _short_session(place)
     refused = False
     try:
         with in_use():
@@ -70,7 +71,8 @@ def check_reachable(place: Bucket) -> None:
         refused = "privileges" in str(error) or "authentication" in str(error)
         if not refused:
             raise UnreachableError(_message(place, "Opening", error)) from None
-    _try(place, "Opening", session.list_with_delimiter)
+    with _failing(place, "Opening", UnreachableError):
+        session.list_with_delimiter()
     if refused:
         raise UnreachableError(
             f"{place} may be listed and not read: {_FIXES['AccessDenied']} {_WHERE}"
@@ -92,19 +94,12 @@ def put_and_delete(place: Bucket, *, patiently: bool) -> None:
     name = f"{_TRIAL}{uuid4().hex}"
     options = place.lance_options if patiently else {**place.storage_options, **_SHORT}
     session = LanceFileSession(root.uri, storage_options=options)
-    try:
-        with tempfile.NamedTemporaryFile() as file, in_use():
-            file.write(b"embcache tries whether it may write here; this can be deleted.\n")
-            file.flush()
-            session.upload_file(file.name, name)
-            session.delete_file(name)
-    except BaseException as error:
-        if not is_of_lance(error):
-            raise
-        raise CacheWriteError(
-            f"{_message(place, 'Writing to', error)} With read_only=True an encoder uses what is "
-            "cached and writes nothing."
-        ) from None
+    fix = "With read_only=True an encoder uses what is cached and writes nothing."
+    with _failing(place, "Writing to", CacheWriteError, fix), tempfile.NamedTemporaryFile() as file:
+        file.write(b"embcache tries whether it may write here; this can be deleted.\n")
+        file.flush()
+        session.upload_file(file.name, name)
+        session.delete_file(name)
 
 
 def check_conditional_writes(place: Bucket) -> None:
@@ -120,16 +115,9 @@ def check_conditional_writes(place: Bucket) -> None:
     """
     if not _has_own_endpoint(place.storage_options):
         return
-    try:
-        with in_use():
-            kept = _keeps_what_is_there(place)
-    except BaseException as error:
-        if not is_of_lance(error):
-            raise
-        raise CacheWriteError(
-            f"{_message(place, 'Trying a conditional write in', error)} Without knowing that it "
-            "works, nothing is written there; read_only=True only reads."
-        ) from None
+    fix = "Without knowing that it works, nothing is written there; read_only=True only reads."
+    with _failing(place, "Trying a conditional write in", CacheWriteError, fix):
+        kept = _keeps_what_is_there(place)
     if kept:
         return
     raise CacheWriteError(
@@ -174,14 +162,16 @@ def _remove_trial(place: Bucket, name: str) -> None:
             place.tally.count(1)
 
 
-def _try(place: Bucket, doing: str, do):  # type: ignore[no-untyped-def]
+@contextmanager
+def _failing(place: Bucket, doing: str, kind: type[CacheError], fix: str = "") -> Iterator[None]:
+    """Whatever Lance raises, as one clear sentence, and what to do beside."""
     try:
         with in_use():
-            return do()
+            yield
     except BaseException as error:
         if not is_of_lance(error):
             raise
-        raise UnreachableError(_message(place, doing, error)) from None
+        raise kind(f"{_message(place, doing, error)} {fix}".rstrip()) from None
 
 
 def _short_session(place: Bucket) -> LanceFileSession:
