@@ -363,16 +363,11 @@ class Pipeline:
             How many items were encoded: fewer than are missing if another thread encoded some of
             them meanwhile, the engine refused some, or `stop` ended it.
         """
-        waited = not self._engine_lock.acquire(blocking=False)
-        if waited:
-            self._engine_lock.acquire()
-        try:
+        with self._engine_lock.turn() as waited:
             if waited:  # what this thread misses, the other one may have encoded
                 job.refresh()
                 missing = job.missing(missing)
             return self._encode(job, missing, watcher, refuse, stop) if len(missing) else 0
-        finally:
-            self._engine_lock.release()
 
     def _encode(
         self,

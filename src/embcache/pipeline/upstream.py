@@ -127,10 +127,7 @@ class Upstream:
         """
         if not len(missing) or not any(one.usable for one in self._sources):
             return missing
-        waited = not self._lock.acquire(blocking=False)
-        if waited:
-            self._lock.acquire()
-        try:
+        with self._lock.turn() as waited:
             if waited:  # what this thread misses, the other one may have taken
                 job.refresh()
                 missing = job.missing(missing)
@@ -142,8 +139,6 @@ class Upstream:
                     watcher.found(len(rows))
                 missing = job.missing(missing)
             return missing
-        finally:
-            self._lock.release()
 
     def try_writing(self) -> None:
         """Find out whether a commit would go through, before anything is computed for it."""

@@ -57,6 +57,17 @@ class ForkLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    @contextmanager
+    def turn(self) -> Iterator[bool]:
+        """Hold it; what is given is whether another thread was waited for."""
+        waited = not self.acquire(blocking=False)
+        if waited:
+            self.acquire()
+        try:
+            yield waited
+        finally:
+            self.release()
+
     def after_fork(self) -> None:
         """Be unlocked, in the new process, if a thread held it that is not there."""
         if self._owner != threading.get_ident():  # a thread that forks keeps its number
