@@ -74,6 +74,7 @@ def resolve(device: str, arguments: list[str]) -> str:
     environment = dict(os.environ)
     options = [
         "--extra=map",
+        "--extra=ray",
         "--universal",
         "--python-version=3.11",
         "--no-header",
