@@ -1,0 +1,148 @@
+"""Into a Ray cluster, or a Ray of one's own on this machine, and out of it again."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from embcache.cluster.blocks import BLOCK_BYTES
+from embcache.cluster.layout import Node
+from embcache.errors import ClusterError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5
+_ADDRESS = "RAY_ADDRESS"  # Ray's own variable; `ray job submit` sets it
+_STORE_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A cluster that this process is connected to.
+
+    Attributes:
+        dashboard: URL of Ray's dashboard; None where there is none.
+        own: Whether it was started here, and ends with this process.
+    """
+
+    dashboard: str | None
+    own: bool
+
+
+@contextmanager
+def connected(address: str | None, replicas: int) -> Iterator[Connection]:
+    """Be a driver of a Ray cluster.
+
+    Where this process is one already, that cluster is used, and stays connected.
+
+    Args:
+        address: `host:port` of a cluster, or "auto" for the one that runs on this machine. None
+            for what RAY_ADDRESS names, or else for a Ray of one's own on this machine.
+        replicas: How many CPUs a Ray of one's own counts at least.
+
+    Raises:
+        ConfigError: Ray is not installed, or the address is none.
+        ClusterError: There is no cluster at the address, or it is of another version.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "Ray is not installed. Install it with `pip install 'embcache[ray]'`, on this machine "
+            "and on every node of the cluster."
+        )
+    _quiet()
+    import ray
+
+    if ray.is_initialized():
+        yield Connection(_dashboard(ray.get_runtime_context()), own=False)
+        return
+    where = address or os.environ.get(_ADDRESS) or "local"
+    _check(where)
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if where == "local":
+        options["num_cpus"] = max(len(os.sched_getaffinity(0)), replicas)
+        options["object_store_memory"] = _STORE_BYTES + 4 * BLOCK_BYTES * replicas
+    try:
+        context = ray.init(address=where, **options)
+    except Exception as error:  # of many kinds: none there, another version, no room for its files
+        raise ClusterError(
+            f"Ray cannot be {'started here' if where == 'local' else f'reached at {where}'}: "
+            f"{type(error).__name__}: {str(error).strip()}"
+        ) from error
+    _redirect_messages()
+    try:
+        yield Connection(_dashboard(context), own=where == "local")
+    finally:
+        ray.shutdown()
+
+
+def nodes() -> list[Node]:
+    """The nodes of the cluster that are alive."""
+    import ray
+
+    return [
+        Node(
+            one["NodeID"],
+            one["NodeManagerHostname"],
+            one["Resources"].get("CPU", 0.0),
+            one["Resources"].get("GPU", 0.0),
+        )
+        for one in ray.nodes()
+        if one["Alive"]
+    ]
+
+
+def _check(where: str) -> None:
+    """Refuse an address at which nobody listens; Ray itself would try for a minute."""
+    if where in ("local", "auto"):
+        return
+    if where.startswith("ray://"):
+        raise ConfigError(
+            f"address={where!r} is one of Ray Client, through which Ray Data does not stream. Give "
+            "host:port of the cluster's head (6379 is the usual port), on a machine in the same "
+            "network; or submit the command with `ray job submit`."
+        )
+    host, _, port = where.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"address={where!r} is none: give host:port, 10.0.0.1:6379, say, or auto.")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS):
+            pass
+    except OSError as error:
+        raise ClusterError(
+            f"There is no Ray cluster at address={where!r}: {error}. `ray status` on a node of it "
+            "says its address."
+        ) from error
+
+
+def _quiet() -> None:
+    """What Ray would write on the terminal while it starts; each can be set by the user."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+
+
+def _redirect_messages() -> None:
+    """Have Ray log what it prints on standard output of tasks that it tries again.
+
+    There is no setting for that; where a version of Ray has another inside, it goes on printing.
+    """
+    from ray._private import worker
+
+    def log(data: dict[str, Any], *_: Any, **__: Any) -> None:
+        logger.info("Ray: %s", " ".join(map(str, data.get("lines", ()))).strip())
+
+    with suppress(AttributeError):
+        worker.print_to_stdstream  # noqa: B018
+        worker.print_to_stdstream = log
+
+
+def _dashboard(context: Any) -> str | None:
+    url = getattr(context, "dashboard_url", None)
+    return f"http://{url}" if url else None
