@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -212,21 +213,43 @@ def test_what_others_commit_between_reading_and_deleting(
     assert not failed.any() and values.tobytes() == np.delete(first.values, 30, 0).tobytes()
 
 
-def test_in_a_store(remote: Remote) -> None:
-    def open_() -> Space:
-        database = Database(remote.url, remote.options, writable=True)
-        return database.space(IDENTITY, IDENTITY.model, "vllm 1.0", compact_automatically=False)
+def in_store(remote: Remote) -> Space:
+    database = Database(remote.url, remote.options, writable=True)
+    return database.space(IDENTITY, IDENTITY.model, "vllm 1.0", compact_automatically=False)
 
-    space, rows = open_(), make_rows(TEXTS)
+
+def test_in_a_store(remote: Remote) -> None:
+    space, rows = in_store(remote), make_rows(TEXTS)
     space.add(rows)
     append(space, make_rows([*TEXTS[:10], "new"], seed=1))
     append(space, make_rows([*TEXTS[:5], "new"], seed=2))
     report = compact_space(space)
     assert (report.duplicates, report.fragments_after) == (16, 1)
     assert set(times(space).values()) == {1} and len(space.open()) == 41
-    values, failed = read_all(open_(), rows)
+    values, failed = read_all(in_store(remote), rows)
     assert not failed.any() and values.tobytes() == rows.values.tobytes()
     assert compact_space(space).duplicates == 0
+
+
+def test_two_at_once_in_a_store_beside_a_writer(remote: Remote) -> None:
+    """There are no locks: each decides for itself, and both decide the same."""
+    space, rows = in_store(remote), make_rows(TEXTS)
+    space.add(rows)
+    append(space, make_rows(TEXTS[:30], seed=1))
+
+    def write() -> None:
+        writer = in_store(remote)
+        for seed in range(3):
+            append(writer, make_rows(TEXTS[20:35], seed=seed))
+
+    with ThreadPoolExecutor(3) as pool:
+        compacting = [pool.submit(compact_space, in_store(remote)) for _ in range(2)]
+        pool.submit(write).result()
+        assert all(one.result().duplicates >= 0 for one in compacting)
+    compact_space(space)
+    values, failed = read_all(in_store(remote), rows)
+    assert not failed.any() and values.tobytes() == rows.values.tobytes()
+    assert set(times(space).values()) == {1} and len(space.open()) == 40
 
 
 def test_no_table(tmp_path: Path) -> None:
