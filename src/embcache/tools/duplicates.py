@@ -35,7 +35,7 @@ def remove_duplicates(location: Location) -> int:
     table without such ids, which embcache does not make, nothing is deleted: there, a compaction
     by another tool gives a row's id to another row.
 
-    Memory: 33 bytes a row of the table at most, or 70 a row whose key others have, and a batch.
+    Memory: some 35 bytes a row, 75 a row whose key others have, and a batch of such rows.
 
     Args:
         location: The table's place.
