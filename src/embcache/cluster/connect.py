@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 import socket
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from embcache.cluster.blocks import BLOCK_BYTES
 from embcache.cluster.layout import Node
@@ -22,21 +24,8 @@ _ADDRESS = "RAY_ADDRESS"  # Ray's own variable; `ray job submit` sets it
 _STORE_BYTES = 2**28
 
 
-@dataclass(frozen=True)
-class Connection:
-    """A cluster that this process is connected to.
-
-    Attributes:
-        dashboard: URL of Ray's dashboard; None where there is none.
-        own: Whether it was started here, and ends with this process.
-    """
-
-    dashboard: str | None
-    own: bool
-
-
 @contextmanager
-def connected(address: str | None, replicas: int) -> Iterator[Connection]:
+def connected(address: str | None, replicas: int | Literal["auto"]) -> Iterator[str | None]:
     """Be a driver of a Ray cluster.
 
     Where this process is one already, that cluster is used, and stays connected.
@@ -45,6 +34,9 @@ def connected(address: str | None, replicas: int) -> Iterator[Connection]:
         address: `host:port` of a cluster, or "auto" for the one that runs on this machine. None
             for what RAY_ADDRESS names, or else for a Ray of one's own on this machine.
         replicas: How many CPUs a Ray of one's own counts at least.
+
+    Yields:
+        URL of Ray's dashboard; None where there is none.
 
     Raises:
         ConfigError: Ray is not installed, or the address is none.
@@ -59,16 +51,18 @@ def connected(address: str | None, replicas: int) -> Iterator[Connection]:
     import ray
 
     if ray.is_initialized():
-        yield Connection(_dashboard(ray.get_runtime_context()), own=False)
+        yield None
         return
     where = address or os.environ.get(_ADDRESS) or "local"
     _check(where)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if where == "local":
-        options["num_cpus"] = max(len(os.sched_getaffinity(0)), replicas)
-        options["object_store_memory"] = _STORE_BYTES + 4 * BLOCK_BYTES * replicas
+        count = 1 if replicas == "auto" else replicas
+        options["num_cpus"] = max(len(os.sched_getaffinity(0)), count)
+        options["object_store_memory"] = _STORE_BYTES + 4 * BLOCK_BYTES * count
     try:
-        context = ray.init(address=where, **options)
+        with _signals_kept(), _silence():
+            context = ray.init(address=where, **options)
     except Exception as error:  # of many kinds: none there, another version, no room for its files
         raise ClusterError(
             f"Ray cannot be {'started here' if where == 'local' else f'reached at {where}'}: "
@@ -76,7 +70,7 @@ def connected(address: str | None, replicas: int) -> Iterator[Connection]:
         ) from error
     _redirect_messages()
     try:
-        yield Connection(_dashboard(context), own=where == "local")
+        yield _dashboard(context)
     finally:
         ray.shutdown()
 
@@ -97,6 +91,32 @@ def nodes() -> list[Node]:
     ]
 
 
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray would have SIGTERM end the process at once; whoever asks to stop wants a last commit."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep from the terminal what Ray's native code writes while it starts: that it obeys `_quiet`."""
+    with warnings.catch_warnings(), open(os.devnull, "wb") as nowhere:
+        # It forks, and what is forked starts another program at once.
+        warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
+        kept = {number: os.dup(number) for number in (1, 2)}
+        for number in kept:
+            os.dup2(nowhere.fileno(), number)
+        try:
+            yield
+        finally:
+            for number, copy in kept.items():
+                os.dup2(copy, number)
+                os.close(copy)
+
+
 def _check(where: str) -> None:
     """Refuse an address at which nobody listens; Ray itself would try for a minute."""
     if where in ("local", "auto"):
@@ -109,7 +129,9 @@ def _check(where: str) -> None:
         )
     host, _, port = where.rpartition(":")
     if not host or not port.isdecimal():
-        raise ConfigError(f"address={where!r} is none: give host:port, 10.0.0.1:6379, say, or auto.")
+        raise ConfigError(
+            f"address={where!r} is none: give host:port, 10.0.0.1:6379, say, or auto."
+        )
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS):
             pass

@@ -165,7 +165,7 @@ class Desk:
         self._claims = Claims()
         self._numbers: dict[int, int] = {}
         self._replicas: dict[str, Replica] = {}
-        self._version: str | None = None
+        self._version: tuple[str, str] | None = None
         self._open: dict[int, Done] = {}
         self._finished: set[int] = set()
         self._total: Counter[str] = Counter()
@@ -179,27 +179,17 @@ class Desk:
         self._held = held
         self._changed = asyncio.Condition()
 
-    async def hello(self, actor: str, host: str, pid: int, version: str) -> int:
+    async def hello(self, actor: str, host: str, pid: int) -> int:
         """Take in a replica, when it starts, and starts again.
 
         Args:
             actor: Id of its actor, which stays if it is restarted.
             host: Name of its host.
             pid: Its process.
-            version: Its engine's; all replicas must have the same.
 
         Returns:
             Its slot: its number among the replicas of its host.
-
-        Raises:
-            ValueError: Another replica has another version.
         """
-        self._version = self._version or version
-        if version != self._version:
-            first = next(iter(self._replicas.values()))
-            raise ValueError(
-                f"the engine is {version}, and that of {first.host} is {self._version}"
-            )
         known = self._replicas.get(actor)
         if known is None or known.host != host:
             taken = {one.slot for one in self._replicas.values() if one.host == host}
@@ -211,6 +201,19 @@ class Desk:
         known.pid, known.starts, known.block = pid, known.starts + 1, None
         known.seen = time.monotonic()
         return known.slot
+
+    async def other_version(self, host: str, version: str) -> str | None:
+        """Compare a replica's engine with those of the others.
+
+        Args:
+            host: Name of its host.
+            version: Package and version of the engine.
+
+        Returns:
+            What another host has; None where it is the same.
+        """
+        first_host, first = self._version = self._version or (host, version)
+        return None if first == version else f"{first_host} has {first}"
 
     async def beat(self, actor: str) -> bool:
         """Note that a replica is alive.

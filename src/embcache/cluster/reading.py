@@ -5,14 +5,16 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from embcache.cluster.blocks import Block, first_block, packed, sized
 from embcache.errors import EmbcacheError
 from embcache.warm.batches import BadRow, TextBatch
-from embcache.warm.parts import Part
+
+if TYPE_CHECKING:
+    from embcache.warm.parts import Part
 
 Read = Callable[[], Iterator[pa.Table]]
 """Yields blocks, see `packed`: the same ones each time, since Ray reads again what is lost."""
@@ -30,7 +32,7 @@ def datasource(reads: list[Read]) -> Any:
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
 
-    class Texts(Datasource):
+    class Texts(Datasource):  # type: ignore[misc]  # what ray is, mypy does not look into
         def estimate_inmemory_data_size(self) -> int | None:
             return None
 

@@ -1,9 +1,10 @@
-"""A replica: the actor that holds one engine, and deals with blocks of texts as a local run would."""
+"""A replica: the actor with one engine, which deals with blocks of texts as a local run would."""
 
 from __future__ import annotations
 
 import logging
 import os
+import pickle
 import socket
 import threading
 import time
@@ -20,9 +21,10 @@ from embcache.cluster.blocks import Block, unpacked
 from embcache.cluster.desk import Done, Report, Written
 from embcache.cluster.host import end_children_with, pin
 from embcache.cluster.reading import told
-from embcache.errors import ChangedModelError, CacheError
+from embcache.errors import ChangedModelError
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
+from embcache.pipeline.chunks import CHUNK_SECONDS
 from embcache.warm.batches import BadRow
 from embcache.warm.run import Warmer, WarmStats
 
@@ -39,7 +41,8 @@ class Orders:
 
     Attributes:
         desk: The job's desk.
-        recipe: Makes the encoder.
+        recipe: Makes the encoder; pickled, since it imports torch, which reads the number of
+            threads once.
         identity: Which its identity must be.
         on_a_host: How many replicas one host has at most.
         pinned: Whether each of these gets its share of the host's cores for itself: where the
@@ -47,7 +50,7 @@ class Orders:
     """
 
     desk: Any
-    recipe: Callable[[], VllmEncoderWrapper]
+    recipe: bytes
     identity: Identity
     on_a_host: int
     pinned: bool
@@ -105,29 +108,28 @@ class Replica:
         return pa.table({"block": [block.number for block in blocks]})
 
     def _opened(self, orders: Orders) -> Warmer:
-        encoder = orders.recipe()
-        if encoder.identity != orders.identity:
-            raise ChangedModelError(
-                f"the model is not the one that the driver has: {_differing(encoder, orders)}. Give "
-                "all hosts the same files and versions."
-            )
-        slot = self._hello(encoder.engine_version)
+        slot = self._get(self._desk.hello.remote(self._actor, self._host, os.getpid()))
         if orders.pinned:
             pin(slot, orders.on_a_host)
+        recipe: Callable[[], VllmEncoderWrapper] = pickle.loads(orders.recipe)
+        encoder = recipe()
+        if encoder.identity != orders.identity:
+            raise ChangedModelError(
+                f"the model is not the one that the driver has: {_differing(encoder, orders)}. "
+                "Give all hosts the same files and versions."
+            )
+        other = self._get(self._desk.other_version.remote(self._host, encoder.engine_version))
+        if other is not None:
+            raise ChangedModelError(
+                f"the engine is {encoder.engine_version}, and {other}. Install the same version on "
+                "all hosts."
+            )
         pipeline = encoder.open_pipeline()
-        if pipeline.space is None:
-            raise CacheError("There is no cache to fill: give a cache_path that can be written.")
-        pipeline.space.stage(lambda file, keys: self._staged.append(Written(file, keys)))
-        return Warmer(encoder, self._advance, self._bad_row, self._claim)
-
-    def _hello(self, version: str) -> int:
-        hello = self._desk.hello.remote(self._actor, self._host, os.getpid(), version)
-        try:
-            slot: int = self._get(hello)
-        except ValueError as error:  # Ray's own error is of this class, too
-            cause = getattr(error, "cause", error)
-            raise ChangedModelError(f"{cause}. Install the same version on all hosts.") from error
-        return slot
+        pipeline.chunker.seconds = CHUNK_SECONDS  # wherever it goes: to write a file is no commit
+        space = pipeline.space
+        assert space is not None
+        space.stage(lambda file, keys: self._staged.append(Written(file, keys)))
+        return Warmer(encoder, self._advance, self._bad.append, self._claim)
 
     def _deal_with(self, block: Block) -> None:
         self._block, self._before = block, replace(self._warmer.stats)
@@ -180,9 +182,6 @@ class Replica:
     def _claim(self, keys: Keys) -> npt.NDArray[np.bool_]:
         mine: npt.NDArray[np.bool_] = self._get(self._desk.claim.remote(self._block.number, keys))
         return mine
-
-    def _bad_row(self, row: BadRow) -> None:
-        self._bad.append(row)
 
     def _beat(self) -> None:
         """Say that this process lives, also while a chunk takes minutes."""

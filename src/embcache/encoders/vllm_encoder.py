@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -238,7 +237,7 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
             )
         return (self.prompts_dict or {}).get("" if kind is None else kind.value, "")
 
-    def recipe(self, **changed: Any) -> Callable[[], VllmEncoderWrapper]:
+    def recipe(self, **changed: Any) -> partial[VllmEncoderWrapper]:
         """How to make this encoder again, in another process or on another machine.
 
         Places are absolute and the revision is the commit that was found here, so that it does not
@@ -248,8 +247,8 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
             **changed: Arguments of this class that are to have other values.
 
         Returns:
-            A function without arguments, which pickles if the arguments do. It holds
-            `storage_options`, secrets included.
+            A function without arguments, which pickles if the arguments do; its `keywords` are
+            what was given. It holds `storage_options`, secrets included.
         """
         given: dict[str, Any] = {**self._given, "prompt_dict": self.prompts_dict}
         model = given["model"]
