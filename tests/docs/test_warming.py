@@ -21,7 +21,7 @@ import pytest
 
 from embcache import EmbcacheError
 from embcache.warm import BadRow, Columns, Dialect
-from embcache.warm.files import FORMATS
+from embcache.warm.formats import FORMATS
 from embcache.warm.hub import read_dataset
 from embcache.warm.sources import read_beir, read_files
 from tests.conftest import ROOT

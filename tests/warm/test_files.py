@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from embcache import ConfigError, InputError
-from embcache.warm.files import FORMATS, find_files
+from embcache.warm.files import find_files
+from embcache.warm.formats import FORMATS
 
 
 @pytest.fixture

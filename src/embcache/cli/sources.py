@@ -15,15 +15,8 @@ from embcache.cli.output import print_note
 from embcache.errors import ConfigError, InputError
 from embcache.warm import BadRow, Columns, Dialect, TextBatch, Warmer
 from embcache.warm.columns import Role
-from embcache.warm.sources import (
-    beir_file,
-    estimate_dataset,
-    estimate_rows,
-    find_files,
-    read_beir,
-    read_dataset,
-    read_files,
-)
+from embcache.warm.parts import Part, parts, split_parts
+from embcache.warm.sources import beir_parts, estimate_dataset, estimate_part, read_dataset
 from embcache.warm.tasks import estimate_texts, read_task
 
 if TYPE_CHECKING:
@@ -118,29 +111,30 @@ class Sources:
         """All texts, source by source."""
         for task in self._mteb_tasks:
             yield from read_task(task, encoder, self.parts, warmer.stop)
-        for kind, files in self._found.items():
-            rows = read_files(kind, files, self.columns, self.report, self.dialect)
-            yield from map(self._with_prompt, rows)
-        for folder in self.beir:
-            for batch in read_beir(folder, self.report, self.parts):
-                yield self._with_prompt(batch)
+        for part in self.file_parts():
+            yield from part.read(self.report)
         if self.dataset is not None:
             rows = read_dataset(
                 self.dataset, self.config, self.dataset_split, self.columns, self.report
             )
-            yield from map(self._with_prompt, rows)
+            for batch in rows:
+                yield replace(batch, prompt=self.prompt, prompt_type=self._chosen_type)
+
+    def file_parts(self, *, split: bool = False) -> list[Part]:
+        """The files, those of BEIR folders among them, with their prompts and how they are read.
+
+        Args:
+            split: Whether Parquet files and Lance tables are divided, see `Part.split`.
+
+        Returns:
+            Parts in the order in which `batches` reads them.
+        """
+        return split_parts(self._whole_parts) if split else self._whole_parts
 
     def estimate(self, limit: int | None, shards: int) -> int | None:
         """About how many texts `batches` has; None where that cannot be told."""
         counts = [estimate_texts(task, self.parts) for task in self._mteb_tasks]
-        counts += [
-            estimate_rows("jsonl", [beir_file(folder, part)])
-            for folder in self.beir
-            for part in self.parts
-        ]
-        counts += [
-            estimate_rows(kind, [path]) for kind in self._found for path in self._found[kind]
-        ]
+        counts += [estimate_part(part) for part in self.file_parts()]
         if self.dataset is not None:
             counts.append(estimate_dataset(self.dataset, self.config, self.dataset_split))
         known = [count for count in counts if count is not None]
@@ -149,14 +143,23 @@ class Sources:
         return sum(count if limit is None else min(count, limit) for count in known) // shards
 
     @cached_property
-    def _found(self) -> dict[str, list[Path]]:
-        """The files by format; found once, since what a folder has besides is said each time."""
+    def _whole_parts(self) -> list[Part]:
+        """Found once, since what a folder has besides is said each time."""
         piped = [kind for kind, patterns in self.files.items() if "-" in patterns]
         if len(piped) > 1:
             raise ConfigError(
                 f"- is named as {' and as '.join(piped)}, and standard input can be read only once."
             )
-        return {kind: find_files(patterns, kind) for kind, patterns in self.files.items()}
+        found = [
+            part
+            for kind, patterns in self.files.items()
+            for part in parts(kind, patterns, self.columns, self.dialect)
+        ]
+        found += [part for folder in self.beir for part in beir_parts(folder, self.parts)]
+        return [
+            replace(part, prompt=self.prompt, prompt_type=self._chosen_type or part.prompt_type)
+            for part in found
+        ]
 
     @cached_property
     def _mteb_tasks(self) -> list[Any]:
@@ -168,10 +171,9 @@ class Sources:
         files = any(self.files.values())
         return not (self.tasks or self.benchmarks or self.beir or files or self.dataset)
 
-    def _with_prompt(self, batch: TextBatch) -> TextBatch:
-        chosen = None if self.prompt_type == "none" else self.prompt_type
-        prompt_type = chosen or batch.prompt_type
-        return replace(batch, prompt=self.prompt, prompt_type=prompt_type)
+    @property
+    def _chosen_type(self) -> str | None:
+        return None if self.prompt_type == "none" else self.prompt_type
 
 
 def role(prompt_type: str | None) -> Role:

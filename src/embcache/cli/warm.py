@@ -73,7 +73,9 @@ def warm(
     ] = None,
     eval_split: Annotated[Names, typer.Option(help="Only these splits of the tasks.")] = None,
     subset: Annotated[Names, typer.Option(help="Only these subsets of the tasks.")] = None,
-    parquet: Annotated[Names, typer.Option(help="Files, globs or directories.")] = None,
+    parquet: Annotated[
+        Names, typer.Option(help="Files, globs, directories, or URLs of these.")
+    ] = None,
     arrow: Annotated[Names, typer.Option(help="The same, Arrow IPC.")] = None,
     jsonl: Annotated[
         Names, typer.Option(help="The same, JSON lines or arrays; - is standard input.")
@@ -81,6 +83,10 @@ def warm(
     csv: Annotated[Names, typer.Option(help="The same, CSV.")] = None,
     tsv: Annotated[
         Names, typer.Option(help="The same, TSV; quotes are characters like others.")
+    ] = None,
+    txt: Annotated[Names, typer.Option(help="The same, plain text: one text a line.")] = None,
+    lance: Annotated[
+        Names, typer.Option(help="Lance tables, globs, or directories of them; spaces, too.")
     ] = None,
     beir: Annotated[Names, typer.Option(help="Folder with corpus.jsonl and queries.jsonl.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Hugging Face data set, streamed.")] = None,
@@ -151,6 +157,8 @@ def warm(
             "jsonl": jsonl or [],
             "csv": csv or [],
             "tsv": tsv or [],
+            "txt": txt or [],
+            "lance": lance or [],
         },
         beir=beir or [],
         dataset=dataset,

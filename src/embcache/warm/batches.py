@@ -115,11 +115,11 @@ Row = tuple[int, Values]
 """The number of a row in its source, and what `Columns` wants of it."""
 
 
-def shown_name(source: str | Path) -> str:
+def shown_name(source: object) -> str:
     """What a source is called in messages.
 
     Args:
-        source: Its name; `-` is standard input.
+        source: Its name, or what has it as its text; `-` is standard input.
     """
     return "standard input" if str(source) == "-" else str(source)
 

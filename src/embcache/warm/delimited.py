@@ -7,12 +7,12 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import IO
 
 from embcache.errors import ConfigError, shown
 from embcache.warm.batches import BadRow, Report, Row, TextBatch, batched, shown_name
 from embcache.warm.columns import Columns
+from embcache.warm.input_file import InputFile
 from embcache.warm.opened import opened_text
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Dialect:
 
 
 def read_delimited(
-    path: Path, kind: str, columns: Columns, dialect: Dialect, report: Report
+    file: InputFile, kind: str, columns: Columns, dialect: Dialect, report: Report
 ) -> Iterator[TextBatch]:
     """Read a CSV or TSV file.
 
@@ -67,7 +67,7 @@ def read_delimited(
     than the header has, for a text that nobody wrote.
 
     Args:
-        path: The file.
+        file: The file.
         kind: "csv" or "tsv".
         columns: Where a row's text is; names, or numbers from 1.
         dialect: How the file is written.
@@ -80,18 +80,18 @@ def read_delimited(
         ConfigError: The file lacks a column, has it twice, or its dialect cannot be told.
     """
     quotes = kind == "csv" if dialect.quotes is None else dialect.quotes
-    name = shown_name(path)
+    name = shown_name(file)
     # Lines as they are: translated ones would change what is between quotes.
-    with opened_text(path, newline="" if quotes else "\n") as file:
-        head = _first_lines(file, quotes)
+    with opened_text(file, newline="" if quotes else "\n") as lines:
+        head = _first_lines(lines, quotes)
         delimiter = dialect.delimiter or ("\t" if kind == "tsv" else None)
         if delimiter is None:
             delimiter = _delimiter(head, quotes, columns, dialect, name)
-        records = _records(chain(head, file), delimiter, quotes, name, report)
+        records = _records(chain(head, lines), delimiter, quotes, name, report)
         if not quotes and dialect.quotes is None:
             records = _doubted(records, name)
         rows = _rows(records, columns, dialect, name, report)
-        yield from batched(rows, columns, str(path), "line", report)
+        yield from batched(rows, columns, str(file), "line", report)
 
 
 def _first_lines(file: IO[str], quotes: bool) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable
 from glob import glob, has_magic
@@ -11,55 +10,40 @@ from typing import NoReturn
 
 from embcache.errors import ConfigError, InputError
 from embcache.identity.home import user_path
+from embcache.store.location import is_url
 from embcache.warm.batches import STANDARD_INPUT
-
-logger = logging.getLogger(__name__)
-
-ARCHIVES = (".gz", ".bz2", ".xz", ".zst")
-"""Endings of compressed files, of the formats that are made of lines."""
+from embcache.warm.formats import FORMATS, VERSIONS, is_wanted, may_be_table, warn_of_others
+from embcache.warm.remote_files import RemoteFile
+from embcache.warm.remote_listing import find_remote
 
 
-def _or_compressed(*endings: str) -> tuple[str, ...]:
-    return tuple(ending + archive for ending in endings for archive in ("", *ARCHIVES))
-
-
-FORMATS = {
-    "parquet": (".parquet", ".pq"),
-    "arrow": (".arrow", ".feather", ".ipc"),
-    "jsonl": _or_compressed(".jsonl", ".ndjson", ".json"),
-    "csv": _or_compressed(".csv"),
-    "tsv": _or_compressed(".tsv", ".tab"),
-}
-"""File formats, and the endings, in any case, by which their files are found in a directory."""
-
-_ALL_ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
-# What the library datasets writes beside its rows.
-_DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-_NAMED = 5
-
-
-def find_files(patterns: Iterable[str], kind: str) -> list[Path]:
-    """Find files by globs, directories and names.
+def find_files(patterns: Iterable[str], kind: str) -> list[Path | RemoteFile]:
+    """Find files by globs, directories, names and URLs.
 
     Of a directory, all files of the format are taken, also of those in folders below and of
     folders that are links. What begins with a dot or an underscore is passed over (`._x.parquet`,
     `_SUCCESS`, `_temporary/`), as Spark and datasets do. What else is there and not read, a warning
-    names.
+    names. A Lance table, which is a folder, counts as a file.
 
     Args:
-        patterns: Names of files, also of pipes; globs; directories; or `-`, standard input.
+        patterns: Names of files, also of pipes; globs; directories; URLs of any of these in an
+            object store; or `-`, standard input.
         kind: A key of `FORMATS`.
 
     Returns:
         The files, sorted within each pattern; `STANDARD_INPUT` for `-`.
 
     Raises:
-        ConfigError: A pattern matches no file, or standard input is named twice.
-        InputError: A directory cannot be listed.
+        ConfigError: A pattern matches no file, is a URL of no store, or standard input is named
+            twice.
+        InputError: A directory cannot be listed, or a store does not answer or refuses.
     """
-    found: list[Path] = []
+    found: list[Path | RemoteFile] = []
     for pattern in patterns:
-        found += [STANDARD_INPUT] if pattern == "-" else _matching(pattern, kind)
+        if pattern == "-":
+            found.append(STANDARD_INPUT)
+        else:
+            found += find_remote(pattern, kind) if is_url(pattern) else _matching(pattern, kind)
     if found.count(STANDARD_INPUT) > 1:
         raise ConfigError("- is named twice, and standard input can be read only once.")
     return found
@@ -75,15 +59,22 @@ def _matching(pattern: str, kind: str) -> list[Path]:
         matches = sorted(Path(name) for name in glob(str(path), recursive=True))
         if not path.name.startswith("_"):
             matches = [match for match in matches if not match.name.startswith("_")]
+        if kind == "lance":  # `**` finds the files of tables, too
+            matches = [match for match in matches if match.is_dir()]
     files: list[Path] = []
     for match in matches:
-        files += _in_folder(match, kind) if match.is_dir() else [match]
+        whole = not match.is_dir() or (kind == "lance" and _is_table(match))
+        files += [match] if whole else _in_folder(match, kind)
     if not files:
         raise ConfigError(
             f"{pattern}: there is no such {kind} file (working directory: {Path.cwd()}), or no "
             f"{' or '.join(FORMATS[kind])} in that directory."
         )
     return list(dict.fromkeys(files))  # `**` finds a directory and what is in it
+
+
+def _is_table(folder: Path) -> bool:
+    return (folder / VERSIONS).is_dir()
 
 
 def _in_folder(folder: Path, kind: str) -> list[Path]:
@@ -93,47 +84,33 @@ def _in_folder(folder: Path, kind: str) -> list[Path]:
     for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(root)
         hidden = [name for name in folders if name.startswith((".", "_"))]
+        tables = [name for name in folders if may_be_table(name) and _is_table(Path(root, name))]
         # A link may lead to a folder that was or will be read, or that it lies in itself.
-        folders[:] = [] if real in seen else sorted(set(folders) - set(hidden))
+        inside = set(folders) - set(hidden) - set(tables)
+        folders[:] = [] if real in seen else sorted(inside)
         if real in seen:
             continue
         seen.add(real)
         others += [Path(root, name, "") for name in hidden if name.startswith("_")]
-        for name in names:
+        for name in [*names, *(name for name in tables if name not in hidden)]:
             wanted = _is_wanted(Path(root, name), kind)
             if wanted is not None:
                 (files if wanted else others).append(Path(root, name))
-    if others:
-        _warn(folder, kind, files, sorted(others))
+    shown = [str(path.relative_to(folder)) for path in sorted(others)]
+    warn_of_others(str(folder), kind, len(files), shown)
     return sorted(files)
 
 
 def _is_wanted(path: Path, kind: str) -> bool | None:
-    """Whether a file of a folder is read; None if it is not even worth naming."""
-    name = path.name.lower()
-    if name.startswith("."):
-        return None
-    if name.startswith("_"):
-        return False if name.endswith(_ALL_ENDINGS) else None
-    if path.exists() and not path.is_file():  # a pipe that nobody writes to would block
-        return False
-    return name.endswith(FORMATS[kind]) and name not in _DESCRIPTIONS
+    """Whether a file or table of a folder is read; None if it is not even worth naming."""
+    wanted = is_wanted(path.name, kind)
+    if not wanted or not path.exists():
+        return wanted
+    # A pipe that nobody writes to would block.
+    return path.is_dir() if kind == "lance" else path.is_file()
 
 
 def _refuse(error: OSError) -> NoReturn:
     raise InputError(
         f"{error.filename} cannot be listed, so what is in it cannot be read: {error.strerror}."
     ) from error
-
-
-def _warn(folder: Path, kind: str, files: list[Path], others: list[Path]) -> None:
-    named = ", ".join(str(path.relative_to(folder)) for path in others[:_NAMED])
-    more = f" and {len(others) - _NAMED:,} more" if len(others) > _NAMED else ""
-    logger.warning(
-        "%s: %s of its files read as %s; not read: %s%s",
-        folder,
-        f"{len(files):,}",
-        kind,
-        named,
-        more,
-    )

@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
-from pathlib import Path
 from typing import IO, Any
 
 from embcache.errors import InputError
 from embcache.warm.batches import BadRow, Report, Row, TextBatch, batched, shown_name
 from embcache.warm.columns import Columns, names_in
+from embcache.warm.input_file import InputFile
 from embcache.warm.opened import opened_text
 
 _LOOKED_AT = 1000
@@ -25,14 +25,14 @@ Object = tuple[int, Mapping[str, Any]]
 """The number of a row in its source, and its values by column."""
 
 
-def read_json(path: Path, columns: Columns, report: Report) -> Iterator[TextBatch]:
+def read_json(file: InputFile, columns: Columns, report: Report) -> Iterator[TextBatch]:
     """Read JSON lines (one object a line), or an array of objects.
 
     Both are streamed. ijson, which streams arrays too, is no choice: its C library makes a question
     mark of a lone surrogate, and ends at the first byte that is no UTF-8.
 
     Args:
-        path: The file.
+        file: The file.
         columns: Where a row's text is.
         report: Is called with each row that is left out.
 
@@ -43,15 +43,15 @@ def read_json(path: Path, columns: Columns, report: Report) -> Iterator[TextBatc
         ConfigError: No row has a column that is needed.
         InputError: It is one object over several lines, or an array that is broken.
     """
-    name = shown_name(path)
-    with opened_text(path) as file:
-        blank, first = _first_character(file)
+    name = shown_name(file)
+    with opened_text(file) as text:
+        blank, first = _first_character(text)
         if first == "[":
-            objects, unit = _objects(_elements(file, name), name, report), "row"
+            objects, unit = _objects(_elements(text, name), name, report), "row"
         else:
-            lines = chain([first + file.readline()], file)
+            lines = chain([first + text.readline()], text)
             objects, unit = _lines(enumerate(lines, blank + 1), name, report), "line"
-        yield from batched(checked(objects, columns, name), columns, str(path), unit, report)
+        yield from batched(checked(objects, columns, name), columns, str(file), unit, report)
 
 
 def _first_character(file: IO[str]) -> tuple[int, str]:

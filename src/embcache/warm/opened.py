@@ -1,21 +1,21 @@
-"""Opening files, pipes and standard input as text, decompressed."""
+"""Opening files, pipes and standard input as text, decompressed; and what goes wrong there."""
 
 from __future__ import annotations
 
 import csv
 import io
 import lzma
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 
-from embcache.errors import ConfigError, InputError
-from embcache.warm.batches import STANDARD_INPUT, shown_name
-from embcache.warm.files import ARCHIVES
+from embcache.errors import InputError
+from embcache.warm.batches import shown_name
+from embcache.warm.formats import ARCHIVES
+from embcache.warm.input_file import InputFile
+from embcache.warm.remote_files import store_failure
 
 _HEAD = 128
 _BUFFER = 2**18
@@ -32,87 +32,58 @@ _NUL = "has NUL bytes as UTF-16 has, and only UTF-8 is read: `iconv -f UTF-16 -t
 
 
 @contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
+def reading(file: InputFile, kind: str) -> Iterator[None]:
     """Whatever libraries raise while a file is read, as one kind of error that names the file.
 
     Args:
-        path: The file.
+        file: The file.
         kind: What it is read as.
 
     Raises:
-        InputError: The file cannot be read as this.
+        InputError: The file cannot be read as this, or its store refuses or does not answer.
     """
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        failure = store_failure(str(file), error) if file.is_remote else None
+        if failure is not None:
+            raise InputError(failure) from None  # a store's own words may hold what was signed
         raise InputError(
-            f"{shown_name(path)} cannot be read as {kind}: {type(error).__name__}: {error}"
+            f"{shown_name(file)} cannot be read as {kind}: {type(error).__name__}: {error}"
         ) from error
     except (EOFError, lzma.LZMAError) as error:
-        raise InputError(f"{shown_name(path)} is damaged or cut off: {error}") from error
+        raise InputError(f"{shown_name(file)} is damaged or cut off: {error}") from error
 
 
 @contextmanager
-def opened_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
+def opened_text(file: InputFile, newline: str | None = None) -> Iterator[IO[str]]:
     """Open a file, a pipe or standard input as text; it may be compressed, as its bytes tell.
 
     What is no UTF-8 becomes lone surrogates, so that one row is left out and not the file.
 
     Args:
-        path: The file; `STANDARD_INPUT`.
+        file: The file.
         newline: As of `open`.
 
     Raises:
         InputError: It is an empty archive, no archive though named so, or no UTF-8 text at all.
         ConfigError: Standard input is closed.
     """
-    with opened_bytes(path) as raw:
-        stream = _text_bytes(raw, path)
+    with file.stream() as raw:
+        stream = _text_bytes(raw, file)
         # Excel and Windows put a byte order mark in front.
         text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline)
         yield text
 
 
-@contextmanager
-def opened_bytes(path: Path) -> Iterator[Any]:
-    """Open a file, a pipe or standard input for a reader of bytes that never seeks.
-
-    Args:
-        path: The file; `STANDARD_INPUT`, which is not closed at the end.
-
-    Raises:
-        ConfigError: Standard input is closed.
-    """
-    if path == STANDARD_INPUT:
-        yield _standard_input()
-        return
-    with path.open("rb") as raw:
-        yield raw
-
-
-def can_be_read_again(path: Path) -> bool:
-    """Whether it is a file, and neither a pipe nor standard input.
-
-    Args:
-        path: Anything that `find_files` finds.
-    """
-    return path != STANDARD_INPUT and path.is_file()
-
-
-def _standard_input() -> Any:
-    if sys.stdin is None:
-        raise ConfigError("- is standard input, and that is closed.")
-    return sys.stdin.buffer
-
-
-def _text_bytes(raw: Any, path: Path) -> Any:
+def _text_bytes(raw: Any, file: InputFile) -> Any:
     """The decompressed bytes, of which the first ones were looked at."""
     head, raw = _looked_into(raw)
-    archive = path.name.lower().endswith(ARCHIVES)
+    archive = file.name.lower().endswith(ARCHIVES)
     compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
     if archive and compression is None:
         found = f"begins with {head[:8]!r}" if head else "is empty (0 bytes)"
-        raise InputError(f"{path} {found}, and is no compressed file as its name says: damaged?")
+        raise InputError(f"{file} {found}, and is no compressed file as its name says: damaged?")
     if compression is not None:
         if compression == "xz":
             raw = lzma.LZMAFile(raw)  # noqa: SIM115 (closes nothing)
@@ -123,7 +94,7 @@ def _text_bytes(raw: Any, path: Path) -> Any:
     if reason is None and 4 * head.count(0) > len(head):
         reason = _NUL
     if reason is not None:
-        raise InputError(f"{shown_name(path)} {reason}.")
+        raise InputError(f"{shown_name(file)} {reason}.")
     return raw
 
 
