@@ -102,7 +102,7 @@ def _signals_kept() -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep from the terminal what Ray's native code writes while it starts: that it obeys `_quiet`."""
+    """Keep from the terminal what Ray's native code writes at its start: that it obeys `_quiet`."""
     with warnings.catch_warnings(), open(os.devnull, "wb") as nowhere:
         # It forks, and what is forked starts another program at once.
         warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)

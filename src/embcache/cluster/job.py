@@ -1,4 +1,4 @@
-"""What runs on the cluster, seen from the driver: the desk, the replicas, and Ray Data's execution."""
+"""What runs on the cluster, seen from the driver: desk, replicas, and Ray Data's execution."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from embcache.warm.batches import TextBatch
 
 if TYPE_CHECKING:
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper
-    from embcache.warm.parts import Part
+    from embcache.warm.parts import Part, Selected
 
 _IN_FLIGHT = 2  # blocks of a replica: one that it works on, and one that is there when it is done
 _REPLICAS_A_READER = 16  # of which each encodes a few thousand texts a second, at most
@@ -55,7 +55,7 @@ class Job:
         self,
         encoder: VllmEncoderWrapper,
         replicas: int | Literal["auto"],
-        parts: Sequence[Part],
+        parts: Sequence[Part | Selected],
         batches: Iterable[TextBatch] | None,
         total: int | None,
     ) -> None:
@@ -164,7 +164,12 @@ class Job:
         return encoder.recipe(**changed)()
 
     def _dataset(
-        self, parts: Sequence[Part], feed: bool, texts: int, layout: Layout, orders: Orders
+        self,
+        parts: Sequence[Part | Selected],
+        feed: bool,
+        texts: int,
+        layout: Layout,
+        orders: Orders,
     ) -> Any:
         from ray.data import ActorPoolStrategy
 

@@ -75,8 +75,8 @@ def lay_out(
         raise ConfigError(f"replicas={replicas!r} is no count. Give 1 or more, or 'auto'.")
     if gpus and not any(node.gpus for node in nodes):
         raise ClusterError(
-            f"The engine is a build for GPUs, and the cluster has none ({_listed(nodes)}). Give the "
-            "address of a cluster that has, or install the build for CPUs."
+            f"The engine is a build for GPUs, and the cluster has none ({_listed(nodes)}). Give "
+            "the address of a cluster that has, or install the build for CPUs."
         )
     wanted = _most(nodes, gpus) if replicas == "auto" else replicas
     cpus = 1 if gpus else _share(nodes, wanted)
@@ -103,8 +103,9 @@ def _check_free(
     for name, count in needed.items():
         if free.get(name, 0) < count:
             raise ClusterError(
-                f"{replicas} replicas need {count} {name}s, and of the cluster's ({_listed(nodes)}) "
-                f"others use all but {free.get(name, 0):g}. Give fewer replicas, or wait for them."
+                f"{replicas} replicas need {count} {name}s, and of the cluster's "
+                f"({_listed(nodes)}) others use all but {free.get(name, 0):g}. Give fewer "
+                "replicas, or wait for them."
             )
 
 

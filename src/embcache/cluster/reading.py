@@ -14,7 +14,7 @@ from embcache.errors import EmbcacheError
 from embcache.warm.batches import BadRow, TextBatch
 
 if TYPE_CHECKING:
-    from embcache.warm.parts import Part
+    from embcache.warm.parts import Part, Selected
 
 Read = Callable[[], Iterator[pa.Table]]
 """Yields blocks, see `packed`: the same ones each time, since Ray reads again what is lost."""
@@ -45,7 +45,7 @@ def datasource(reads: list[Read]) -> Any:
     return Texts()
 
 
-def part_reader(number: int, part: Part, texts: int, desk: Any) -> Read:
+def part_reader(number: int, part: Part | Selected, texts: int, desk: Any) -> Read:
     """Reads a part of the sources.
 
     Args:

@@ -18,7 +18,7 @@ from embcache.warm.run import WarmStats, warn
 
 if TYPE_CHECKING:
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper
-    from embcache.warm.parts import Part
+    from embcache.warm.parts import Part, Selected
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class ClusterWarmer:
 
     def run(
         self,
-        parts: Sequence[Part] = (),
+        parts: Sequence[Part | Selected] = (),
         batches: Iterable[TextBatch] | None = None,
         total: int | None = None,
     ) -> ClusterStats:
@@ -139,7 +139,8 @@ class ClusterWarmer:
         if not parts and batches is None:
             return self.stats
         with connected(self._address, self._replicas) as dashboard:
-            self.stats.dashboard = dashboard
+            self.stats.dashboard, self.stats.starting = dashboard, True
+            self._advance(self.stats)
             job = Job(self._encoder, self._replicas, parts, batches, total)
             try:
                 self._watch(job)
