@@ -89,6 +89,7 @@ class Replica:
         blocks: How many blocks it has finished.
         starts: How often it was started.
         starting: Whether its engine is starting.
+        started: Whether that is over, or texts are dealt with and no engine was needed.
         block: The block that it works on; None between two.
         seen: `time.monotonic()` when it last said something.
     """
@@ -100,6 +101,7 @@ class Replica:
     blocks: int = 0
     starts: int = 0
     starting: bool = False
+    started: bool = False
     block: int | None = None
     seen: float = 0.0
 
@@ -240,6 +242,7 @@ class Desk:
             Whether it is to stop after its chunk.
         """
         replica = self._replicas[actor]
+        replica.started |= bool(report.done.texts) or (replica.starting and not report.starting)
         replica.seen, replica.starting = time.monotonic(), report.starting
         replica.block = None if report.finished else report.block
         self._inbox.messages += report.messages

@@ -197,7 +197,7 @@ class ClusterWarmer:
         stats.hits = stats.texts - stats.encoded
         stats.committed = job.committer.committed
         stats.seconds = time.perf_counter() - self._began
-        stats.starting = not stats.texts and all(r.starting for r in state.replicas.values())
+        stats.starting = not any(one.started for one in state.replicas.values())
         if stats.starting:
             stats.start_seconds = stats.seconds
         stats.alive = state.alive
