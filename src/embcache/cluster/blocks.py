@@ -17,7 +17,6 @@ BLOCK_BYTES = BATCH_BYTES
 
 _LEAST = 256
 _EACH = 16  # blocks for each replica, at least: what is left at the end is shared out evenly
-_UNKNOWN = 2048
 _PART_BITS = 32
 
 
@@ -36,16 +35,27 @@ class Block:
     bad: list[BadRow] = field(default_factory=list)
 
 
-def block_texts(total: int | None, replicas: int) -> int:
-    """How many texts a block has: few enough that all replicas have work until the end.
+@dataclass(frozen=True)
+class Sizes:
+    """How many texts blocks have: so few that all replicas have work until the end.
 
-    Args:
-        total: How many texts there are, about; None if that is not known.
-        replicas: How many replicas share them.
+    Attributes:
+        replicas: How many replicas share the texts.
+        total: How many texts there are, about; None if that is not known. The blocks of a source
+            then grow with what was read of it.
     """
-    if total is None:
-        return _UNKNOWN
-    return max(_LEAST, min(WINDOW_TEXTS, total // (replicas * _EACH)))
+
+    replicas: int
+    total: int | None = None
+
+    def next(self, read: int) -> int:
+        """Texts of the next block, at most.
+
+        Args:
+            read: Texts of the same part of a source in earlier blocks.
+        """
+        known = read if self.total is None else self.total
+        return max(_LEAST, min(WINDOW_TEXTS, known // (self.replicas * _EACH)))
 
 
 def first_block(part: int) -> int:
@@ -53,15 +63,21 @@ def first_block(part: int) -> int:
     return part << _PART_BITS
 
 
-def sized(batches: Iterable[TextBatch], texts: int) -> Iterator[TextBatch]:
-    """The same texts in batches that make good blocks.
+def sized(batches: Iterable[TextBatch], sizes: Sizes) -> Iterator[TextBatch]:
+    """The same texts in batches that make good blocks; the same ones each time.
 
     Args:
-        batches: A stream of texts.
-        texts: How many a block has at most.
+        batches: The texts of a part of a source.
+        sizes: How many a block has at most.
     """
-    for batch in join_small(batches, texts, BLOCK_BYTES):
-        yield from batch.pieces(texts, BLOCK_BYTES)
+    read = 0
+    for joined in join_small(batches, WINDOW_TEXTS, BLOCK_BYTES):
+        for batch in joined.pieces(WINDOW_TEXTS, BLOCK_BYTES):
+            at = 0
+            while at < len(batch.texts):
+                size = sizes.next(read)
+                yield batch.cut(slice(at, at + size))
+                at, read = at + size, read + size
 
 
 def packed(block: Block) -> pa.Table:

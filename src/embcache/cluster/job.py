@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from embcache import errors
-from embcache.cluster.blocks import block_texts, first_block, sized
+from embcache.cluster.blocks import Sizes, first_block, sized
 from embcache.cluster.committer import Committer
 from embcache.cluster.connect import nodes
 from embcache.cluster.desk import Desk, State, Written
@@ -88,13 +88,13 @@ class Job:
             layout.on_a_host,
             pinned=bool(engine),
         )
-        texts = block_texts(total, layout.replicas)
+        sizes = Sizes(layout.replicas, total)
         self._over, self._stopping = threading.Event(), threading.Event()
         self._error: Exception | None = None
-        dataset = self._dataset(parts, batches is not None, texts, layout, orders)
+        dataset = self._dataset(parts, batches is not None, sizes, layout, orders)
         self._threads = [self._start(self._execute, dataset)]
         if batches is not None:
-            self._start(self._feed, sized(batches, texts), first_block(len(parts)))
+            self._start(self._feed, sized(batches, sizes), first_block(len(parts)))
 
     @property
     def over(self) -> bool:
@@ -167,7 +167,7 @@ class Job:
         self,
         parts: Sequence[Part | Selected],
         feed: bool,
-        texts: int,
+        sizes: Sizes,
         layout: Layout,
         orders: Orders,
     ) -> Any:
@@ -177,7 +177,7 @@ class Job:
         anywhere: list[Read] = []
         for number, part in enumerate(parts):
             reads = anywhere if part.is_remote else here
-            reads.append(part_reader(number, part, texts, self._desk))
+            reads.append(part_reader(number, part, sizes, self._desk))
         if feed:
             here.append(feed_reader(len(parts), self._desk))
         readers = 1 + layout.replicas // _REPLICAS_A_READER
