@@ -47,8 +47,8 @@ def connected(address: str | None, replicas: int | Literal["auto"]) -> Iterator[
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(
-            "Ray is not installed. Install it with `pip install 'embcache[ray]'`, on this machine "
-            "and on every node of the cluster."
+            "Ray is not installed. Install it with `pip install 'ray[data]'` (embcache's extra "
+            "'ray'), on this machine and on every node of the cluster."
         )
     _quiet()
     import ray
