@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import lance
 import mteb
 import pandas as pd
 import pyarrow as pa
@@ -122,6 +123,8 @@ def write(folder: Path, kind: str) -> Path:
         frame.to_json(path, orient="records", indent=1)
     elif kind == "parquet":
         frame.to_parquet(path)
+    elif kind == "lance":
+        lance.write_dataset(pa.Table.from_pandas(frame), str(path))
     else:
         table = pa.Table.from_pandas(frame)
         with pa.ipc.new_file(path, table.schema) as file:
@@ -129,7 +132,7 @@ def write(folder: Path, kind: str) -> Path:
     return path
 
 
-KINDS = ("csv", "tsv", "jsonl", "json", "parquet", "arrow")
+KINDS = ("csv", "tsv", "jsonl", "json", "parquet", "arrow", "lance")
 
 
 def source(folder: Path, kind: str) -> tuple[Any, ...]:
@@ -215,6 +218,14 @@ def test_standard_input_beside_files(run: Run, tmp_path: Path) -> None:
     assert found["encoded"] == 2
     with pytest.raises(ConfigError, match="- is named as jsonl and as csv, and standard input"):
         run("--jsonl", "-", "--csv", "-", input="")
+
+
+def test_a_space_and_plain_text(run: Run, cached: Callable[[], list[str]], tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a\n\nb\n")
+    assert json.loads(run("--txt", tmp_path / "x.txt", "--json").stdout)["encoded"] == 2
+    (tmp_path / "cache").rename(tmp_path / "other")
+    found = json.loads(run("--lance", tmp_path / "other", "--prompt", "p: ", "--json").stdout)
+    assert found["encoded"] == 2 and sorted(cached()) == ["a", "b"]
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
