@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import lance
 import mteb
+import obstore
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ from typer.testing import Result
 from embcache import ConfigError, EmbcacheError, InputError, VllmEncoderWrapper
 from embcache.store import Database
 from tests.fakes import FakeEngine
+from tests.object_store import BUCKET, ObjectStore, Remote
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -226,6 +228,26 @@ def test_a_space_and_plain_text(run: Run, cached: Callable[[], list[str]], tmp_p
     (tmp_path / "cache").rename(tmp_path / "other")
     found = json.loads(run("--lance", tmp_path / "other", "--prompt", "p: ", "--json").stdout)
     assert found["encoded"] == 2 and sorted(cached()) == ["a", "b"]
+
+
+def test_files_in_a_store(
+    run: Run, cached: Callable[[], list[str]], remote: Remote, object_store: ObjectStore,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    folder = remote.url.removeprefix(f"s3://{BUCKET}/")
+    for kind in ("parquet", "csv"):
+        obstore.put(object_store.client(), f"{folder}/x.{kind}", write(tmp_path, kind))
+    found = json.loads(
+        run("--parquet", remote.url, "--csv", f"{remote.url}/*.csv", "--json").stdout
+    )
+    assert found["texts"] == 2 * len(TEXTS) and sorted(cached()) == sorted(
+        {t.strip() for t in TEXTS}
+    )
+    [space] = Database(tmp_path / "cache", writable=False).spaces()
+    sources = {s for batch in space.open().scan(["task"]) for s in batch["task"].to_pylist()}
+    assert sources == {f"{remote.url}/x.parquet"}
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])

@@ -137,11 +137,11 @@ class RemoteFile(InputFile):
 
     Attributes:
         url: Where it is.
-        bytes: Its size; 0 of a Lance table.
+        size: Bytes of it; 0 of a Lance table.
     """
 
     url: str
-    bytes: int = 0
+    size: int = 0
 
     is_remote = True
 
@@ -154,16 +154,11 @@ class RemoteFile(InputFile):
         place = Place.of(self.url)
         return f"{place.scheme}://{place.host}/{quote(place.key)}"
 
-    @property
-    def size(self) -> int:
-        """Bytes of it."""
-        return self.bytes
-
-    def stream(self) -> AbstractContextManager[Any]:
+    def stream(self, at_once: int | None = None) -> AbstractContextManager[Any]:
         """Open it; it is read in large pieces, and never as a whole."""
         place = Place.of(self.url)
         opened: AbstractContextManager[Any] = place.filesystem.open_input_stream(
-            place.path, compression=None, buffer_size=_BUFFER
+            place.path, compression=None, buffer_size=at_once or _BUFFER
         )
         return opened
 
