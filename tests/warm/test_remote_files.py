@@ -115,10 +115,12 @@ def test_globs_as_on_a_disk(
 
 
 def test_names_are_as_stores_list_them(url: str, put: Put) -> None:
-    names = ["a b.txt", "data[1].txt", "50%.txt", "50%25.txt", "é?.txt"]
+    names = ["a b.txt", "data[1].txt", "50%.txt", "50%25.txt", "é?.txt", "c#.txt"]
     for name in names:
         put(name, data=name.encode())
         assert read("txt", f"{url}/{name}") == [name]
+    names.append("looks?like=a query.txt")  # which is refused where it is typed
+    put(names[-1], data=names[-1].encode())
     assert sorted(read("txt", url)) == sorted(names)
 
 

@@ -30,7 +30,7 @@ _BUFFER = 2**23
 _GOOGLE_PATIENCE = timedelta(seconds=5)  # for a request; its own is 15 minutes
 _URL = re.compile(r"([a-z0-9]+)://([^/?#\s]+)((?:/[^/\n\r]+)*)/*")
 # `?` is of globs, too; a query has names.
-_QUERY = re.compile(r"\?[\w.-]+=|#")
+_QUERY = re.compile(r"\?[\w.-]+=")
 _VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "CLOUD_STORAGE_", "STORAGE_EMULATOR_")
 _OF_A_STORE = re.compile(
     r"AWS Error|google::cloud::Status|blob\.core\.windows\.net|dfs\.core\.windows\.net"
@@ -55,7 +55,7 @@ _FIXES = {
     "PERMISSION_DENIED": _DENIED,
     "UNAUTHENTICATED": _DENIED,
     "NETWORK_CONNECTION": _SILENT,
-    "NOT_FOUND": "there is no such bucket: mend the URL.",
+    "NOT_FOUND": "there is no such bucket, or no such file any more: mend the URL.",
 }
 
 
@@ -108,7 +108,18 @@ class Place(NamedTuple):
                 f"A source is no place in a store: give {scheme}://bucket/path, without user, "
                 f"password, query (?...) or empty parts. {_credentials(scheme)}"
             )
-        return cls(found[1], found[2], found[3].strip("/"))
+        return cls.known(url)
+
+    @classmethod
+    def known(cls, url: str) -> Place:
+        """Take a URL apart that was checked, or made of what a store lists: any name is right.
+
+        Args:
+            url: The URL.
+        """
+        scheme, _, rest = url.partition("://")
+        host, _, key = rest.partition("/")
+        return cls(scheme, host, key.strip("/"))
 
     @property
     def container(self) -> str:
@@ -151,12 +162,12 @@ class RemoteFile(InputFile):
     @property
     def uri(self) -> str:
         """Its URL as Lance takes it: quoted."""
-        place = Place.of(self.url)
+        place = Place.known(self.url)
         return f"{place.scheme}://{place.host}/{quote(place.key)}"
 
     def stream(self, at_once: int | None = None) -> AbstractContextManager[Any]:
         """Open it; it is read in large pieces, and never as a whole."""
-        place = Place.of(self.url)
+        place = Place.known(self.url)
         opened: AbstractContextManager[Any] = place.filesystem.open_input_stream(
             place.path, compression=None, buffer_size=at_once or _BUFFER
         )
@@ -164,7 +175,7 @@ class RemoteFile(InputFile):
 
     def seekable(self, *, mapped: bool = False) -> AbstractContextManager[pa.NativeFile]:
         """Open it; what is read is asked for by ranges."""
-        place = Place.of(self.url)
+        place = Place.known(self.url)
         opened: AbstractContextManager[pa.NativeFile] = place.filesystem.open_input_file(place.path)
         return opened
 
@@ -206,7 +217,7 @@ def asking(url: str) -> Iterator[None]:
 
 
 def _sentence(url: str, said: str) -> str:
-    scheme, host, _ = Place.of(url)
+    scheme, host, _ = Place.known(url)
     found = _CODE.search(said)
     code = (found[1] or found[2]) if found else ""
     if "OAuth2" in said or "DefaultAzureCredential" in said:
