@@ -382,7 +382,7 @@ class CachedSpace:
         return check_space(self._space, fix=fix)
 
     def compact(self, *, older_than: timedelta = timedelta(hours=1)) -> CompactReport:
-        """Rewrite small files into large ones, and free the disk, see `compact_space`.
+        """Remove duplicates, merge small files, and free the disk, see `compact_space`.
 
         Args:
             older_than: Versions that other processes may have open since then are kept.

@@ -111,6 +111,10 @@ class WrongOutputError(EngineError):
     """The engine returned something else than one vector for each text, in the texts' order."""
 
 
+class ClusterError(EmbcacheError):
+    """The cluster is out of reach, has no room, or cannot do what is asked of it."""
+
+
 def printable(text: str) -> str:
     r"""A text in which nothing can control the terminal that it is shown on.
 

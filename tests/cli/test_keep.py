@@ -110,7 +110,8 @@ def test_compact(tmp_path: Path) -> None:
     result = run("compact", "--cache", tmp_path)
     assert result.exit_code == 0 and "3 -> 1 fragments" in result.output
     assert len(data_files(space_in(tmp_path))) == 4  # older versions are kept for an hour
-    assert run("compact", "--older-than", 0, "--cache", tmp_path).exit_code == 0
+    result = run("compact", "--older-than", 0, "--json", "--cache", tmp_path)
+    assert result.exit_code == 0 and json.loads(result.output)[0]["duplicates"] == 0
     assert len(data_files(space_in(tmp_path))) == 1
 
 

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
 from embcache.store import Database, Rows, Space
+from embcache.tools.compact import compact_space
 from tests.spaces import add_blindly, folder
 
 IDENTITY = Identity("m", "r", "float32")
@@ -65,6 +66,14 @@ class StoreAgainstDict(RuleBasedStateMachine):
         for one in self.every:  # two compactions at once: Lance refuses the second one's commit
             one.compactor.join()
         lancedb.connect(str(folder(space).parent)).open_table(space.name).optimize()
+
+    @precondition(lambda self: self.model)
+    @rule()
+    def store_each_key_once(self) -> None:
+        for one in self.every:
+            one.compactor.join()
+        compact_space(self.handles[0])
+        assert len(self.handles[0].refresh()) == len(self.model)
 
     @rule(handle=st.integers(0, 1))
     def reopen(self, handle: int) -> None:

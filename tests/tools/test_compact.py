@@ -9,13 +9,15 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import lance
 import lancedb
 import pytest
+from lance.fragment import write_fragments
 
 from embcache import CacheError, ConfigError
 from embcache.store import Location, Space
 from embcache.tools.compact import CompactReport, compact_space
-from tests.spaces import folder, make_rows, read_all
+from tests.spaces import add_blindly, folder, make_rows, read_all
 
 Open = Callable[..., Space]
 NOW = timedelta(0)
@@ -67,6 +69,58 @@ def test_the_row_committed_first_still_counts(open_space: Open) -> None:
         space.add(part)
     compact_space(space, older_than=NOW)
     assert (read_all(open_space(), parts[0])[0] == parts[0].values).all()
+
+
+def test_duplicates_go_before_fragments_are_merged(open_space: Open) -> None:
+    """And canaries' too, which two processes may have added at once."""
+    space, rows = filled(open_space, parts=3), make_rows([f"0 {i}" for i in range(50)], seed=0)
+    space.canaries.add(rows)
+    for one in (space, space.canaries):
+        add_blindly(one, make_rows([f"0 {i}" for i in range(30)], seed=9))
+    report = compact_space(space, older_than=NOW)
+    assert report.duplicates == 60 and ", 60 duplicates removed, " in str(report)
+    fresh = open_space()
+    assert len(fresh.refresh()) == 150 and len(fresh.canaries.refresh()) == 50
+    for one in (fresh, fresh.canaries):
+        values, failed = read_all(one, rows)
+        assert not failed.any() and values.tobytes() == rows.values.tobytes()
+        (fragment,) = one.open().fragments
+        assert fragment.metadata.physical_rows == len(one.refresh())  # written without them
+    again = compact_space(space, older_than=NOW)
+    assert again.duplicates == 0 and "duplicate" not in str(again)
+
+
+def test_a_damaged_space_is_compacted_as_far_as_it_was(
+    open_space: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the keys of a file that need not be written again cannot be read."""
+    space, rows = open_space(compact_automatically=False), make_rows(["a", "b"])
+    space.add(rows)
+    (path,) = (folder(space) / "data").iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    assert compact_space(space).duplicates == 0
+    assert "Duplicates stay where keys cannot be read" in caplog.text
+
+
+def test_a_killed_writers_rows_go_when_they_are_an_hour_old(open_space: Open) -> None:
+    """Data files that Lance wrote for commits that never came."""
+    space = filled(open_space, parts=2)
+    folders = [folder(space), folder(space.canaries)]
+    space.canaries.add(make_rows(["canary"]))
+    old, recent = [written_only(place) for place in folders], [*map(written_only, folders)]
+    for path in old:
+        hours_ago = time.time() - 2 * 3600
+        os.utime(path, (hours_ago, hours_ago))
+    compact_space(space)
+    assert not any(path.exists() for path in old) and all(path.exists() for path in recent)
+    assert len(open_space().refresh()) == 100
+
+
+def written_only(table: Path) -> Path:
+    """A data file of some rows of a table that is not committed."""
+    dataset = lance.dataset(str(table))
+    (fragment,) = write_fragments(dataset.head(1), dataset)
+    return table / "data" / fragment.files[0].path
 
 
 def test_a_killed_writers_file_goes_when_it_is_a_week_old(open_space: Open) -> None:

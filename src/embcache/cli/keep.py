@@ -107,7 +107,7 @@ def compact(
     ] = 60,
     as_json: JsonOption = False,
 ) -> None:
-    """Make large files of small ones; free the disk of deleted rows and old versions."""
+    """Make large files of small ones; free the disk of duplicates, deleted rows, old versions."""
     reports: list[CompactReport] = []
     for space in find_spaces(spaces, location_of(cache, storage_options)):
         reports.append(compact_space(space, older_than=timedelta(minutes=older_than)))

@@ -10,7 +10,8 @@ from rich.console import Console, RenderableType
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from embcache.cli.output import human_count, human_duration
+from embcache.cli.output import human_count, human_duration, print_note
+from embcache.cluster import ClusterStats
 from embcache.errors import printable
 from embcache.tools.transfer import TransferProgress
 from embcache.warm import WarmStats
@@ -35,6 +36,7 @@ class WarmDisplay:
         self._task = self._progress.add_task("reading", total=total, figures="")
         self._last = time.monotonic()
         self._starting = False
+        self._dashboard: str | None = None
 
     def __enter__(self) -> WarmDisplay:
         self._progress.start()
@@ -46,15 +48,19 @@ class WarmDisplay:
     def update(self, stats: WarmStats) -> None:
         """Show these figures, if it is time to."""
         doing = "starting the engine" if stats.starting else "warming"
+        if stats.starting and isinstance(stats, ClusterStats) and not stats.replicas:
+            doing = "starting on Ray"
         done = stats.texts + self._left_out()
+        begins = stats.starting and not self._starting
         if self._starting and not stats.starting:
             self._progress.reset(self._task, completed=done)  # its time says nothing of speed
         self._starting = stats.starting
+        if isinstance(stats, ClusterStats) and stats.dashboard and not self._dashboard:
+            self._dashboard = stats.dashboard
+            print_note(f"Ray's dashboard: {stats.dashboard}")
         figures = _figures(stats)
         self._progress.update(self._task, completed=done, description=doing, figures=figures)
-        if self._progress.disable and (
-            stats.starting or time.monotonic() - self._last > _LINE_EVERY_S
-        ):
+        if self._progress.disable and (begins or time.monotonic() - self._last > _LINE_EVERY_S):
             self._last = time.monotonic()
             left = self._progress.tasks[0].time_remaining
             about = "" if left is None else f", left about {human_duration(left)}"
@@ -129,4 +135,6 @@ def _figures(stats: WarmStats) -> str:
         "tokens/s": human_count(round(stats.tokens / seconds)),
         "time": human_duration(stats.seconds),
     }
+    if isinstance(stats, ClusterStats):
+        figures["replicas"] = human_count(stats.alive)
     return ", ".join(f"{name} {value}" for name, value in figures.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from embcache.cli.output import print_note
 from embcache.errors import ConfigError, InputError
-from embcache.warm import BadRow, Columns, Dialect, TextBatch, Warmer
+from embcache.warm import BadRow, Columns, Dialect, Shard, TextBatch
 from embcache.warm.columns import Role
-from embcache.warm.parts import Part, parts, split_parts
+from embcache.warm.parts import Part, Selected, parts, split_parts
 from embcache.warm.sources import beir_parts, estimate_dataset, estimate_parts, read_dataset
 from embcache.warm.tasks import estimate_texts, read_task
 
@@ -107,11 +107,22 @@ class Sources:
             "which; or give --prompt"
         )
 
-    def batches(self, encoder: VllmEncoderWrapper, warmer: Warmer) -> Iterator[TextBatch]:
-        """All texts, source by source."""
+    def batches(
+        self,
+        encoder: VllmEncoderWrapper,
+        stop: threading.Event,
+        files: Iterable[Part] | None = None,
+    ) -> Iterator[TextBatch]:
+        """All texts, source by source.
+
+        Args:
+            encoder: Decides the prompts of tasks.
+            stop: Once it is set, the stream may end.
+            files: Which of the files; None for all.
+        """
         for task in self._mteb_tasks:
-            yield from read_task(task, encoder, self.parts, warmer.stop)
-        for part in self.file_parts():
+            yield from read_task(task, encoder, self.parts, stop)
+        for part in self.file_parts() if files is None else files:
             yield from part.read(self.report)
         if self.dataset is not None:
             rows = read_dataset(
@@ -119,6 +130,26 @@ class Sources:
             )
             for batch in rows:
                 yield replace(batch, prompt=self.prompt, prompt_type=self._chosen_type)
+
+    def batches_of_here(
+        self, encoder: VllmEncoderWrapper, stop: threading.Event
+    ) -> Iterator[TextBatch] | None:
+        """What of it no other process can read: tasks, data sets and pipes; None for nothing."""
+        pipes = [part for part in self.file_parts() if not part.can_be_shipped]
+        if not (self._mteb_tasks or pipes or self.dataset):
+            return None
+        return self.batches(encoder, stop, pipes)
+
+    def batches_of_others(self, shard: Shard, limit: int | None) -> list[Part | Selected]:
+        """What of it another process can read.
+
+        Args:
+            shard: Which of the texts.
+            limit: How many of each file.
+        """
+        some = shard.of > 1 or limit is not None
+        found = [part for part in self.file_parts(split=not some) if part.can_be_shipped]
+        return [Selected(part, shard, limit) for part in found] if some else list(found)
 
     def file_parts(self, *, split: bool = False) -> list[Part]:
         """The files, those of BEIR folders among them, with their prompts and how they are read.

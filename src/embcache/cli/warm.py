@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.filesize import decimal
@@ -37,6 +37,7 @@ from embcache.cli.output import (
 )
 from embcache.cli.progress import WarmDisplay
 from embcache.cli.sources import Sources, role, typed_delimiter
+from embcache.cluster import ClusterStats, ClusterWarmer
 from embcache.encoders.arguments import EngineArguments, PromptArguments
 from embcache.errors import ConfigError
 from embcache.tools.describe import ValueCount
@@ -44,7 +45,11 @@ from embcache.warm import Columns, Dialect, Plan, Shard, Warmer, WarmStats, plan
 from embcache.warm.malloc import limit_arenas
 from embcache.warm.sources import FORMATS
 
+if TYPE_CHECKING:
+    from embcache.encoders.vllm_encoder import VllmEncoderWrapper
+
 _INTERRUPTED = 130
+_SHOWN_REPLICAS = 16
 _EXAMPLE = "Example: {} -m intfloat/e5-small --prompt-dict registered --task NFCorpus"
 
 
@@ -138,6 +143,21 @@ def warm(
         int | None, typer.Option(min=1, help="So many texts of each file, task or data set.")
     ] = None,
     shard: Annotated[str, typer.Option(help="3/8: every 8th text, from the 3rd on.")] = "1/1",
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Where texts are encoded: by one engine here, or by several of Ray's."),
+    ] = "local",
+    replicas: Annotated[
+        str | None,
+        typer.Option(help="Of --engine ray: how many engines; auto, all GPUs. [default: auto]"),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of --engine ray: host:port of a cluster; auto, the one that runs here. Not "
+            "given: RAY_ADDRESS, or this machine alone."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only count; starts no engine.")] = False,
     strict: Annotated[
         bool, typer.Option(help="Stop at the first row that would be left out.")
@@ -180,6 +200,7 @@ def warm(
         raise typer.BadParameter(
             f"Name some texts: --task, --benchmark, {kinds}, --beir, --dataset."
         )
+    count = _replicas(engine, replicas, address)
     limit_arenas()  # the next import brings threads
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper  # and mteb, which takes seconds
 
@@ -197,20 +218,64 @@ def warm(
         print_note(note)
     if dry_run:
         warmer = Warmer(wrapper, report=sources.report)
-        found = plan(warmer, wrapper, select(sources.batches(wrapper, warmer), pick, limit))
+        found = plan(warmer, wrapper, select(sources.batches(wrapper, warmer.stop), pick, limit))
         sources.check_read(found.texts)
         _print_plan(found, sources.bad_rows, as_json=as_json)
         return
     total = sources.estimate(limit, pick.of)
     with WarmDisplay(total, lambda: sources.bad_rows) as display:
-        warmer = Warmer(wrapper, display.update, sources.report)
-        with _stopped_by_signals(warmer.stop.set):
-            stats = warmer.run(select(sources.batches(wrapper, warmer), pick, limit))
+        if count is None:
+            stats = _warm_here(wrapper, sources, display, pick, limit)
+        else:
+            on_ray = ClusterWarmer(wrapper, count, address, display.update, sources.report)
+            stats = _warm_there(on_ray, wrapper, sources, total, pick, limit)
     if not stats.stopped:
         sources.check_read(stats.texts)
     _print_summary(stats, sources.bad_rows, cache, as_json=as_json)
     if stats.stopped:
         raise typer.Exit(_INTERRUPTED)
+
+
+def _warm_here(
+    encoder: VllmEncoderWrapper,
+    sources: Sources,
+    display: WarmDisplay,
+    pick: Shard,
+    limit: int | None,
+) -> WarmStats:
+    warmer = Warmer(encoder, display.update, sources.report)
+    with _stopped_by_signals(warmer.stop.set):
+        return warmer.run(select(sources.batches(encoder, warmer.stop), pick, limit))
+
+
+def _warm_there(
+    warmer: ClusterWarmer,
+    encoder: VllmEncoderWrapper,
+    sources: Sources,
+    total: int | None,
+    pick: Shard,
+    limit: int | None,
+) -> ClusterStats:
+    parts = sources.batches_of_others(pick, limit)
+    here = sources.batches_of_here(encoder, warmer.stop)
+    with _stopped_by_signals(warmer.stop.set):
+        return warmer.run(parts, None if here is None else select(here, pick, limit), total)
+
+
+def _replicas(
+    engine: str, replicas: str | None, address: str | None
+) -> int | Literal["auto"] | None:
+    """How many replicas are wanted; None without a cluster."""
+    if engine == "local":
+        for name, value in (("--replicas", replicas), ("--address", address)):
+            if value is not None:
+                raise typer.BadParameter(f"{name} {value} is for --engine ray, which is not given.")
+        return None
+    if replicas in (None, "auto"):
+        return "auto"
+    if not replicas.isdecimal() or int(replicas) < 1:
+        raise typer.BadParameter(f"--replicas {replicas!r}: give a number, 1 or more, or auto.")
+    return int(replicas)
 
 
 def register(app: typer.Typer) -> None:
@@ -279,6 +344,15 @@ def _print_summary(stats: WarmStats, bad_rows: int, cache: str, *, as_json: bool
         f"{human_count(stats.encoded)} encoded; {human_count(bad_rows)} rows left out; "
         f"{stats.seconds:.1f} s{start}; {human_count(round(rate))} texts/s"
     )
+    if isinstance(stats, ClusterStats):
+        for one in stats.replicas[:_SHOWN_REPLICAS]:
+            again = f", started {one.starts} times" if one.starts > 1 else ""
+            print_text(
+                f"  {one.host}, process {one.pid}: {human_count(one.encoded)} encoded in "
+                f"{human_count(one.blocks)} blocks{again}"
+            )
+        if len(stats.replicas) > _SHOWN_REPLICAS:
+            print_text(f"  and {len(stats.replicas) - _SHOWN_REPLICAS} replicas more (--json)")
     if stats.stopped:
         print_text(
             f"Stopped. The {human_count(stats.committed)} that were encoded are in {cache}; the "

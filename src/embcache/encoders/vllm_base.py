@@ -176,6 +176,11 @@ class VllmWrapperBase:
         """The identity of this encoder's space; until the first call, its dtype may be "auto"."""
         return self._identity
 
+    @property
+    def engine_version(self) -> str:
+        """Package and version of the engine, `vllm 0.32.0`, say."""
+        return self._engine.version
+
     def local_tokenizer(self) -> LocalTokenizer:
         """The model's tokenizer, which counts tokens without an engine.
 
@@ -220,13 +225,7 @@ class VllmWrapperBase:
         if self._identity.dtype == "auto" and (self._database is not None or self._upstreams):
             cached = self._cached_dtypes()
             dtype = self._settle_dtype(cached, show_progress)
-            if cached and dtype not in cached:
-                logger.warning(
-                    "dtype='auto' means %s here, and the cache holds this model in %s: nothing of "
-                    "it is used. Name that dtype to use it.",
-                    dtype,
-                    ", ".join(cached),
-                )
+            _say_if_other(dtype, cached)
             self._identity = self._identity.with_dtype(dtype)
         open_space = partial(
             Database.space,
@@ -253,6 +252,21 @@ class VllmWrapperBase:
             canaries="at start" if self._cache.canaries else "never",
             upstream=upstream_of(self._upstreams, open_space),
         )
+
+    def settled_dtype(self) -> str:
+        """What this encoder's dtype is, "auto" settled without starting an engine.
+
+        Raises:
+            ConfigError: dtype is "auto", vllm cannot be asked, and the cache holds several.
+            EngineError: dtype is "auto", and vLLM cannot say what that means, finds no device, or
+                is not installed while the cache holds nothing for this model.
+        """
+        if self._identity.dtype != "auto":
+            return self._identity.dtype
+        cached = self._cached_dtypes()
+        dtype = self._auto.settle(cached) or self._auto.ask()
+        _say_if_other(dtype, cached)
+        return dtype
 
     def _cached_dtypes(self) -> list[str]:
         """Dtypes in which the cache holds the model; where it holds none, those of an upstream."""
@@ -292,4 +306,15 @@ class VllmWrapperBase:
         raise DtypeMismatchError(
             f"The engine runs in {actual}, and dtype={self._requested.dtype!r} was taken for "
             f"{expected}: nothing was written to that space. Run again, or name the dtype."
+        )
+
+
+def _say_if_other(dtype: str, cached: list[str]) -> None:
+    """Warn where the cache holds the model, but in other dtypes."""
+    if cached and dtype not in cached:
+        logger.warning(
+            "dtype='auto' means %s here, and the cache holds this model in %s: nothing of it is "
+            "used. Name that dtype to use it.",
+            dtype,
+            ", ".join(cached),
         )

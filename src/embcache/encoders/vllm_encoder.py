@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,6 +135,7 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
         make_engine: MakeEngine | None = None,
         **kwargs: Any,
     ) -> None:
+        self._given = {"model": model, "make_engine": make_engine, **kwargs}
         prompts = PromptArguments.taken_from(kwargs)
         cache = CacheArguments.taken_from(kwargs)
         truncate_dim = VectorArguments.taken_from(kwargs).truncate_dim
@@ -234,6 +236,30 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
                 "Give the prompt itself."
             )
         return (self.prompts_dict or {}).get("" if kind is None else kind.value, "")
+
+    def recipe(self, **changed: Any) -> partial[VllmEncoderWrapper]:
+        """How to make this encoder again, in another process or on another machine.
+
+        Places are absolute and the revision is the commit that was found here, so that it does not
+        depend on where it is made; prompts are those that were settled here.
+
+        Args:
+            **changed: Arguments of this class that are to have other values.
+
+        Returns:
+            A function without arguments, which pickles if the arguments do; its `keywords` are
+            what was given. It holds `storage_options`, secrets included.
+        """
+        given: dict[str, Any] = {**self._given, "prompt_dict": self.prompts_dict}
+        model = given["model"]
+        if isinstance(model, (str, os.PathLike)):
+            local = self._source.directory if self._source.is_local else None
+            given["model"] = self._source.name if local is None else str(local)
+            given["revision"] = None if local is not None else self._source.revision
+        if self._database is not None:
+            given["cache_path"] = self._database.location.uri
+        given["upstream"] = [one.location.uri for one in self._upstreams]
+        return partial(type(self), **{**given, **changed})
 
     def _settings(self) -> dict[str, Any]:
         return super()._settings() | prompt_settings(

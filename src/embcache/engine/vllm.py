@@ -48,6 +48,8 @@ class VllmEngine:
         revision: Commit of the hub snapshot; None for a directory.
         arguments: Arguments of `vllm.EngineArgs`, dtype included.
         adapter: Directory of a LoRA adapter that is applied to every text.
+        neighbours: How many engines of this host are started at the same time, this one included:
+            on CPU they share the memory that is free.
     """
 
     convert: Literal["embed", "classify"] = "embed"
@@ -58,7 +60,9 @@ class VllmEngine:
         revision: str | None,
         arguments: Mapping[str, Any],
         adapter: str | None = None,
+        neighbours: int = 1,
     ) -> None:
+        self._neighbours = neighbours
         self._model = model
         self._revision = revision
         self._arguments = dict(arguments)
@@ -288,7 +292,7 @@ class VllmEngine:
         if not current_platform.is_cpu():
             return arguments
         if share is MTEB_GPU_MEMORY_UTILIZATION:
-            arguments["gpu_memory_utilization"] = cpu_memory_share()
+            arguments["gpu_memory_utilization"] = cpu_memory_share() / self._neighbours
         if not arguments.get("enforce_eager") and (reason := cannot_compile()):
             logger.warning("%s: vLLM runs in eager mode, a little slower.", reason)
             arguments["enforce_eager"] = True

@@ -137,7 +137,12 @@ class Canaries:
         return request.context in self._compared
 
     def commit(self) -> None:
-        """Add what `check` encoded, after the first rows: an empty space needs no canaries."""
+        """Add what `check` encoded, after the first rows: an empty space needs no canaries.
+
+        Raises:
+            ChangedModelError: Another process, which began to fill the same space at the same
+                time, has added others.
+        """
         with self._lock:
             new, self._new = self._new, []
         if self._space is None:
@@ -153,6 +158,17 @@ class Canaries:
                 )
             except CacheError as error:
                 self._warn(self._space, error)
+            else:
+                self._compare_kept(self._space, rows)
+
+    def _compare_kept(self, space: Space, rows: Rows) -> None:
+        """Compare canaries that were just added with those that are there: the first ones count."""
+        own = KnownCanaries.of(rows, "this run", self._engine.version)
+        if differing := self._of_space(space).difference(own, self._dtype):
+            raise ChangedModelError(
+                f"Another process fills {space.location} with another model at the same time: "
+                f"{differing}. {_WAY_OUT}"
+            )
 
     def _keep(self, rows: Rows | None) -> None:
         """Have new canaries committed; where nothing is kept, remember them for the upstream."""

@@ -77,12 +77,13 @@ class Chunker:
         tokens: How many tokens the next chunk has, about. Not texts: a number that is right for
             queries would be far too large for documents.
         adapts: Whether `tokens` follows the time that chunks take.
+        seconds: As given.
         width: Components of a vector; None as long as none is known.
     """
 
     def __init__(self, engine: Engine, seconds: tuple[float, float] = CHUNK_SECONDS) -> None:
         self._engine = engine
-        self._seconds = seconds
+        self.seconds = seconds
         self.tokens = engine.batch_size * _TOKENS_A_SEQUENCE
         self.adapts = True
         self.width: int | None = None
@@ -132,7 +133,7 @@ class Chunker:
             seconds: What the last chunk took.
             full: Whether it was not just what was left of a window.
         """
-        least, most = self._seconds
+        least, most = self.seconds
         if not self.adapts:
             return
         if seconds > most:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 
 from embcache.engine.base import Embedded, Engine
 from embcache.errors import CacheError, CacheWriteError, RefusedTextsError
@@ -43,6 +44,9 @@ from embcache.store.index import Positions, unique_keys
 from embcache.store.traffic import Traffic
 
 logger = logging.getLogger(__name__)
+
+Claim = Callable[[Keys], npt.NDArray[np.bool_]]
+"""Gets `(n, 2) uint64` keys, and returns `(n,) bool`: which of them the caller is to encode."""
 
 _ATTEMPTS = 3  # at rows that other processes move or damage meanwhile
 
@@ -183,6 +187,7 @@ class Pipeline:
         watcher: Watcher,
         refuse: Refuse,
         stop: Callable[[], bool] = lambda: False,
+        claim: Claim | None = None,
     ) -> EncodeStats:
         """Write what is missing to the space, and nothing else: no vector is read or returned.
 
@@ -198,6 +203,8 @@ class Pipeline:
                 their neighbours are encoded; it may raise.
             stop: Asked before each chunk; once it returns True, nothing more is encoded, and what
                 was encoded until then is committed.
+            claim: Asked which of the missing keys are this call's; the others somebody else
+                encodes, and they count as hits. None if all of them are.
 
         Returns:
             What was done; `encoded` is less than `unique - hits - refused` if `stop` ended it.
@@ -212,7 +219,10 @@ class Pipeline:
         store = self._open_store("raise")
         before = self._traffic()
         job = Job(request, keys, source, store, store.snapshot, None)
-        missing = self._ask_upstream(job, job.missing(first), watcher)
+        missing = job.missing(first)
+        if claim is not None and len(missing):
+            missing = missing[claim(keys[missing])]
+        missing = self._ask_upstream(job, missing, watcher)
         encoded = 0
         if len(missing) and not stop():
             encoded = self._fill(

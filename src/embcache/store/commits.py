@@ -6,12 +6,14 @@ in a store.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import lance
 import pyarrow as pa
+from lance.fragment import FragmentMetadata, write_fragments
 
 from embcache.store.lance_errors import WRITE_FIX, despite_conflicts, lance_errors
 from embcache.store.leftovers import remove_leftovers
@@ -74,6 +76,51 @@ def append(location: Location, table: lance.LanceDataset, rows: pa.Table) -> lan
 
     _patiently(location, once)
     return written[-1]
+
+
+def stage(table: lance.LanceDataset, rows: pa.Table) -> str:
+    """Write rows to a file of a table and commit nothing: nobody sees them until `add_staged`.
+
+    Args:
+        table: A version of the table.
+        rows: In its columns; at most a million.
+
+    Returns:
+        What `add_staged` needs to know, as JSON.
+    """
+    [fragment] = write_fragments(rows, table, mode="append")
+    return json.dumps(fragment.to_json())
+
+
+def add_staged(location: Location, staged: Sequence[str]) -> lance.LanceDataset:
+    """Commit files that `stage` has written, here or on another machine, all at once.
+
+    Args:
+        location: Where the table is.
+        staged: What `stage` returned; the files are there, see `compaction.clean_up` for how long.
+
+    Returns:
+        The version with them.
+    """
+    waiting = [FragmentMetadata.from_json(one) for one in staged]
+    committed: list[lance.LanceDataset] = []
+
+    def once() -> None:
+        table = lance.dataset(location.uri, storage_options=location.lance_options)
+        # A commit whose answer was lost went through: the same files again would be rows twice.
+        there = {file.path for one in table.get_fragments() for file in one.metadata.files}
+        new = [one for one in waiting if not there.issuperset(file.path for file in one.files)]
+        if new:
+            table = lance.LanceDataset.commit(
+                location.uri,
+                lance.LanceOperation.Append(new),
+                read_version=table.version,
+                storage_options=location.lance_options,
+            )
+        committed.append(table)
+
+    _patiently(location, once)
+    return committed[-1]
 
 
 def delete(

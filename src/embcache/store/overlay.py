@@ -160,6 +160,8 @@ class Overlay:
             if self._below is not None and self.writes:
                 self._write_to(self._below, lambda space: self._see(space.add(rows)))
                 self.written += len(rows) if self.writes else 0
+                if self.writes and self._below.stages:
+                    return self.snapshot  # whoever only fills a space reads none of them
             elif self.refusal is None:  # else looking might take minutes, a store's patience
                 self.refresh()
             return self._add(rows)

@@ -64,6 +64,11 @@ CANARIES = "_canaries"
 takes it along, and nothing that walks over a cache's tables or a space's rows meets it."""
 
 
+Staged = Callable[[str, Keys], None]
+"""Gets a file of rows that is written and not committed, as `commits.add_staged` takes it, and the
+rows' keys."""
+
+
 class Space:
     """The handle of one table, which need not exist yet. Threads may share it.
 
@@ -98,6 +103,7 @@ class Space:
         self._looked = float("-inf")  # when the table's versions were last listed
         self._salvage = Salvage(location, self._open_sound)
         self._compact_automatically = compact_automatically
+        self._staged: Staged | None = None
         self.compactor = Compactor(location, self.refresh)
 
     @property
@@ -242,6 +248,42 @@ class Space:
                 raise
             return self.salvage(write=write, values=False)
 
+    def stage(self, take: Staged) -> None:
+        """Commit no rows from now on: `add` writes their files, which somebody else commits.
+
+        Many writers of one table get in each other's way; one that commits for all does not. What
+        is staged is in no snapshot before it is committed.
+
+        Args:
+            take: Is called with each file, in the thread that adds.
+        """
+        self._staged = take
+
+    @property
+    def stages(self) -> bool:
+        """Whether rows that are added are staged, and not in the snapshot afterwards."""
+        return self._staged is not None
+
+    def add_staged(self, staged: Sequence[str]) -> list[lance.LanceFragment]:
+        """Commit files that handles of this space have staged, all at once.
+
+        Args:
+            staged: As they were handed on.
+
+        Returns:
+            The fragments of the version with them.
+
+        Raises:
+            CacheWriteError: The space cannot be written, or was removed meanwhile.
+        """
+        with lance_errors("Writing to", self.location, WRITE_FIX):
+            if not self.location.has_table():
+                raise CacheWriteError(
+                    f"Writing to {self.location} failed: it was there, and was removed meanwhile. "
+                    f"{WRITE_FIX.text}"
+                )
+            return commits.add_staged(self.location, staged).get_fragments()
+
     def keep_index(self) -> None:
         """Keep the index of the last `refresh` on disk, if opening the space again would take long.
 
@@ -252,6 +294,7 @@ class Space:
             fresh = len(last.index) - last.kept
             if (
                 folder is None
+                or self._staged is not None  # whoever commits keeps it
                 or fresh < max(index_file.LEAST_KEYS, last.kept // 2)
                 or self._salvage.lost
             ):
@@ -416,7 +459,11 @@ class Space:
             with lance_errors("Writing to", self.location, WRITE_FIX):
                 table = self._open_or_create(dim, snapshot.reader)
                 self._check_schema(table.schema, dim)
-                written = commits.append(self.location, table, make(table.schema, new))
+                rows = make(table.schema, new)
+                if self._staged is not None:
+                    self._staged(commits.stage(table, rows), keys[new])
+                    return snapshot, len(new)
+                written = commits.append(self.location, table, rows)
             with self._out_of_reach():
                 snapshot = self._see(written)
             self._committed(snapshot.reader)

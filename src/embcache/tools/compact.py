@@ -1,4 +1,4 @@
-"""Compact a space: many small files into few large ones, and the disk of deleted rows freed."""
+"""Compact a space: each key once, small files merged into large ones, unused disk freed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from embcache.store import Location, Space
 from embcache.store.compaction import remove_left_behind
 from embcache.store.lance_errors import WRITE_FIX, despite_conflicts, lance_errors
 from embcache.store.locks import sole_compactor
+from embcache.tools.duplicates import remove_duplicates
 
 _ATTEMPTS = 5
 
@@ -23,6 +24,7 @@ class CompactReport:
         fragments_after: The same, after.
         bytes_before: Bytes of all files in the folder, old versions included, before.
         bytes_after: The same, after.
+        duplicates: Rows, canaries' included, that were removed because another row has their key.
     """
 
     location: Location
@@ -30,11 +32,14 @@ class CompactReport:
     fragments_after: int
     bytes_before: int
     bytes_after: int
+    duplicates: int = 0
 
     def __str__(self) -> str:
+        removed = f"{self.duplicates:,} duplicates removed, " if self.duplicates else ""
         text = (
             f"{self.location.name}: {self.fragments_before:,} -> {self.fragments_after:,} "
-            f"fragments, {self.bytes_before / 1e6:,.1f} -> {self.bytes_after / 1e6:,.1f} MB"
+            f"fragments, {removed}"
+            f"{self.bytes_before / 1e6:,.1f} -> {self.bytes_after / 1e6:,.1f} MB"
         )
         if self.bytes_after > self.bytes_before:
             text += " (the old files stay for who reads them; compact again after an hour)"
@@ -42,11 +47,13 @@ class CompactReport:
 
 
 def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -> CompactReport:
-    """Rewrite small fragments into large ones, and remove files that nothing needs any more.
+    """Remove duplicates, merge small fragments, and remove files that nothing needs any more.
 
-    Encoders do this by themselves in the background, when it pays; this does all of it at once.
-    Other processes may read and write meanwhile. Rows keep their stable row ids: of equal keys, the
-    row that was committed first still counts.
+    Encoders merge by themselves in the background, when it pays; this does all of it at once, and
+    duplicates go only here: rows of one key, which processes leave that encode the same text at the
+    same time. The one that was committed first stays, of those that are sound, see
+    `embcache.tools.duplicates`. Other processes may read and write meanwhile. Rows keep their
+    stable row ids.
 
     Args:
         space: The space.
@@ -56,25 +63,28 @@ def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -
             process has the space open; one that has then fails to read.
 
     Returns:
-        Fragments and bytes, before and after. What killed processes left behind is removed once it
-        is an hour old.
+        Fragments and bytes, before and after, and how many duplicates were removed. What killed
+        processes left behind is removed once it is an hour old.
 
     Raises:
         ConfigError: There is no table.
         CacheError: Lance cannot read or write it.
     """
     fragments, size = len(space.open().fragments), space.location.size()
-    _compact(space, older_than)
+    duplicates = _compact(space, older_than)
     if space.canaries.location.has_table():
-        _compact(space.canaries, older_than)
+        duplicates += _compact(space.canaries, older_than)
     after = len(space.open().fragments)
-    return CompactReport(space.location, fragments, after, size, space.location.size())
+    return CompactReport(space.location, fragments, after, size, space.location.size(), duplicates)
 
 
-def _compact(space: Space, older_than: timedelta) -> None:
+def _compact(space: Space, older_than: timedelta) -> int:
+    """Compact one table; returns how many duplicates it had."""
     with sole_compactor(space.location.folder, wait=True):  # a writer's own takes a second
+        duplicates = remove_duplicates(space.location)  # first: merged fragments are without them
         _optimize(space, older_than)
         remove_left_behind(space.location)
+    return duplicates
 
 
 def _optimize(space: Space, older_than: timedelta) -> None:

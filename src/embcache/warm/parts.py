@@ -20,6 +20,7 @@ from embcache.warm.opened import reading
 from embcache.warm.parquet_files import parquet_pieces, read_parquet
 from embcache.warm.plain_text import read_lines
 from embcache.warm.remote_files import RemoteFile
+from embcache.warm.streams import Shard, select
 
 PART_BYTES = 2**26
 """Bytes of the wanted columns in a part of a file, about: enough to be worth a process's while."""
@@ -122,6 +123,30 @@ class Part:
             case "txt":
                 return read_lines(self.path, self.columns, report)
         return read_delimited(self.path, self.kind, self.columns, self.dialect, report)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Some of the texts of a part, see `select`; it can be pickled, too.
+
+    Attributes:
+        part: The part: whole files, since texts are counted from the beginning of each.
+        shard: Which texts to take.
+        limit: How many texts of each file are looked at; None for all.
+    """
+
+    part: Part
+    shard: Shard
+    limit: int | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """The part's."""
+        return self.part.is_remote
+
+    def read(self, report: Report) -> Iterator[TextBatch]:
+        """Read the texts that are taken, see `Part.read`."""
+        yield from select(self.part.read(report), self.shard, self.limit)
 
 
 def parts(

@@ -22,7 +22,7 @@ from embcache.warm.streams import join_small, read_ahead
 
 if TYPE_CHECKING:
     from embcache.encoders.vllm_encoder import VllmEncoderWrapper
-    from embcache.pipeline.pipeline import Pipeline
+    from embcache.pipeline.pipeline import Claim, Pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,8 @@ class Warmer:
         advance: Called with the stats whenever they change, in the thread that runs.
         report: Called with each text that is left out, in the thread that runs; it may raise, to
             end the run.
+        claim: Asked which of the missing keys are to be encoded here, see `Pipeline.fill`; None if
+            all of them are.
 
     Attributes:
         stop: Set it, from any thread or a signal handler, to end after the chunk in flight; what is
@@ -115,9 +117,11 @@ class Warmer:
         encoder: VllmEncoderWrapper,
         advance: Callable[[WarmStats], None] = lambda stats: None,
         report: Report = warn,
+        claim: Claim | None = None,
     ) -> None:
         self._encoder = encoder
         self._report = report
+        self._claim = claim
         self.stop = threading.Event()
         self.stats = WarmStats()
         self._watcher = _Counter(self.stats, advance)
@@ -158,6 +162,7 @@ class Warmer:
             watcher=self._watcher,
             refuse=partial(self._refuse, window),
             stop=self.stop.is_set,
+            claim=self._claim,
         )
         self._watcher.settle(done, self.stats.refused - before)
         # Else Arrow's pool keeps what it once had, and a long run grows slowly.

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from embcache.engine.runs import text_sizes
 from embcache.errors import ConfigError
-from embcache.warm.sources import TextBatch
+from embcache.warm.batches import TextBatch
 
 T = TypeVar("T")
 

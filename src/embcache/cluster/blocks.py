@@ -1,0 +1,93 @@
+"""Blocks: the texts that one task of Ray Data deals with, and how they get into its tables."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from embcache.pipeline.chunks import WINDOW_TEXTS
+from embcache.warm.batches import BATCH_BYTES, BadRow, TextBatch
+from embcache.warm.streams import join_small
+
+BLOCK_BYTES = BATCH_BYTES
+"""Bytes of a block's texts in memory, at most: a few of them wait for each replica."""
+
+_LEAST = 256
+_EACH = 16  # blocks for each replica, at least: what is left at the end is shared out evenly
+_PART_BITS = 32
+
+
+@dataclass(frozen=True)
+class Block:
+    """Texts that one task deals with.
+
+    Attributes:
+        number: The same one whenever and wherever these texts are read.
+        batch: The texts; None for rows without any.
+        bad: Rows of the same part of a source that were left out while it was read.
+    """
+
+    number: int
+    batch: TextBatch | None
+    bad: list[BadRow] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many texts blocks have: so few that all replicas have work until the end.
+
+    Attributes:
+        replicas: How many replicas share the texts.
+        total: How many texts there are, about; None if that is not known. The blocks of a source
+            then grow with what was read of it.
+    """
+
+    replicas: int
+    total: int | None = None
+
+    def next(self, read: int) -> int:
+        """Texts of the next block, at most.
+
+        Args:
+            read: Texts of the same part of a source in earlier blocks.
+        """
+        known = read if self.total is None else self.total
+        return max(_LEAST, min(WINDOW_TEXTS, known // (self.replicas * _EACH)))
+
+
+def first_block(part: int) -> int:
+    """Number of the first block of a part of the sources; the others follow it."""
+    return part << _PART_BITS
+
+
+def sized(batches: Iterable[TextBatch], sizes: Sizes) -> Iterator[TextBatch]:
+    """The same texts in batches that make good blocks; the same ones each time.
+
+    Args:
+        batches: The texts of a part of a source.
+        sizes: How many a block has at most.
+    """
+    read = 0
+    for joined in join_small(batches, WINDOW_TEXTS, BLOCK_BYTES):
+        for batch in joined.pieces(WINDOW_TEXTS, BLOCK_BYTES):
+            at = 0
+            while at < len(batch.texts):
+                size = sizes.next(read)
+                yield batch.cut(slice(at, at + size))
+                at, read = at + size, read + size
+
+
+def packed(block: Block) -> pa.Table:
+    """A block as a table of one row, which is how Ray Data moves it.
+
+    Pickled, since texts may hold what is no UTF-8, which is for the replica to refuse.
+    """
+    return pa.table({"block": [pickle.dumps(block)]})
+
+
+def unpacked(table: pa.Table) -> list[Block]:
+    """The blocks in a table that `packed` made, or several of them joined."""
+    return [pickle.loads(one.as_buffer()) for one in table.column("block")]

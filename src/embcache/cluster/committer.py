@@ -1,0 +1,115 @@
+"""The one who commits what all replicas of a job have written."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import lance
+
+from embcache.cluster.desk import Written
+from embcache.errors import CacheWriteError
+from embcache.store import Location, Space
+from embcache.store.background import GRACE
+from embcache.store.compaction import Fragment, clean_up, fragments_to_merge, merge_fragments
+from embcache.store.lance_errors import is_conflict
+from embcache.store.locks import sole_compactor
+
+logger = logging.getLogger(__name__)
+
+COMMIT_SECONDS = 2.0
+COMMIT_SECONDS_IN_A_STORE = 5.0
+"""Time between two commits, at least: short enough that a kill of the driver loses little."""
+
+_SHARE = (
+    0.05  # of the time that commits take, at most: a manifest lists all files, so they get slow
+)
+
+LATE_SECONDS = 1800.0
+"""How old a file may be that is committed. A compaction of another process takes files that nobody
+has committed for an hour for those of a process that is dead, and removes them."""
+
+
+class Committer:
+    """Commits files that replicas have written, and has the table compacted when it pays.
+
+    Vectors are not read here: merging is a task of Ray, on whatever node has room.
+
+    Args:
+        space: The space that the files are of.
+        compact: Whether small files are merged.
+    """
+
+    def __init__(self, space: Space, *, compact: bool) -> None:
+        self._space = space
+        self._compact = compact
+        self._waiting: list[tuple[float, Written]] = []
+        remote = space.location.folder is None
+        self._least = self._every = COMMIT_SECONDS_IN_A_STORE if remote else COMMIT_SECONDS
+        self._last = time.monotonic()
+        self._merging: Any = None
+        self.committed = 0
+
+    def take(self, written: Iterable[Written]) -> None:
+        """Take files that are to be committed."""
+        self._waiting += [(time.monotonic(), one) for one in written]
+
+    def commit(self, *, now: bool = False) -> None:
+        """Commit what is waiting, if it is time to.
+
+        Args:
+            now: Whether to commit in any case.
+
+        Raises:
+            CacheWriteError: The space cannot be written; or files have waited for so long that
+                they may be gone.
+        """
+        if not self._waiting or not (now or time.monotonic() - self._last >= self._every):
+            return
+        oldest = min(since for since, _ in self._waiting)
+        if time.monotonic() - oldest > LATE_SECONDS:
+            raise CacheWriteError(
+                f"{len(self._waiting)} files of {self._space.location} could not be committed for "
+                f"{LATE_SECONDS / 60:g} minutes, and a compaction may have removed them since. The "
+                "same command encodes again what they held."
+            )
+        began = time.monotonic()
+        fragments = self._space.add_staged([one.file for _, one in self._waiting])
+        self.committed += sum(len(one.keys) for _, one in self._waiting)
+        self._waiting.clear()
+        self._last = time.monotonic()
+        self._every = max(self._least, (self._last - began) / _SHARE)
+        if self._compact:
+            self._merge(fragments)
+
+    def close(self) -> None:
+        """Wait for a merge that has begun."""
+        import ray
+
+        if self._merging is not None:
+            ray.get(self._merging)
+
+    def _merge(self, fragments: list[lance.LanceFragment]) -> None:
+        import ray
+
+        if self._merging is not None and not ray.wait([self._merging], timeout=0)[0]:
+            return
+        if fragments_to_merge([Fragment.of(one) for one in fragments]) is None:
+            return
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")(_merge)
+        location = self._space.location
+        self._merging = task.remote(location.uri, dict(location.storage_options))
+
+
+def _merge(uri: str, options: dict[str, str]) -> None:
+    """Merge small fragments of a table; what fails is tried again after the next commits."""
+    location = Location.of(uri, options)
+    try:
+        with sole_compactor(location.folder) as alone:
+            if alone and merge_fragments(location, lambda: True):
+                clean_up(location, GRACE)
+    except Exception as error:
+        level = logging.INFO if is_conflict(error) else logging.WARNING
+        logger.log(level, "%s This was compaction; what is cached is not affected.", error)

@@ -1,0 +1,343 @@
+"""The desk of a job: an actor on the driver's node that replicas report to, and ask.
+
+No vector comes here. What does: keys (16 bytes a text that is missing), the names of files that
+are written and not yet committed, counts, complaints, and the texts of sources that only the driver
+can read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from embcache.cluster.claims import Claims
+from embcache.identity.keys import Keys
+from embcache.warm.batches import BadRow
+
+ALIVE_SECONDS = 20.0
+"""How long a replica that says nothing counts as alive: it says something every few seconds."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of rows that a replica has written, and nobody has committed yet.
+
+    Attributes:
+        file: What `Space.add_staged` takes.
+        keys: `(n, 2) uint64`, its rows' keys.
+    """
+
+    file: str
+    keys: Keys
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was done with a block of texts, so far.
+
+    Attributes:
+        texts: Texts that are dealt with.
+        upstream: How many of them came from an upstream.
+        refused: How many of them were left out.
+        tokens: Tokens of those that were encoded.
+    """
+
+    texts: int = 0
+    upstream: int = 0
+    refused: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a replica says of the block that it works on.
+
+    Attributes:
+        block: The block's number.
+        done: What was done with it, in this attempt.
+        written: Files with its rows that were not reported before.
+        bad: Rows of it that are left out; all of them, with the last report.
+        messages: What was logged for the user, since the last report.
+        starting: Whether the engine is starting.
+        finished: Whether this is the last report of the block.
+    """
+
+    block: int
+    done: Done = Done()
+    written: Sequence[Written] = ()
+    bad: Sequence[BadRow] = ()
+    messages: Sequence[str] = ()
+    starting: bool = False
+    finished: bool = False
+
+
+@dataclass
+class Replica:
+    """A replica, as the desk knows it.
+
+    Attributes:
+        host: Name of its host.
+        pid: Its process.
+        slot: Which of its host's replicas it is, from 0.
+        encoded: How many texts it has encoded, those that were lost with a kill left out.
+        blocks: How many blocks it has finished.
+        starts: How often it was started.
+        starting: Whether its engine is starting.
+        started: Whether that is over, or texts are dealt with and no engine was needed.
+        block: The block that it works on; None between two.
+        seen: `time.monotonic()` when it last said something.
+    """
+
+    host: str
+    pid: int
+    slot: int
+    encoded: int = 0
+    blocks: int = 0
+    starts: int = 0
+    starting: bool = False
+    started: bool = False
+    block: int | None = None
+    seen: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job cannot go on.
+
+    Attributes:
+        kind: Name of a class in `embcache.errors`.
+        message: Its text.
+    """
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What the driver learns when it asks.
+
+    Attributes:
+        done: What was done, all blocks together.
+        encoded: How many texts were encoded and are in files.
+        written: Files that were not handed out before.
+        bad: Rows that are left out, and were not handed out before.
+        messages: The same of messages.
+        replicas: All replicas that ever were, by the ids of their actors.
+        alive: How many of them said something a short while ago.
+        busy: How many of these work on a block.
+        failure: Why the job cannot go on; None while it can.
+    """
+
+    done: Done
+    encoded: int
+    written: Sequence[Written]
+    bad: Sequence[BadRow]
+    messages: Sequence[str]
+    replicas: dict[str, Replica]
+    alive: int
+    busy: int
+    failure: Failure | None
+
+
+@dataclass
+class _Inbox:
+    """What the driver has not fetched yet."""
+
+    written: list[Written] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+
+class Desk:
+    """Keeps what the replicas of one job must agree about; its methods run one at a time.
+
+    Args:
+        held: How many batches of the driver's texts are kept at most. A batch is kept until its
+            block is finished: whoever reads may die, and read again.
+    """
+
+    def __init__(self, held: int = 8) -> None:
+        self._claims = Claims()
+        self._numbers: dict[int, int] = {}
+        self._replicas: dict[str, Replica] = {}
+        self._version: tuple[str, str] | None = None
+        self._open: dict[int, Done] = {}
+        self._finished: set[int] = set()
+        self._total: Counter[str] = Counter()
+        self._encoded = 0
+        self._inbox = _Inbox()
+        self._failure: Failure | None = None
+        self._stopped = False
+        self._feed: dict[int, bytes] = {}
+        self._fed = 0
+        self._end: int | None = None
+        self._held = held
+        self._changed = asyncio.Condition()
+
+    async def hello(self, actor: str, host: str, pid: int) -> int:
+        """Take in a replica, when it starts, and starts again.
+
+        Args:
+            actor: Id of its actor, which stays if it is restarted.
+            host: Name of its host.
+            pid: Its process.
+
+        Returns:
+            Its slot: its number among the replicas of its host.
+        """
+        known = self._replicas.get(actor)
+        if known is None or known.host != host:
+            taken = {one.slot for one in self._replicas.values() if one.host == host}
+            slot = next(number for number in range(len(taken) + 1) if number not in taken)
+            earlier = known or Replica(host, pid, slot)
+            known = self._replicas[actor] = Replica(
+                host, pid, slot, earlier.encoded, earlier.blocks, earlier.starts
+            )
+        known.pid, known.starts, known.block = pid, known.starts + 1, None
+        known.seen = time.monotonic()
+        return known.slot
+
+    async def other_version(self, host: str, version: str) -> str | None:
+        """Compare a replica's engine with those of the others.
+
+        Args:
+            host: Name of its host.
+            version: Package and version of the engine.
+
+        Returns:
+            What another host has; None where it is the same.
+        """
+        first_host, first = self._version = self._version or (host, version)
+        return None if first == version else f"{first_host} has {first}"
+
+    async def beat(self, actor: str) -> bool:
+        """Note that a replica is alive.
+
+        Returns:
+            Whether it is to stop.
+        """
+        self._replicas[actor].seen = time.monotonic()
+        return self._stopped
+
+    async def claim(self, block: int, keys: Keys) -> npt.NDArray[np.bool_]:
+        """Claim keys for a block, see `Claims.claim`."""
+        number = self._numbers.setdefault(block, len(self._numbers))
+        return self._claims.claim(number, keys)
+
+    async def report(self, actor: str, report: Report) -> bool:
+        """Take what a replica says of its block.
+
+        Args:
+            actor: Id of its actor.
+            report: What it says.
+
+        Returns:
+            Whether it is to stop after its chunk.
+        """
+        replica = self._replicas[actor]
+        replica.started |= bool(report.done.texts) or (replica.starting and not report.starting)
+        replica.seen, replica.starting = time.monotonic(), report.starting
+        replica.block = None if report.finished else report.block
+        self._inbox.messages += report.messages
+        for one in report.written:
+            self._claims.done(one.keys)
+            replica.encoded += len(one.keys)
+            self._encoded += len(one.keys)
+        self._inbox.written += report.written
+        if report.block not in self._finished:  # else its answer was lost, and it ran again
+            self._open[report.block] = report.done
+            if report.finished and not self._stopped:
+                replica.blocks += 1
+                await self._finish(report)
+        return self._stopped
+
+    async def _finish(self, report: Report) -> None:
+        self._finished.add(report.block)
+        self._total.update(vars(self._open.pop(report.block)))
+        self._inbox.bad += report.bad
+        async with self._changed:
+            self._feed.pop(report.block, None)
+            self._changed.notify_all()
+
+    async def fail(self, kind: str, message: str) -> None:
+        """Note why the job cannot go on; what is said first counts."""
+        self._failure = self._failure or Failure(kind, message)
+
+    async def stop(self) -> None:
+        """Have replicas stop after the chunk that they work on."""
+        self._stopped = True
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def state(self) -> State:
+        """What was done so far, and what is new since the last call."""
+        total = Counter(self._total)
+        for one in self._open.values():
+            total.update(vars(one))
+        inbox, self._inbox = self._inbox, _Inbox()
+        limit = time.monotonic() - ALIVE_SECONDS
+        alive = [one for one in self._replicas.values() if one.seen > limit]
+        return State(
+            Done(**total),
+            self._encoded,
+            inbox.written,
+            inbox.bad,
+            inbox.messages,
+            dict(self._replicas),
+            len(alive),
+            sum(one.block is not None for one in alive),
+            self._failure,
+        )
+
+    async def put(self, data: bytes, first_block: int) -> bool:
+        """Take the next batch of the driver's texts; waits for room.
+
+        Args:
+            data: The batch, pickled.
+            first_block: Number of the first of these batches' blocks; the others follow it.
+
+        Returns:
+            Whether further ones are wanted.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self._feed) < self._held or self._stopped)
+            self._feed[first_block + self._fed] = data
+            self._fed += 1
+            self._changed.notify_all()
+        return not self._stopped
+
+    async def end(self, first_block: int) -> None:
+        """Note that there are no further texts of the driver's."""
+        async with self._changed:
+            self._end = first_block + self._fed
+            self._changed.notify_all()
+
+    async def get(self, block: int) -> bytes | None:
+        """Give out a batch of the driver's texts; waits for it.
+
+        Args:
+            block: The block's number.
+
+        Returns:
+            The batch; b"" for one that is finished, None behind the last one, and when the job is
+            to stop.
+        """
+
+        def known() -> bool:
+            return block in self._feed or block in self._finished or self._over(block)
+
+        async with self._changed:
+            await self._changed.wait_for(known)
+            if self._over(block):
+                return None
+            return self._feed.get(block, b"")
+
+    def _over(self, block: int) -> bool:
+        return self._stopped or (self._end is not None and block >= self._end)

@@ -1,0 +1,109 @@
+"""What Ray Data reads: the local readers, part by part, and what only the driver can read."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from embcache.cluster.blocks import Block, Sizes, first_block, packed, sized
+from embcache.errors import EmbcacheError
+from embcache.warm.batches import BadRow, TextBatch
+
+if TYPE_CHECKING:
+    from embcache.warm.parts import Part, Selected
+
+Read = Callable[[], Iterator[pa.Table]]
+"""Yields blocks, see `packed`: the same ones each time, since Ray reads again what is lost."""
+
+
+def datasource(reads: list[Read]) -> Any:
+    """A data source of Ray Data, with one read task for each reader.
+
+    Args:
+        reads: The readers; they run anywhere on the cluster.
+
+    Returns:
+        A `ray.data.Datasource`.
+    """
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    class Texts(Datasource):  # type: ignore[misc]  # what ray is, mypy does not look into
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
+
+        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+            nothing = BlockMetadata(
+                num_rows=None, size_bytes=None, input_files=None, exec_stats=None
+            )
+            return [ReadTask(read, nothing) for read in reads]
+
+    return Texts()
+
+
+def part_reader(number: int, part: Part | Selected, sizes: Sizes, desk: Any) -> Read:
+    """Reads a part of the sources.
+
+    Args:
+        number: The part's.
+        part: What is read, by the readers that a local run has.
+        sizes: How many texts a block has at most.
+        desk: The job's desk, which is told of errors.
+    """
+
+    def read() -> Iterator[pa.Table]:
+        with told(desk):
+            bad: list[BadRow] = []
+            block = first_block(number)
+            for batch in sized(part.read(bad.append), sizes):
+                found, bad[:] = list(bad), []
+                yield packed(Block(block, batch, found))
+                block += 1
+            if bad:
+                yield packed(Block(block, None, bad))
+
+    return read
+
+
+def feed_reader(number: int, desk: Any) -> Read:
+    """Reads what the driver puts on the desk: a task of mteb's, a data set, a pipe.
+
+    Args:
+        number: The number that the driver's texts have as a part of the sources.
+        desk: The job's desk.
+    """
+
+    def read() -> Iterator[pa.Table]:
+        import ray
+
+        block = first_block(number)
+        while (data := ray.get(desk.get.remote(block))) is not None:
+            batch: TextBatch | None = pickle.loads(data) if data else None
+            yield packed(Block(block, batch))
+            block += 1
+
+    return read
+
+
+@contextmanager
+def told(desk: Any, where: str = "") -> Iterator[None]:
+    """Tell the desk what is wrong, before Ray wraps it into errors of its own.
+
+    Args:
+        desk: The job's desk.
+        where: Said in front of it.
+    """
+    import ray
+
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, EmbcacheError)
+        kind = type(error).__name__ if known else "EngineError"
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        ray.get(desk.fail.remote(kind, f"{where}{message}"))
+        raise
