@@ -18,7 +18,27 @@ from tests.conftest import ROOT, encode, run_python
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-WORDS = "the of and a to in is you that it he was for on are as with his they".split()
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "a",
+    "to",
+    "in",
+    "is",
+    "you",
+    "that",
+    "it",
+    "he",
+    "was",
+    "for",
+    "on",
+    "are",
+    "as",
+    "with",
+    "his",
+    "they",
+]
 EVALUATE = """
 import json, mteb
 from embcache import VllmEncoderWrapper
