@@ -15,8 +15,9 @@ from embcache.warm.streams import join_small
 BLOCK_BYTES = BATCH_BYTES
 """Bytes of a block's texts in memory, at most: a few of them wait for each replica."""
 
-_LEAST = 256
+_LEAST = 64
 _EACH = 16  # blocks for each replica, at least: what is left at the end is shared out evenly
+_EACH_SO_FAR = 4  # the same of what was read; more would make the blocks of large sources too small
 _PART_BITS = 32
 
 
@@ -54,8 +55,8 @@ class Sizes:
         Args:
             read: Texts of the same part of a source in earlier blocks.
         """
-        known = read if self.total is None else self.total
-        return max(_LEAST, min(WINDOW_TEXTS, known // (self.replicas * _EACH)))
+        known = read // _EACH_SO_FAR if self.total is None else self.total // _EACH
+        return max(_LEAST, min(WINDOW_TEXTS, known // self.replicas))
 
 
 def first_block(part: int) -> int:

@@ -20,7 +20,7 @@ from embcache.cluster.claims import Claims
 from embcache.identity.keys import Keys
 from embcache.warm.batches import BadRow
 
-ALIVE_SECONDS = 20.0
+ALIVE_SECONDS = 30.0
 """How long a replica that says nothing counts as alive: it says something every few seconds."""
 
 
