@@ -1,8 +1,8 @@
 """Four ways to ask which of many keys are there, and how far each can be taken.
 
 Keys are random 128-bit numbers, as xxh3 makes them of texts, and made again from seeds wherever
-they are needed: none is kept for comparison. Of the keys that are looked up half are there, and what
-is found is checked each time. What takes memory is measured in a process of its own.
+they are needed: none is kept for comparison. Half of the keys that are looked up are there, and
+what is found is checked each time. What takes memory is measured in a process of its own.
 """
 
 from __future__ import annotations

@@ -231,23 +231,27 @@ def _known(space: Space) -> list[Fragment]:
     return [Fragment.of(fragment) for fragment in space.open().fragments]
 
 
-def merging(folder: Path, dim: int, rows: int, count: int) -> tuple[float, float]:
-    """Bytes of fragments that are merged, and the seconds in which that is done.
+def merging(
+    place: str | Path, options: dict[str, str], dim: int, rows: int, count: int = 16
+) -> tuple[int, Cost]:
+    """Bytes of fragments that become one, and what that costs.
 
     Args:
-        folder: Where a cache is made.
+        place: Where a cache is made.
+        options: What a store is opened with.
         dim: Components of the vectors.
         rows: Rows of a fragment.
         count: How many fragments there are.
     """
-    space = a_space(folder, {})
+    space = a_space(place, options)
     for number in range(count):
         texts = [f"{number} {text}" for text in make_texts(rows, _TOKENS, seed=number)]
         space.add(some_rows(IDENTITY, texts, dim, seed=number))
     size = sum(fragment.size for fragment in _known(space))
-    began = time.perf_counter()
-    merge_fragments(space.location, lambda: True)
-    return size, time.perf_counter() - began
+    cost = timed(space.location, merge_fragments, space.location, lambda: True)
+    if len(_known(space)) != 1:
+        raise RuntimeError(f"of {count} fragments {len(_known(space))} are left")
+    return size, cost
 
 
 def asking(places: Places, dim: int, rows: int, fragments: int) -> Requests:

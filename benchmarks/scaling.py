@@ -193,6 +193,8 @@ def large(folder: Path, sizes: Sizes) -> None:
     """The largest file that is mapped, and an anti-join of the largest number of keys."""
     count, table = min(sizes.most_keys, sizes.most_bytes // 24), []
     small = in_a_process(in_memory, sizes.keys[-1], sizes.looked_up)
+    held = min(count, sizes.most_bytes // 36)
+    table.append(_row("(a) in memory", in_a_process(in_memory, held, sizes.looked_up)))
     built = in_a_process(keep_large, folder, count)
     forget(folder / index_file.FILE)
     for way in ("(b) mapped, from the disk", "(b) mapped, again"):
@@ -204,7 +206,7 @@ def large(folder: Path, sizes: Sizes) -> None:
     expect(one.memory.own <= 1e8, f"large: {one.memory.own / 1e6:.0f} MB of its own")
     columns = ["keys", "way", "build, s", "open, s", f"{sizes.looked_up:,} look-ups, s"]
     columns += ["own memory, MB", "mapped, MB", "peak, MB", "disk, MB"]
-    print_table("the largest index that is kept on disk", columns, table)
+    print_table("the largest indexes in memory and on disk", columns, table)
     shards = in_a_process(sharded, sizes.most_keys, sizes.most_bits)
     each = sizes.most_keys / shards.count
     cells = [f"{shards.keys:,}", f"{shards.count} of {each:,.0f}", f"{shards.build_s:,.1f}"]
@@ -265,8 +267,8 @@ def compaction(folder: Path, sizes: Sizes) -> None:
     table = []
     for dim in (384, 1024):
         for fragment_rows in (500, 2000, 10_000, 50_000):
-            corpus = Corpus(30_000_000, dim, 240)
-            count = min(3000, corpus.texts // fragment_rows)
+            corpus = Corpus(100_000_000, dim, 240)
+            count = min(20_000, corpus.texts // fragment_rows)
             times, left = rewrites(fragment_rows, int(corpus.row_bytes), count)
             most = corpus.rewrites(fragment_rows)
             row = [f"{dim}", f"{fragment_rows:,}", f"{corpus.largest_rows:,}", f"{count:,}"]
@@ -275,10 +277,8 @@ def compaction(folder: Path, sizes: Sizes) -> None:
     columns = ["components", "rows committed at once", "rows of a full fragment", "commits"]
     columns += ["written again, times", "formula", "fragments left"]
     print_table("what compaction decides, fragments with texts of 240 bytes", columns, table)
-    size, seconds = merging(folder, 384, sizes.merged, 16)
-    console.print(
-        f"\n16 fragments merged: {size / 1e6:,.0f} MB in {seconds:.2f} s", highlight=False
-    )
+    size, cost = merging(folder, {}, 384, sizes.merged)
+    console.print(f"\n16 fragments merged: {size / 1e6:,.0f} MB in {cost.seconds:.2f} s")
 
 
 def store(folder: Path, sizes: Sizes) -> None:
@@ -297,8 +297,11 @@ def store(folder: Path, sizes: Sizes) -> None:
             expect(sent[1].requests <= 11 + 3 * one.fragments, f"store: {cells[1]}")
             most = 3 * one.fragments + sent[2].bytes / 3.5e6
             expect(sent[2].requests <= most, f"store: {cells[2]}")
+        size, cost = merging(f"{found.url}/merging", found.options, 384, sizes.merged // 2)
     columns = ["components", "fragments", "MB of one", "commit of one", "opening", "reading all"]
     print_table("requests and MB", columns, table)
+    sent = f"{cost.traffic.requests} requests, {cost.traffic.bytes / 1e6:,.0f} MB to and fro"
+    console.print(f"\n16 fragments merged: {size / 1e6:,.0f} MB, {sent}")
 
 
 def costs(folder: Path, sizes: Sizes) -> None:
