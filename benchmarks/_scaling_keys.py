@@ -7,21 +7,18 @@ what is found is checked each time. What takes memory is measured in a process o
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import ParamSpec, TypeVar
 
 import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from _scaling_process import Memory
 
 from embcache.identity.keys import KEY_BYTES, Keys, to_bytes
 from embcache.store import index_file
@@ -31,49 +28,11 @@ from embcache.store.verify import batch_keys
 Found = npt.NDArray[np.bool_]
 """`(n,) bool`: which of the keys that were looked up are there."""
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 _BATCH = 2**20
-_IN_A_QUESTION = 10_000  # keys: with 1,000 at once, Lance's index takes ten times as long for each
+_IN_A_QUESTION = 10_000  # keys: each takes 2.5 times as long with 1,000, with 100,000 half of it
 _ROUNDS = 3
 _SORTED_BITS = 6
 _SCHEMA = pa.schema([pa.field("key", pa.binary(KEY_BYTES), nullable=False)])
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Memory of this process, in bytes.
-
-    Attributes:
-        own: What belongs to it alone.
-        mapped: Pages of files, which all processes of the host share.
-        peak: The most that both were together, since `Memory.begin`.
-    """
-
-    own: int
-    mapped: int
-    peak: int
-
-    @classmethod
-    def now(cls) -> Memory:
-        """As the system has it."""
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        found = dict(line.split(":", 1) for line in lines)
-        return cls(
-            *(int(found[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "VmHWM"))
-        )
-
-    @classmethod
-    def begin(cls) -> Memory:
-        """As it is now, from which on the peak counts."""
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-        return cls.now()
-
-    def since(self, before: Memory) -> Memory:
-        """What came on top of an earlier state: of the peak, on top of all memory then."""
-        used = before.own + before.mapped
-        return Memory(self.own - before.own, self.mapped - before.mapped, self.peak - used)
 
 
 @dataclass(frozen=True)
@@ -87,6 +46,8 @@ class Figures:
         find_s: Seconds of the look-ups.
         memory: What building takes, or opening and searching where it is another process that does.
         disk: Bytes on disk.
+        refresh_s: Seconds in which keys of unchanged fragments are told from others, which whoever
+            has the space open does for each commit that it sees; 0 where it was not measured.
     """
 
     keys: int
@@ -95,6 +56,7 @@ class Figures:
     find_s: float
     memory: Memory
     disk: int = 0
+    refresh_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,18 +76,6 @@ class Shards:
     build_s: float
     find_s: float
     peak: int
-
-
-def in_a_process(do: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
-    """What a function returns that is called in a new process.
-
-    Args:
-        do: A function of a module.
-        given: Its arguments.
-        named: Its arguments by name.
-    """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(do, *given, **named).result()
 
 
 def batches(count: int, shard: int = 0, bits: int = 0, seed: int = 0) -> Iterator[Keys]:
@@ -201,6 +151,16 @@ def built(keys: Iterator[Keys], count: int) -> KeyIndex:
     return unsorted.index()
 
 
+def refreshed(index: KeyParts) -> float:
+    """Seconds in which an index is found to be unchanged, the median of a few times."""
+    seconds = []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        index.first(len(index))
+        seconds.append(time.perf_counter() - began)
+    return median(seconds)
+
+
 def in_memory(count: int, looked_up: int) -> Figures:
     """(a) Sorted arrays in this process's memory."""
     wanted, there = sample(batches(count), count, looked_up)
@@ -209,7 +169,7 @@ def in_memory(count: int, looked_up: int) -> Figures:
     build_s = time.perf_counter() - began
     memory = Memory.now().since(before)
     find_s = search(index.find, wanted, there)
-    return Figures(count, build_s, 0.0, find_s, memory)
+    return Figures(count, build_s, 0.0, find_s, memory, 0, refreshed(KeyParts((index,))))
 
 
 def keep(folder: Path, count: int) -> float:
@@ -260,18 +220,8 @@ def mapped(folder: Path, count: int, looked_up: int, *, large: bool = False) -> 
         raise RuntimeError("the index that was kept cannot be used")
     open_s = time.perf_counter() - began
     find_s = search(loaded[1].find, wanted, there)
-    size = (folder / index_file.FILE).stat().st_size
-    return Figures(count, 0.0, open_s, find_s, Memory.now().since(before), size)
-
-
-def forget(path: Path) -> None:
-    """Have the system drop a file's pages: the next to read it reads the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(handle)
+    memory, size = Memory.now().since(before), (folder / index_file.FILE).stat().st_size
+    return Figures(count, 0.0, open_s, find_s, memory, size, refreshed(loaded[1]))
 
 
 def keep_in_lance(folder: Path, count: int) -> float:

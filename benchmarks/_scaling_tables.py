@@ -11,7 +11,8 @@ from statistics import median
 import lance
 import numpy as np
 from _inputs import make_texts
-from _scaling_keys import Memory, batches, forget
+from _scaling_keys import batches
+from _scaling_process import Memory, forget
 from lance.fragment import write_fragments
 
 from embcache.identity.keys import Keys

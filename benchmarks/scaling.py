@@ -36,7 +36,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from _report import machine
@@ -44,8 +44,6 @@ from _scaling_formulas import BESIDE_BYTES, Corpus
 from _scaling_keys import (
     Figures,
     batches,
-    forget,
-    in_a_process,
     in_lance,
     in_memory,
     keep,
@@ -55,6 +53,7 @@ from _scaling_keys import (
     partitioned,
     sharded,
 )
+from _scaling_process import forget, in_a_process
 from _scaling_tables import asking, committing, fill, merging, opened, rewrites, row_bytes
 from _scaling_tables import keep as keep_of_space
 
@@ -140,7 +139,7 @@ def keys(folder: Path, sizes: Sizes) -> None:
         _expect_ways(count, before, (a, b, c, d))
         before = a.build_s / count
     columns = ["keys", "way", "build, s", "open, s", f"{sizes.looked_up:,} look-ups, s"]
-    columns += ["own memory, MB", "mapped, MB", "peak, MB", "disk, MB"]
+    columns += ["refresh, s", "own memory, MB", "mapped, MB", "peak, MB", "disk, MB"]
     print_table("four ways to look keys up, half of which are there", columns, table)
 
 
@@ -161,15 +160,13 @@ def _four_ways(folder: Path, count: int, sizes: Sizes) -> dict[str, Figures]:
 
 
 def _with_build(figures: Figures, seconds: float) -> Figures:
-    return Figures(
-        figures.keys, seconds, figures.open_s, figures.find_s, figures.memory, figures.disk
-    )
+    return replace(figures, build_s=seconds)
 
 
 def _row(way: str, figures: Figures) -> list[str]:
     memory = figures.memory
     sizes = (memory.own, memory.mapped, memory.peak, figures.disk)
-    times = (figures.build_s, figures.open_s, figures.find_s)
+    times = (figures.build_s, figures.open_s, figures.find_s, figures.refresh_s)
     seconds = [f"{one:.3f}" if one else "" for one in times]
     return [f"{figures.keys:,}", way, *seconds, *(f"{one / 1e6:,.0f}" for one in sizes)]
 
@@ -205,7 +202,7 @@ def large(folder: Path, sizes: Sizes) -> None:
     expect(ratio <= 4, f"large: look-ups in a mapped file {ratio:.1f} times those of (a)")
     expect(one.memory.own <= 1e8, f"large: {one.memory.own / 1e6:.0f} MB of its own")
     columns = ["keys", "way", "build, s", "open, s", f"{sizes.looked_up:,} look-ups, s"]
-    columns += ["own memory, MB", "mapped, MB", "peak, MB", "disk, MB"]
+    columns += ["refresh, s", "own memory, MB", "mapped, MB", "peak, MB", "disk, MB"]
     print_table("the largest indexes in memory and on disk", columns, table)
     shards = in_a_process(sharded, sizes.most_keys, sizes.most_bits)
     each = sizes.most_keys / shards.count
@@ -300,8 +297,8 @@ def store(folder: Path, sizes: Sizes) -> None:
         size, cost = merging(f"{found.url}/merging", found.options, 384, sizes.merged // 2)
     columns = ["components", "fragments", "MB of one", "commit of one", "opening", "reading all"]
     print_table("requests and MB", columns, table)
-    sent = f"{cost.traffic.requests} requests, {cost.traffic.bytes / 1e6:,.0f} MB to and fro"
-    console.print(f"\n16 fragments merged: {size / 1e6:,.0f} MB, {sent}")
+    asked = f"{cost.traffic.requests} requests, {cost.traffic.bytes / 1e6:,.0f} MB to and fro"
+    console.print(f"\n16 fragments merged: {size / 1e6:,.0f} MB, {asked}")
 
 
 def costs(folder: Path, sizes: Sizes) -> None:
