@@ -51,6 +51,7 @@ def tiny(bench: Any) -> Any:
         ("rows", "384 .* 1,536 "),
         ("keys", r"2,000 .*\(d\) 4 shards in turn"),
         ("open", "2,000 .* from its keys"),
+        ("claims", "2,000 .*"),
         ("commits", "100 .* "),
         ("merging", "16 fragments merged: "),
         ("large", r"10,000 +\| 8 of 1,250"),
