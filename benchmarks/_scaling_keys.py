@@ -7,18 +7,17 @@ what is found is checked each time. What takes memory is measured in a process o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 
 import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from _scaling_process import Memory
+from _scaling_process import NOTHING, Memory, Seconds
 
 from embcache.cluster.claims import Claims
 from embcache.identity.keys import KEY_BYTES, Keys, to_bytes
@@ -53,12 +52,12 @@ class Figures:
     """
 
     keys: int
-    build_s: float
-    open_s: float
-    find_s: float
+    build_s: Seconds
+    open_s: Seconds
+    find_s: Seconds
     memory: Memory
     disk: int = 0
-    refresh_s: float = 0.0
+    refresh_s: Seconds = NOTHING
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ class Shards:
 
     count: int
     keys: int
-    build_s: float
-    find_s: float
+    build_s: Seconds
+    find_s: Seconds
     peak: int
 
 
@@ -123,7 +122,7 @@ def sample(stored: Iterator[Keys], count: int, looked_up: int) -> tuple[Keys, Fo
     return np.concatenate((there, fresh))[order], (order < len(there))
 
 
-def search(find: Callable[[Keys], Positions], wanted: Keys, there: Found) -> float:
+def search(find: Callable[[Keys], Positions], wanted: Keys, there: Found) -> Seconds:
     """Seconds in which keys are looked up, the median of a few times.
 
     Args:
@@ -136,12 +135,12 @@ def search(find: Callable[[Keys], Positions], wanted: Keys, there: Found) -> flo
     """
     seconds = []
     for _ in range(_ROUNDS):
-        began = time.perf_counter()
+        began = Seconds.now()
         found = find(wanted)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(Seconds.since(began))
         if not ((found >= 0) == there).all():
             raise RuntimeError("keys that are there were not found, or others were")
-    return median(seconds)
+    return median_low(seconds)
 
 
 def built(keys: Iterator[Keys], count: int) -> KeyIndex:
@@ -153,40 +152,40 @@ def built(keys: Iterator[Keys], count: int) -> KeyIndex:
     return unsorted.index()
 
 
-def refreshed(index: KeyParts) -> float:
+def refreshed(index: KeyParts) -> Seconds:
     """Seconds in which an index is found to be unchanged, the median of a few times."""
     seconds = []
     for _ in range(_ROUNDS):
-        began = time.perf_counter()
+        began = Seconds.now()
         index.first(len(index))
-        seconds.append(time.perf_counter() - began)
-    return median(seconds)
+        seconds.append(Seconds.since(began))
+    return median_low(seconds)
 
 
 def in_memory(count: int, looked_up: int) -> Figures:
     """(a) Sorted arrays in this process's memory."""
     wanted, there = sample(batches(count), count, looked_up)
-    before, began = Memory.begin(), time.perf_counter()
+    before, began = Memory.begin(), Seconds.now()
     index = built(batches(count), count)
-    build_s = time.perf_counter() - began
+    build_s = Seconds.since(began)
     memory = Memory.now().since(before)
     find_s = search(index.find, wanted, there)
-    return Figures(count, build_s, 0.0, find_s, memory, 0, refreshed(KeyParts((index,))))
+    return Figures(count, build_s, Seconds(), find_s, memory, 0, refreshed(KeyParts((index,))))
 
 
-def keep(folder: Path, count: int) -> float:
+def keep(folder: Path, count: int) -> Seconds:
     """Build an index and keep it on disk; returns the seconds of both."""
-    began = time.perf_counter()
+    began = Seconds.now()
     index_file.save(folder, [], KeyParts((built(batches(count), count),)))
-    return time.perf_counter() - began
+    return Seconds.since(began)
 
 
-def keep_large(folder: Path, count: int) -> float:
+def keep_large(folder: Path, count: int) -> Seconds:
     """Keep an index on disk that memory does not hold, sorted shard by shard; returns the seconds.
 
     The arrays are files while it is made, which takes its size on disk once more.
     """
-    began, start = time.perf_counter(), 0
+    began, start = Seconds.now(), 0
     names = ("heads", "tails", "positions")
     arrays = [np.memmap(folder / name, np.uint64, "w+", shape=(count,)) for name in names]
     for shard, size in sorted_shards(count):
@@ -200,7 +199,7 @@ def keep_large(folder: Path, count: int) -> float:
     index_file.save(folder, [], KeyParts((KeyIndex(heads, tails, positions.view(np.int64)),)))
     for name in names:
         (folder / name).unlink()
-    return time.perf_counter() - began
+    return Seconds.since(began)
 
 
 def mapped(folder: Path, count: int, looked_up: int, *, large: bool = False) -> Figures:
@@ -216,34 +215,34 @@ def mapped(folder: Path, count: int, looked_up: int, *, large: bool = False) -> 
     shards = (batches(size, shard, _SORTED_BITS) for shard, size in sizes)
     stored = chain.from_iterable(shards) if large else batches(count)
     wanted, there = sample(stored, count, looked_up)
-    before, began = Memory.begin(), time.perf_counter()
+    before, began = Memory.begin(), Seconds.now()
     loaded = index_file.load(folder)
     if loaded is None:
         raise RuntimeError("the index that was kept cannot be used")
-    open_s = time.perf_counter() - began
+    open_s = Seconds.since(began)
     find_s = search(loaded[1].find, wanted, there)
     memory, size = Memory.now().since(before), (folder / index_file.FILE).stat().st_size
-    return Figures(count, 0.0, open_s, find_s, memory, size, refreshed(loaded[1]))
+    return Figures(count, Seconds(), open_s, find_s, memory, size, refreshed(loaded[1]))
 
 
-def keep_in_lance(folder: Path, count: int) -> float:
+def keep_in_lance(folder: Path, count: int) -> Seconds:
     """Make a table of keys with Lance's scalar index; returns the seconds of the index."""
     records = (
         pa.RecordBatch.from_arrays([_as_arrow(keys)], schema=_SCHEMA) for keys in batches(count)
     )
     reader = pa.RecordBatchReader.from_batches(_SCHEMA, records)
     dataset = lance.write_dataset(reader, folder / "keys.lance")
-    began = time.perf_counter()
+    began = Seconds.now()
     dataset.create_scalar_index("key", "BTREE")
-    return time.perf_counter() - began
+    return Seconds.since(began)
 
 
 def in_lance(folder: Path, count: int, looked_up: int) -> Figures:
     """(c) Lance's own index, asked for many keys at once."""
     wanted, there = sample(batches(count), count, looked_up)
-    before, began = Memory.begin(), time.perf_counter()
+    before, began = Memory.begin(), Seconds.now()
     dataset = lance.dataset(folder / "keys.lance")
-    open_s = time.perf_counter() - began
+    open_s = Seconds.since(began)
 
     def find(keys: Keys) -> Positions:
         raw, found = to_bytes(keys), []
@@ -256,7 +255,7 @@ def in_lance(folder: Path, count: int, looked_up: int) -> Figures:
     find_s = search(find, wanted, there)
     files = (folder / "keys.lance" / "_indices").rglob("*")
     size = sum(file.stat().st_size for file in files if file.is_file())
-    return Figures(count, 0.0, open_s, find_s, Memory.now().since(before), size)
+    return Figures(count, Seconds(), open_s, find_s, Memory.now().since(before), size)
 
 
 def partitioned(folder: Path, count: int, looked_up: int, bits: int) -> Figures:
@@ -269,20 +268,20 @@ def partitioned(folder: Path, count: int, looked_up: int, bits: int) -> Figures:
         bits: How many first bits; there are `2 ** bits` files.
     """
     wanted, there = sample(batches(count), count, looked_up)
-    before, began = Memory.begin(), time.perf_counter()
+    before, began = Memory.begin(), Seconds.now()
     for keys in batches(count):
         for shard, part in enumerate(by_shard(keys, bits)):
             with (folder / f"{shard}.keys").open("ab") as file:
                 part.tofile(file)
-    build_s, find_s = time.perf_counter() - began, 0.0
+    build_s, find_s = Seconds.since(began), Seconds()
     for shard in range(2**bits):
-        began = time.perf_counter()
+        began = Seconds.now()
         keys = np.fromfile(folder / f"{shard}.keys", np.uint64).reshape(-1, 2)
         index = built(iter([keys]), len(keys))
-        build_s += time.perf_counter() - began
+        build_s = build_s.plus(Seconds.since(began))
         mine = wanted[:, 0] >> np.uint64(64 - bits) == shard
-        find_s += search(index.find, wanted[mine], there[mine])
-    return Figures(count, build_s, 0.0, find_s, Memory.now().since(before), KEY_BYTES * count)
+        find_s = find_s.plus(search(index.find, wanted[mine], there[mine]))
+    return Figures(count, build_s, Seconds(), find_s, Memory.now().since(before), KEY_BYTES * count)
 
 
 def by_shard(keys: Keys, bits: int) -> list[Keys]:
@@ -293,7 +292,7 @@ def by_shard(keys: Keys, bits: int) -> list[Keys]:
     return np.split(keys[order], starts)
 
 
-def claimed(count: int, replicas: int) -> tuple[float, int, int]:
+def claimed(count: int, replicas: int) -> tuple[Seconds, int, int]:
     """Claim keys as the replicas of a cluster run do, and say that they are done.
 
     Args:
@@ -303,11 +302,11 @@ def claimed(count: int, replicas: int) -> tuple[float, int, int]:
     Returns:
         Seconds in which all are claimed; bytes that are held for them; bytes at the peak.
     """
-    claims, seconds, before = Claims(), 0.0, Memory.begin()
+    claims, seconds, before = Claims(), Seconds(), Memory.begin()
     for block, keys in enumerate(window for batch in batches(count) for window in windows(batch)):
-        began = time.perf_counter()
+        began = Seconds.now()
         mine = claims.claim(block, keys)
-        seconds += time.perf_counter() - began
+        seconds = seconds.plus(Seconds.since(began))
         if not mine.all() or claims.claim(block + replicas, keys).any():
             raise RuntimeError("a key was given to two blocks, or to none")
         claims.done(keys)
@@ -330,28 +329,28 @@ def sharded(count: int, bits: int) -> Shards:
         count: How many keys are cached in all.
         bits: How many first bits make a shard.
     """
-    build_s = find_s = 0.0
+    build_s = find_s = Seconds()
     peak = 0
     for shard in range(2**bits):
         size = (shard + 1) * count // 2**bits - shard * count // 2**bits
-        seconds = in_turn(size, shard, bits)
-        build_s, find_s, peak = build_s + seconds[0], find_s + seconds[1], max(peak, seconds[2])
+        built_s, found_s, most = in_turn(size, shard, bits)
+        build_s, find_s, peak = build_s.plus(built_s), find_s.plus(found_s), max(peak, most)
     return Shards(2**bits, count, build_s, find_s, peak)
 
 
-def in_turn(size: int, shard: int, bits: int) -> tuple[float, float, int]:
+def in_turn(size: int, shard: int, bits: int) -> tuple[Seconds, Seconds, int]:
     """Make, sort, search and drop a shard: seconds of sorting and searching, bytes at the peak."""
     before = Memory.begin()
     stored = np.concatenate(list(batches(size, shard, bits)))
-    began = time.perf_counter()
+    began = Seconds.now()
     index = built(iter([stored]), size)
-    build_s, half = time.perf_counter() - began, size // 2
+    build_s, half = Seconds.since(began), size // 2
     fresh = np.concatenate(list(batches(size - half, shard, bits, seed=1)))
     wanted = np.concatenate((stored[:half], fresh))
     del stored, fresh
-    began = time.perf_counter()
+    began = Seconds.now()
     found = index.find(wanted) >= 0
-    find_s = time.perf_counter() - began
+    find_s = Seconds.since(began)
     if not found[:half].all() or found[half:].any():
         raise RuntimeError("keys that are there were not found, or others were")
     return build_s, find_s, Memory.now().since(before).peak

@@ -1,17 +1,52 @@
-"""What a process is seen to take, and a new one for each that is looked at."""
+"""What a process is seen to take, time and memory, and a new one for each that is looked at."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Seconds(NamedTuple):
+    """How long something took.
+
+    Attributes:
+        wall: By the clock, waiting included: for the disk, and for others on the same cores.
+        cpu: What all threads of the process computed. What has one thread takes so long by the
+            clock on a machine of its own.
+    """
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    @classmethod
+    def now(cls) -> Seconds:
+        """Both clocks."""
+        return cls(time.perf_counter(), time.process_time())
+
+    @classmethod
+    def since(cls, began: Seconds) -> Seconds:
+        """What has passed since an earlier `now`."""
+        now = cls.now()
+        return cls(now.wall - began.wall, now.cpu - began.cpu)
+
+    def plus(self, more: Seconds) -> Seconds:
+        """The sum of both."""
+        return Seconds(self.wall + more.wall, self.cpu + more.cpu)
+
+    def __str__(self) -> str:
+        return f"{self.wall:.3f} ({self.cpu:.3f})" if self.wall else ""
+
+
+NOTHING = Seconds()
 
 
 @dataclass(frozen=True)

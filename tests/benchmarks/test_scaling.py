@@ -49,7 +49,7 @@ def tiny(bench: Any) -> Any:
     "part, shown",
     [
         ("rows", "384 .* 1,536 "),
-        ("keys", r"2,000 .*\(d\) 4 shards in turn"),
+        ("keys", r"2,000 .*\(d\) 4 shards"),
         ("open", "2,000 .* from its keys"),
         ("claims", "2,000 .*"),
         ("commits", "100 .* "),
