@@ -31,8 +31,8 @@ MANIFEST_BYTES = 128
 PART_BYTES = 5 * 2**20
 """Of one PUT: Lance uploads in parts. Measured."""
 
-READ_BYTES = 2_400_000
-"""Of one GET where all vectors are read, 2 for each fragment not counted; up to 3.7 million where
+READ_BYTES = 3_000_000
+"""Of one GET where all vectors are read, 2 for each fragment not counted; up to 3.6 million where
 rows are longer. Measured."""
 
 MERGE_READ_BYTES = 1_000_000

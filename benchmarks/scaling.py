@@ -30,7 +30,8 @@ index of a million keys. All else was not known.
   it all 3 a fragment, and one for each 3.5 MB.
 
 Seconds are by the clock, and in brackets those of the processor, which others on the same cores do
-not change; ratios of these are what parts keys, claims and large are judged by. A figure that is missed is printed and no failure.
+not change: by the ratios of these, parts keys, claims and large are judged. A figure that is missed
+is printed and no failure.
 """
 
 from __future__ import annotations
