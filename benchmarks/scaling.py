@@ -115,6 +115,7 @@ def main() -> int:
         prefix = "embcache-bench-"
         with progress.status(name), tempfile.TemporaryDirectory(prefix=prefix) as folder:
             PARTS[name](Path(folder), sizes)
+            sys.stdout.flush()  # a long run into a file is looked at meanwhile
     console.print("as expected" if not MISSED else "MISSED: " + "; ".join(MISSED))
     console.print(", ".join(f"{k} {v}" for k, v in machine().items()), highlight=False)
     return 0
