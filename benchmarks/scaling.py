@@ -82,6 +82,7 @@ class Sizes:
         most_bytes: Of the largest file that is mapped.
         most_bits: First bits of the keys of a shard, of the largest index.
         fragments: Of a table, rising.
+        commits: How many are simulated.
         merged: Rows of a fragment that is merged.
         stored: Components and rows of fragments in a store.
         texts: What costs are printed of.
@@ -95,6 +96,7 @@ class Sizes:
     most_bytes: int = 7_200_000_000
     most_bits: int = 6
     fragments: tuple[int, ...] = (10, 100, 1000, 10_000)
+    commits: int = 20_000
     merged: int = 8000
     stored: tuple[tuple[int, int], ...] = ((384, 1000), (384, 20_000), (1024, 20_000))
     texts: tuple[int, ...] = (100_000_000, 1_000_000_000)
@@ -298,7 +300,7 @@ def compaction(folder: Path, sizes: Sizes) -> None:
     for dim in (384, 1024):
         for fragment_rows in (500, 2000, 10_000, 50_000):
             corpus = Corpus(100_000_000, dim, 240)
-            count = min(20_000, corpus.texts // fragment_rows)
+            count = min(sizes.commits, corpus.texts // fragment_rows)
             times, left = rewrites(fragment_rows, int(corpus.row_bytes), count)
             most = corpus.rewrites(fragment_rows)
             row = [f"{dim}", f"{fragment_rows:,}", f"{corpus.largest_rows:,}", f"{count:,}"]

@@ -40,6 +40,7 @@ def tiny(bench: Any) -> Any:
         most_bytes=24 * 5000,
         most_bits=3,
         fragments=(5, 60),
+        commits=300,
         merged=40,
         stored=((8, 50),),
     )
