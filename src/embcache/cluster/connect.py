@@ -177,8 +177,9 @@ def _try_joining(where: str) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise ClusterError(
-            f"At address={where!r} no Ray cluster answers within {_JOIN_SECONDS} seconds. Is it "
-            "still running? `ray status` on a node of it says."
+            f"At address={where!r} no Ray cluster answers within {_JOIN_SECONDS} seconds. Does "
+            "`ray status` on a node of it say that it runs, and does it ask for a token "
+            "(RAY_AUTH_MODE=token in this environment, too)?"
         ) from error
     if tried.returncode:
         said = tried.stderr.strip().splitlines() or ["no message"]
