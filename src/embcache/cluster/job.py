@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from embcache.warm.parts import Part, Selected
 
 _IN_FLIGHT = 2  # blocks of a replica: one that it works on, and one that is there when it is done
-_REPLICAS_A_READER = 16  # of which each encodes a few thousand texts a second, at most
+_READERS = 2  # one waits for its disk or store while the other one makes texts
+_REPLICAS_A_READER = 16  # more of them, each of which encodes a few thousand texts a second at most
 _JOIN_SECONDS = 10.0
 _ROW = 1  # byte: a block of Ray's is one row of ours, however small
 
@@ -181,7 +182,7 @@ class Job:
             reads.append(part_reader(number, part, sizes, self._desk))
         if feed:
             here.append(feed_reader(len(parts), self._desk))
-        readers = 1 + layout.replicas // _REPLICAS_A_READER
+        readers = _READERS + layout.replicas // _REPLICAS_A_READER
         node = {"ray.io/node-id": self._ray.get_runtime_context().get_node_id()}
         with _data_context():
             both = ((here, node), (anywhere, None))
