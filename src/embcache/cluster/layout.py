@@ -48,6 +48,21 @@ class Layout:
     on_a_host: int
 
 
+def check_count(replicas: int | Literal["auto"]) -> None:
+    """Refuse what is no number of replicas, before Ray is started for it.
+
+    Args:
+        replicas: What the user gave.
+
+    Raises:
+        ConfigError: It is neither a number from 1 on nor "auto".
+    """
+    if replicas == "auto":
+        return
+    if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 1:
+        raise ConfigError(f"replicas={replicas!r} is no count. Give 1 or more, or 'auto'.")
+
+
 def lay_out(
     nodes: Sequence[Node],
     replicas: int | Literal["auto"],
@@ -68,11 +83,8 @@ def lay_out(
         free: What nobody else uses at the moment, as `ray.available_resources` says it.
 
     Raises:
-        ConfigError: `replicas` is no count.
         ClusterError: There is no room.
     """
-    if replicas != "auto" and (isinstance(replicas, bool) or replicas < 1):
-        raise ConfigError(f"replicas={replicas!r} is no count. Give 1 or more, or 'auto'.")
     if gpus and not any(node.gpus for node in nodes):
         raise ClusterError(
             f"The engine is a build for GPUs, and the cluster has none ({_listed(nodes)}). Give "
