@@ -58,7 +58,7 @@ def test_replicas_of_one_host_have_slots_of_their_own() -> None:
 def test_a_replica_that_moves_gives_its_slot_back_and_keeps_its_counts() -> None:
     async def work() -> None:
         desk = await greeted("1", "2")
-        await desk.report("1", Report(1, Done(2), [written("f", 1, 2)], finished=True))
+        await desk.report("1", Report(1, Done(2), [written("f", 1, 2)], last=True))
         assert await desk.hello("1", "other", 5) == 0
         assert await desk.hello("3", "host", 6) == 0
         moved = (await desk.state()).replicas["1"]
@@ -114,7 +114,7 @@ def test_an_attempt_that_was_lost_counts_no_more() -> None:
         await desk.report("1", Report(7))
         state = await desk.state()
         assert (state.done, state.encoded, state.busy) == (Done(), 2, 1)
-        await desk.report("1", Report(7, Done(12, refused=1), bad=[BAD], finished=True))
+        await desk.report("1", Report(7, Done(12, refused=1), bad=[BAD], last=True))
         state = await desk.state()
         assert (state.done, state.bad, state.busy) == (Done(12, refused=1), [BAD], 0)
         assert state.replicas["1"].blocks == 1
@@ -127,7 +127,7 @@ def test_a_block_that_ran_twice_counts_once() -> None:
 
     async def work() -> None:
         desk = await greeted("1", "2")
-        last = Report(7, Done(12, refused=1), bad=[BAD], finished=True)
+        last = Report(7, Done(12, refused=1), bad=[BAD], last=True)
         await desk.report("1", last)
         await desk.report("2", Report(7, Done(5)))
         await desk.report("2", last)
@@ -191,11 +191,11 @@ def test_a_stop_is_told_to_all_and_what_it_cuts_is_not_finished() -> None:
         assert not await desk.beat("1") and not await desk.report("1", Report(1))
         await desk.stop()
         assert await desk.beat("1") and await desk.beat("2")
-        cut = Report(1, Done(4), [written("f", 1)], [BAD])
+        cut = Report(1, Done(4), [written("f", 1)], [BAD], last=True)
         assert await desk.report("1", cut)
         state: State = await desk.state()
         assert state.done == Done(4) and [one.file for one in state.written] == ["f"]
-        assert not state.bad and state.replicas["1"].blocks == 0
+        assert not state.bad and (state.replicas["1"].blocks, state.busy) == (0, 0)
 
     run(work())
 
@@ -238,7 +238,7 @@ class TestFeed:
             await desk.report("1", Report(0, Done(1)))
             await let_others_run()
             assert not third.done()
-            await desk.report("1", Report(0, Done(1), finished=True))
+            await desk.report("1", Report(0, Done(1), last=True))
             assert await third
             assert [await desk.get(block) for block in (0, 1, 2)] == [b"", b"1", b"2"]
 
@@ -248,7 +248,7 @@ class TestFeed:
         async def work() -> None:
             desk = await greeted("1", held=2)
             await desk.put(b"0", 0)
-            await desk.report("1", Report(0, finished=True))
+            await desk.report("1", Report(0, last=True))
             await desk.put(b"1", 0)
             assert [await desk.get(block) for block in (0, 1)] == [b"", b"1"]
 

@@ -65,7 +65,7 @@ class Report:
         bad: Rows of it that are left out; all of them, with the last report.
         messages: What was logged for the user, since the last report.
         starting: Whether the engine is starting.
-        finished: Whether this is the last report of the block.
+        last: Whether this is the last report of the block: it is finished, or a stop has cut it.
     """
 
     block: int
@@ -74,7 +74,7 @@ class Report:
     bad: Sequence[BadRow] = ()
     messages: Sequence[str] = ()
     starting: bool = False
-    finished: bool = False
+    last: bool = False
 
 
 @dataclass
@@ -244,7 +244,7 @@ class Desk:
         replica = self._replicas[actor]
         replica.started |= bool(report.done.texts) or (replica.starting and not report.starting)
         replica.seen, replica.starting = time.monotonic(), report.starting
-        replica.block = None if report.finished else report.block
+        replica.block = None if report.last else report.block
         self._inbox.messages += report.messages
         for one in report.written:
             self._claims.done(one.keys)
@@ -253,7 +253,7 @@ class Desk:
         self._inbox.written += report.written
         if report.block not in self._finished:  # else its answer was lost, and it ran again
             self._open[report.block] = report.done
-            if report.finished and not self._stopped:
+            if report.last and not self._stopped:
                 replica.blocks += 1
                 await self._finish(report)
         return self._stopped

@@ -89,7 +89,7 @@ class Job:
             pinned=bool(engine),
         )
         texts = block_texts(total, layout.replicas)
-        self._over, self._stopping = threading.Event(), threading.Event()
+        self._over, self._stopping, self._closing = (threading.Event() for _ in range(3))
         self._error: Exception | None = None
         dataset = self._dataset(parts, batches is not None, texts, layout, orders)
         self._threads = [self._start(self._execute, dataset)]
@@ -143,6 +143,7 @@ class Job:
     def close(self) -> None:
         """End what still runs."""
         self._stopping.set()
+        self._closing.set()
         try:
             self._ray.get(self._desk.stop.remote())
         except self._ray.exceptions.RayError:
@@ -220,6 +221,7 @@ class Job:
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             ):
                 if self._stopping.is_set():
+                    self._closing.wait()  # to leave ends the replicas, which are at their chunks
                     break
         except Exception as error:  # raised by whoever watches the job
             self._error = self._error or error
