@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _IN_FLIGHT = 2  # blocks of a replica: one that it works on, and one that is there when it is done
 _REPLICAS_A_READER = 16  # of which each encodes a few thousand texts a second, at most
 _JOIN_SECONDS = 10.0
+_FREED_SECONDS = 5.0
 _ROW = 1  # byte: a block of Ray's is one row of ours, however small
 
 
@@ -68,7 +70,7 @@ class Job:
         found = nodes()
         version = preflight(found, location, engine=uses_vllm)
         on_gpus = uses_vllm and not is_for_cpus(version)
-        layout = lay_out(found, replicas, gpus(given) if on_gpus else 0, ray.available_resources())
+        layout = lay_out(found, replicas, gpus(given) if on_gpus else 0, _free())
         own = self._settled(encoder, layout)
         space = own.open_pipeline().space
         assert space is not None
@@ -126,14 +128,16 @@ class Job:
 
     def raise_error(self) -> None:
         """Raise what ended the job, if anything did."""
-        if isinstance(self._error, EmbcacheError):
-            raise self._error
-        if self._error is not None:
-            said = str(self._error).strip().splitlines() or [""]
+        # Ray's frames are held by no error that a caller may keep: they hold the replicas.
+        error, self._error = self._error, None
+        if isinstance(error, EmbcacheError):
+            raise error
+        if error is not None:
+            said = str(error).strip().splitlines() or [""]
             raise ClusterError(
-                f"Ray ended the job: {type(self._error).__name__}: {said[-1]}. The same command "
+                f"Ray ended the job: {type(error).__name__}: {said[-1]}. The same command "
                 "goes on from what is committed."
-            ) from self._error
+            ) from None
 
     def stop(self) -> None:
         """Have the replicas end after their chunks, and Ray start no more of them."""
@@ -144,12 +148,11 @@ class Job:
         """End what still runs."""
         self._stopping.set()
         self._closing.set()
-        try:
+        with suppress(self._ray.exceptions.RayError):  # the desk may be gone
             self._ray.get(self._desk.stop.remote())
-        except self._ray.exceptions.RayError:
-            return
-        for thread in self._threads:
-            thread.join(_JOIN_SECONDS)
+            for thread in self._threads:
+                thread.join(_JOIN_SECONDS)
+        self._error = None
 
     def _settled(self, encoder: VllmEncoderWrapper, layout: Layout) -> VllmEncoderWrapper:
         """The encoder with its dtype settled, by a node that has what the replicas have."""
@@ -239,6 +242,19 @@ class Job:
         except Exception as error:  # of a source; whoever watches the job raises it
             self._error = error
             self._over.set()
+
+
+def _free() -> dict[str, float]:
+    """What nobody uses; what a job before this one has left is free a moment later."""
+    import ray
+
+    every, until = ray.cluster_resources(), time.monotonic() + _FREED_SECONDS
+    while True:
+        free: dict[str, float] = ray.available_resources()
+        unused = all(free.get(name, 0) >= every.get(name, 0) for name in ("CPU", "GPU"))
+        if unused or time.monotonic() > until:
+            return free
+        time.sleep(0.1)
 
 
 def gpus(given: dict[str, Any]) -> int:
