@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
                 object_store_memory=300 * 2**20,
             )
     connect._redirect_messages()
+    logging.getLogger("ray").propagate = False  # records of its errors would hold the replicas
     yield ray
     ray.shutdown()
 
@@ -46,6 +48,7 @@ def log(tmp_path: Path) -> Path:
 @pytest.fixture
 def make(tiny_model: Path, tmp_path: Path, log: Path) -> Make:
     """Encoders of one cache; the engines of all but the first replica may be faulty."""
+    gc.collect()  # what pytest logged of the last test held the replicas
 
     def make_(seconds_a_text: float = 0.0, kind: Any = "", **kwargs: Any) -> VllmEncoderWrapper:
         engine = logging_engine(log, seconds_a_text, Faults(kind, tmp_path / "cache"))

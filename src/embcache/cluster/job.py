@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import pickle
 import threading
@@ -153,6 +154,7 @@ class Job:
             for thread in self._threads:
                 thread.join(_JOIN_SECONDS)
         self._error = None
+        gc.collect()  # Ray's errors are in cycles with what holds the replicas, and GPUs
 
     def _settled(self, encoder: VllmEncoderWrapper, layout: Layout) -> VllmEncoderWrapper:
         """The encoder with its dtype settled, by a node that has what the replicas have."""
