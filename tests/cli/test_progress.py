@@ -10,6 +10,7 @@ from rich.console import Console
 
 from embcache.cli import progress
 from embcache.cli.progress import TransferDisplay, WarmDisplay
+from embcache.cluster import ClusterStats
 from embcache.tools.transfer import TransferProgress
 from embcache.warm import WarmStats
 
@@ -114,6 +115,22 @@ def test_rows_that_are_left_out_are_no_work_left(
         clock.seconds += 0.01
         display.update(STATS)
     assert capsys.readouterr().err.splitlines()[-1].endswith("left about 0:00:00")
+
+
+def test_replicas_and_the_dashboard(capsys: pytest.CaptureFixture[str], always: None) -> None:
+    """The dashboard is named once; a local run has neither."""
+    stats = ClusterStats(**vars(STATS), alive=12, dashboard="http://10.0.0.1:8265")
+    with WarmDisplay() as display:
+        display.update(replace(stats, dashboard=None))
+        display.update(stats)
+        display.update(stats)
+    said = capsys.readouterr().err
+    assert said.count("Ray's dashboard: http://10.0.0.1:8265") == 1
+    assert said.count("replicas 12") == 3
+    with WarmDisplay() as display:
+        display.update(STATS)
+    said = capsys.readouterr().err
+    assert "texts 900" in said and "replicas" not in said and "dashboard" not in said
 
 
 def test_on_a_terminal(terminal: io.StringIO) -> None:

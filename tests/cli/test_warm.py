@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 from embcache import EmbcacheError, VllmEncoderWrapper
 from embcache.cli import warm as module
 from embcache.cli.sources import Sources
+from embcache.cluster import ClusterStats, ReplicaStats
 from embcache.warm import Columns, Dialect
 from tests.conftest import encode
 from tests.fakes import FakeEngine, Shared, fake_vector
@@ -197,6 +199,12 @@ def test_standard_input(run: Run) -> None:
         (("--jsonl", "x", "--hf-overrides", "{"), "'--hf-overrides': {: no JSON"),
         (("--jsonl", "x", "--engine-arg", "seed"), "give NAME=JSON"),
         (("--jsonl", "x", "--engine-arg", "seed=one"), "no JSON"),
+        (("--jsonl", "x", "--replicas", "2"), "--replicas 2 is for --engine ray, which is not"),
+        (("--jsonl", "x", "--address", "auto"), "--address auto is for --engine ray, which"),
+        (("--jsonl", "x", "--engine", "dask"), "'dask' is not one of"),
+        (("--jsonl", "x", "--engine", "ray", "--replicas", "0"), "'0': give a number, 1 or more"),
+        (("--jsonl", "x", "--engine", "ray", "--replicas", "all"), "'all': give a number, 1 or"),
+        (("--jsonl", "x", "--engine", "ray", "--replicas", "1.5"), "'1.5': give a number, 1 or"),
     ],
 )
 def test_usage_errors(run: Run, arguments: tuple[str, ...], message: str) -> None:
@@ -258,6 +266,79 @@ def test_engine_arguments_reach_the_engine(
     arguments = fake_engines[-1].arguments
     assert arguments["max_model_len"] == 99 and arguments["quantization"] == "fp8"
     assert arguments["trust_remote_code"] is False and arguments["gpu_memory_utilization"] == 0.3
+
+
+class OnRay:
+    """In the place of `ClusterWarmer`: notes what it is asked, and has done a little."""
+
+    asked: ClassVar[list[Any]] = []
+    stats: ClassVar[ClusterStats] = ClusterStats()
+
+    def __init__(self, encoder: Any, replicas: Any, address: Any, advance: Any, report: Any):
+        self.stop = threading.Event()
+        self.asked[:] = [replicas, address]
+
+    def run(self, parts: Any, batches: Any, total: Any) -> ClusterStats:
+        read = lambda source: [t for b in source.read(print) for t in b.texts]  # noqa: E731
+        self.asked += [[read(part) for part in parts]]
+        self.asked += [None if batches is None else [t for b in batches for t in b.texts], total]
+        return self.stats
+
+
+@pytest.fixture
+def on_ray(monkeypatch: pytest.MonkeyPatch) -> type[OnRay]:
+    monkeypatch.setattr(module, "ClusterWarmer", OnRay)
+    replicas = [
+        ReplicaStats("a", 11, 200, 2, 1),
+        *(ReplicaStats("b", 12 + i, 100, 1, 2) for i in range(17)),
+    ]
+    stats = ClusterStats(texts=300, encoded=300, committed=300, seconds=2.0, replicas=replicas)
+    monkeypatch.setattr(OnRay, "stats", stats)
+    return OnRay
+
+
+def test_on_a_cluster(
+    run: Run, lines: Path, on_ray: type[OnRay], fake_engines: list[FakeEngine]
+) -> None:
+    out = run("--jsonl", lines, "--engine", "ray").stdout
+    assert on_ray.asked == ["auto", None, [TEXTS], None, on_ray.asked[-1]]
+    assert "300 texts: 0 were cached, 300 encoded" in out
+    assert "  a, process 11: 200 encoded in 2 blocks\n" in out
+    assert "  b, process 12: 100 encoded in 1 blocks, started 2 times" in out
+    assert out.count("process") == 16 and "and 2 replicas more (--json)" in out
+    assert not any(engine.starts for engine in fake_engines)
+    run("--jsonl", lines, "--engine", "ray", "--replicas", "auto", "--address", "head:1")
+    assert on_ray.asked[:2] == ["auto", "head:1"]
+    run("--jsonl", lines, "--engine", "ray", "--replicas", "3", "--shard", "2/2", "--limit", "10")
+    assert on_ray.asked[:3] == [3, None, [TEXTS[:10][1::2]]]
+
+
+def test_what_no_other_machine_can_read_is_read_here(run: Run, on_ray: type[OnRay]) -> None:
+    run("--jsonl", "-", "--engine", "ray", input='{"text": "a"}\n')
+    assert on_ray.asked[2:4] == [[], ["a"]]
+
+
+def test_json_of_a_cluster(run: Run, lines: Path, on_ray: type[OnRay]) -> None:
+    found = json.loads(run("--jsonl", lines, "--engine", "ray", "--json").stdout)
+    assert found["encoded"] == 300 and len(found["replicas"]) == 18
+    assert found["replicas"][0] == {
+        "host": "a", "pid": 11, "encoded": 200, "blocks": 2, "starts": 1
+    }  # fmt: skip
+
+
+def test_a_dry_run_asks_no_cluster(run: Run, lines: Path, on_ray: type[OnRay]) -> None:
+    on_ray.asked.clear()
+    out = run("--jsonl", lines, "--engine", "ray", "--dry-run").stdout
+    assert "missing" in out and not on_ray.asked
+
+
+def test_a_cluster_that_was_stopped(
+    run: Run, lines: Path, on_ray: type[OnRay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats = ClusterStats(texts=100, encoded=100, committed=100, stopped=True)
+    monkeypatch.setattr(OnRay, "stats", stats)
+    out = run("--jsonl", lines, "--engine", "ray", code=130).stdout
+    assert "Stopped. The 100 that were encoded are in" in out
 
 
 def test_help_has_an_example() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from embcache import (
     ConfigError,
     DtypeMismatchError,
     EmbcacheError,
+    EngineError,
     InputError,
     MissingTextsError,
     ModelNotFoundError,
@@ -29,8 +31,11 @@ from embcache import (
 )
 from embcache.encoders.arguments import CacheArguments
 from embcache.engine.vllm import MTEB_GPU_MEMORY_UTILIZATION
+from embcache.identity import dtype_probe
+from embcache.identity.dtype import AutoDtype
 from tests.conftest import encode, run_python
 from tests.fakes import FakeEngine, fake_vector
+from tests.hub import MODEL, Hub
 from tests.spaces import no_hard_links
 
 Make = Callable[..., VllmEncoderWrapper]
@@ -454,6 +459,50 @@ class TestModes:
         assert fake_engines[0].starts == 2
 
 
+class TestRecipe:
+    """What makes the same encoder again, elsewhere."""
+
+    def test_it_pickles_and_makes_the_same(self, tiny_model: Path, tmp_path: Path) -> None:
+        encoder = VllmEncoderWrapper(
+            str(tiny_model),
+            dtype="float32",
+            cache_path=tmp_path / "cache",
+            prompt_dict={"query": "q: "},
+            storage_options={"timeout": "7s"},
+            seed=3,
+        )
+        again = pickle.loads(pickle.dumps(encoder.recipe()))()
+        assert again.identity == encoder.identity
+        assert again.prompt_for("query") == "q: "
+        assert encoder.recipe().keywords["storage_options"] == {"timeout": "7s"}
+
+    def test_places_are_absolute(
+        self, make_encoder: Make, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        given = make_encoder(tiny_model.name, cache_path="relative").recipe().keywords
+        assert (given["model"], given["revision"]) == (str(tiny_model), None)
+        assert given["cache_path"] == str(tmp_path / "relative")
+        monkeypatch.chdir("/")
+        again = make_encoder(tiny_model, cache_path=tmp_path / "relative")
+        assert again.identity == VllmEncoderWrapper(**given).identity
+
+    def test_the_revision_is_the_commit(self, make_encoder: Make, hub: Hub) -> None:
+        hub.add("org/model", MODEL, "a" * 40)
+        given = make_encoder("org/model").recipe().keywords
+        assert (given["model"], given["revision"]) == ("org/model", "a" * 40)
+
+    def test_what_is_changed(self, make_encoder: Make, fake_engines: list[FakeEngine]) -> None:
+        encoder = make_encoder(on_write_error="warn")
+        recipe = encoder.recipe(dtype="float16", on_write_error="raise")
+        assert recipe.keywords["dtype"] == "float16" and len(fake_engines) == 1
+        assert recipe().identity == encoder.identity.with_dtype("float16")
+        assert encoder.recipe().keywords["dtype"] == "float32"
+
+    def test_without_a_cache(self, make_encoder: Make) -> None:
+        assert make_encoder(cache_path=None).recipe().keywords["cache_path"] is None
+
+
 class TestAutoDtype:
     @pytest.fixture(autouse=True)
     def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,6 +567,24 @@ class TestAutoDtype:
         assert list((tmp_path / "cache").iterdir()) == []
         encoder = make_encoder(dtype="auto")
         assert encode(encoder, ["a"]).shape == (1, 8) and encoder.stats.unwritten == 1
+
+    def test_it_is_settled_without_an_engine(
+        self, make_encoder: Make, fake_engines: list[FakeEngine], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers = iter(["bfloat16"])
+        monkeypatch.setattr(AutoDtype, "_probe", lambda _: next(answers))
+        assert make_encoder(dtype="float16").settled_dtype() == "float16"
+        assert make_encoder(dtype="auto").settled_dtype() == "bfloat16"
+        assert make_encoder(dtype="auto").settled_dtype() == "bfloat16"  # it is remembered
+        assert not any(engine.starts for engine in fake_engines)
+
+    def test_no_device_settles_nothing(
+        self, make_encoder: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(AutoDtype, "_probe", lambda _: dtype_probe.NO_DEVICE)
+        for _ in range(2):  # and what is remembered says the same
+            with pytest.raises(EngineError, match=r"'auto' is vLLM's choice for a GPU, .* none"):
+                make_encoder(dtype="auto").settled_dtype()
 
     def test_on_miss_raise_counts_where_nothing_is_cached(self, make_encoder: Make) -> None:
         with pytest.raises(MissingTextsError, match="2 of 2 texts"):

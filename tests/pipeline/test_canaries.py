@@ -99,6 +99,31 @@ def test_a_changed_engine_writes_nothing(make: Make, open_space: Any) -> None:
     assert run(make(changed(), canaries="never"), "b").shape == (1, 8)
 
 
+@pytest.mark.parametrize("by", [0.0, 1.0])
+def test_two_that_fill_a_space_at_once(make: Make, open_space: Any, by: float) -> None:
+    """Neither finds canaries when it starts; the first one's count."""
+    first, second = FakeEngine(), changed(by)
+    embed = second.embed
+
+    def embed_late(prompts: Any) -> Embedded:
+        if "b" in prompts:  # the second has made its canaries by now
+            run(make(first), "a")
+        return embed(prompts)
+
+    second.embed = embed_late  # type: ignore[method-assign]
+    pipeline = make(second)
+    if not by:
+        run(pipeline, "b")
+        assert len(open_space().refresh()) == 2
+    else:
+        with pytest.raises(ChangedModelError, match=r"Another process fills .* at the same time: "):
+            run(pipeline, "b")
+    assert kept(open_space()) == len(TEXTS)
+    again = FakeEngine()
+    run(make(again), "c")  # the canaries are the first one's
+    assert again.canaries == 1
+
+
 def test_a_fully_cached_run_starts_no_engine_for_them(make: Make) -> None:
     run(make(), "a")
     engine = changed()

@@ -22,7 +22,7 @@ from embcache import (
 )
 from embcache.engine.base import Embedded, Prepared
 from embcache.identity.identity import Identity
-from embcache.identity.keys import text_keys
+from embcache.identity.keys import Keys, text_keys
 from embcache.pipeline.pipeline import Pipeline
 from embcache.pipeline.request import PairRequest, TextRequest
 from embcache.pipeline.result import Truncation
@@ -65,6 +65,10 @@ def expected(texts: list[str], prompt: str = "") -> np.ndarray:
 
 
 TEXTS = [f"{'word ' * (i % 17)}{i % 60}" for i in range(100)]  # 60 of them distinct... or more
+
+
+def no_refusal(refused: Any) -> None:
+    raise AssertionError(f"{refused} are refused")
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -228,6 +232,50 @@ def test_filling_leaves_refused_texts_out(
         assert (done.encoded, done.refused) == (encoded, 2)
         assert done.hits + done.encoded + done.refused == done.unique
         assert told == dict.fromkeys([0, 101, 102], "is refused by the fake")
+
+
+def test_filling_what_is_claimed(make: Make, engine: FakeEngine, space: Space) -> None:
+    """What somebody else encodes is neither encoded nor waited for."""
+    run(make(), ["cached"])
+    request = TextRequest(texts=["cached", *"abcdab"], show_progress=False)
+    keys = request.keys(IDENTITY.to_bytes())
+    asked: list[Keys] = []
+
+    def claim(missing: Keys) -> np.ndarray:
+        asked.append(missing)
+        return np.isin(missing[:, 0], keys[[1, 3], 0])  # a and c
+
+    pipeline_ = make()
+    pipeline_.refresh()
+    before = len(engine.encoded)
+    done = pipeline_.fill(request, keys, watcher=Watcher(), refuse=no_refusal, claim=claim)
+    assert {tuple(key) for key in asked[0].tolist()} == {tuple(k) for k in keys[1:5].tolist()}
+    assert len(asked) == 1 and len(asked[0]) == 4  # duplicates are asked for once
+    assert sorted(engine.encoded[before:]) == ["a", "c"]
+    assert (done.texts, done.unique, done.hits, done.encoded) == (7, 5, 3, 2)
+    assert len(space.refresh()) == 3
+
+
+def test_nothing_is_claimed_where_nothing_is_missing(make: Make, engine: FakeEngine) -> None:
+    run(make(), ["a"])
+    request = TextRequest(texts=["a", "a"], show_progress=False)
+    keys = request.keys(IDENTITY.to_bytes())
+    starts = engine.starts
+    for texts_claimed in (0, 1):
+
+        def claim(missing: Keys, claimed: int = texts_claimed) -> np.ndarray:
+            assert claimed, "it was asked for nothing"
+            return np.zeros(len(missing), bool)
+
+        pipeline_ = make()
+        pipeline_.refresh()
+        if texts_claimed:
+            request = TextRequest(texts=["b"], show_progress=False)
+            keys = request.keys(IDENTITY.to_bytes())
+            engine.close()
+        done = pipeline_.fill(request, keys, watcher=Watcher(), refuse=no_refusal, claim=claim)
+        assert (done.encoded, done.hits) == (0, 1)
+    assert engine.starts == starts
 
 
 @pytest.mark.parametrize("error", [EngineError("out of memory"), KeyboardInterrupt("stop")])

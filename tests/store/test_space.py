@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embcache import CacheError, CacheFormatError
+from embcache import CacheError, CacheFormatError, CacheWriteError
 from embcache.identity.identity import Identity
+from embcache.identity.keys import Keys
 from embcache.store import Space
 from embcache.store.verify import row_checksums
+from embcache.tools.check import check_space
 from tests.spaces import IDENTITY, add_blindly, folder, make_rows, read_all
 
 Open = Callable[..., Space]
@@ -221,3 +223,93 @@ def test_spaces_keep_stable_row_ids(open_space: Open) -> None:
     space = open_space()
     space.add(make_rows(["a"]))
     assert lance.dataset(str(folder(space))).has_stable_row_ids
+
+
+class TestStaging:
+    """Rows that are written to files by one handle, and committed by another."""
+
+    @staticmethod
+    def staging(open_space: Open) -> tuple[Space, list[tuple[str, Keys]]]:
+        space, staged = open_space(), list[tuple[str, Keys]]()
+        space.stage(lambda file, keys: staged.append((file, keys)))
+        return space, staged
+
+    def test_nobody_sees_what_is_staged(self, open_space: Open) -> None:
+        space, staged = self.staging(open_space)
+        rows = make_rows(["a", "b", "a"])
+        assert not open_space().stages and space.stages
+        assert len(space.add(rows)) == 0
+        [(_, keys)] = staged
+        assert (keys == rows.keys[:2]).all()
+        assert len(space.refresh()) == len(open_space().refresh()) == 0
+        open_space().add_staged([file for file, _ in staged])
+        vectors, failed = read_all(space, make_rows(["a", "b"]))
+        assert not failed.any() and (vectors == rows.values[:2]).all()
+        assert len(open_space().refresh()) == 2 and check_space(open_space()).ok
+
+    def test_many_files_are_one_commit(self, open_space: Open) -> None:
+        first, staged = self.staging(open_space)
+        second, others = self.staging(open_space)
+        first.add(make_rows(["a", "b"]))
+        second.add(make_rows(["c"]))
+        first.add(make_rows(["d"]))
+        before = open_space().open().dataset.version
+        fragments = open_space().add_staged([file for file, _ in (*staged, *others)])
+        assert [fragment.count_rows() for fragment in fragments] == [2, 1, 1]
+        reader = open_space().open()
+        assert reader.dataset.version == before + 1 and len(reader) == 4
+        assert not read_all(open_space(), make_rows(["a", "b", "c", "d"]))[1].any()
+
+    def test_what_is_cached_is_not_staged(self, open_space: Open) -> None:
+        open_space().add(make_rows(["a"]))
+        space, staged = self.staging(open_space)
+        space.add(make_rows(["a"]))
+        assert not staged
+        space.add(make_rows(["a", "b"]))
+        assert (staged[0][1] == make_rows(["a", "b"]).keys[1:]).all()
+
+    def test_a_commit_whose_answer_was_lost(self, open_space: Open) -> None:
+        space, staged = self.staging(open_space)
+        space.add(make_rows(["a"]))
+        space.add(make_rows(["b"]))
+        files = [file for file, _ in staged]
+        open_space().add_staged(files[:1])
+        fragments = open_space().add_staged(files)
+        assert sum(fragment.count_rows() for fragment in fragments) == 2
+        assert len(open_space().add_staged(files)) == 2
+        assert len(open_space().refresh()) == 2 and check_space(open_space()).duplicates == 0
+
+    def test_beside_other_writers(self, open_space: Open) -> None:
+        space, staged = self.staging(open_space)
+        space.add(make_rows(["a"]))
+        open_space().add(make_rows(["b"]))
+        open_space().add_staged([staged[0][0]])
+        space.add(make_rows(["c"]))  # of a version that is an old one by now
+        open_space().add(make_rows(["d"]))
+        open_space().add_staged([staged[1][0]])
+        assert not read_all(open_space(), make_rows(["a", "b", "c", "d"]))[1].any()
+        assert check_space(open_space()).rows == 4
+
+    def test_a_table_that_was_removed(self, open_space: Open) -> None:
+        space, staged = self.staging(open_space)
+        space.add(make_rows(["a"]))
+        shutil.rmtree(folder(space))
+        with pytest.raises(CacheWriteError, match="it was there, and was removed meanwhile"):
+            open_space().add_staged([staged[0][0]])
+
+    def test_canaries_are_committed(self, open_space: Open) -> None:
+        space, _ = self.staging(open_space)
+        assert not space.canaries.stages
+
+    def test_no_index_is_kept(self, open_space: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("embcache.store.index_file.LEAST_KEYS", 1)
+        open_space().add(make_rows(["a", "b"]))
+        space, _ = self.staging(open_space)
+        space.refresh()
+        before = sorted(folder(space).rglob("*"))
+        space.keep_index()
+        assert sorted(folder(space).rglob("*")) == before
+        other = open_space()
+        other.refresh()
+        other.keep_index()
+        assert sorted(folder(space).rglob("*")) != before

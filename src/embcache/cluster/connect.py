@@ -98,9 +98,11 @@ def nodes() -> list[Node]:
 def _signals_kept() -> Iterator[None]:
     """Ray would have SIGTERM end the process at once; whoever asks to stop wants a last commit."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -155,7 +157,7 @@ def _check_port(where: str) -> None:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS):
             pass
-    except (OSError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError) as error:  # no name of a host, no port
         raise ClusterError(
             f"There is no Ray cluster at address={where!r}: {error}. `ray status` on a node of it "
             "says its address."

@@ -20,7 +20,7 @@ from embcache.cluster.claims import Claims
 from embcache.identity.keys import Keys
 from embcache.warm.batches import BadRow
 
-ALIVE_SECONDS = 30.0
+ALIVE_SECONDS = 20.0
 """How long a replica that says nothing counts as alive: it says something every few seconds."""
 
 
@@ -65,8 +65,7 @@ class Report:
         bad: Rows of it that are left out; all of them, with the last report.
         messages: What was logged for the user, since the last report.
         starting: Whether the engine is starting.
-        finished: Whether the whole block is dealt with.
-        left: Whether this is the last report of this attempt: it is finished, or was stopped.
+        last: Whether this is the last report of the block: it is finished, or a stop has cut it.
     """
 
     block: int
@@ -75,8 +74,7 @@ class Report:
     bad: Sequence[BadRow] = ()
     messages: Sequence[str] = ()
     starting: bool = False
-    finished: bool = False
-    left: bool = False
+    last: bool = False
 
 
 @dataclass
@@ -246,7 +244,7 @@ class Desk:
         replica = self._replicas[actor]
         replica.started |= bool(report.done.texts) or (replica.starting and not report.starting)
         replica.seen, replica.starting = time.monotonic(), report.starting
-        replica.block = None if report.left else report.block
+        replica.block = None if report.last else report.block
         self._inbox.messages += report.messages
         for one in report.written:
             self._claims.done(one.keys)
@@ -255,7 +253,7 @@ class Desk:
         self._inbox.written += report.written
         if report.block not in self._finished:  # else its answer was lost, and it ran again
             self._open[report.block] = report.done
-            if report.finished and not self._stopped:
+            if report.last and not self._stopped:
                 replica.blocks += 1
                 await self._finish(report)
         return self._stopped

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +17,7 @@ from embcache.cluster.blocks import Sizes, first_block, sized
 from embcache.cluster.committer import Committer
 from embcache.cluster.connect import nodes
 from embcache.cluster.desk import Desk, State, Written
-from embcache.cluster.layout import Layout, Node, lay_out
+from embcache.cluster.layout import Layout, Node, lay_out, try_room
 from embcache.cluster.preflight import preflight
 from embcache.cluster.reading import Read, datasource, feed_reader, part_reader
 from embcache.cluster.replica import Orders, Replica
@@ -32,6 +34,7 @@ _IN_FLIGHT = 2  # blocks of a replica: one that it works on, and one that is the
 _READERS = 2  # one waits for its disk or store while the other one makes texts
 _REPLICAS_A_READER = 16  # more of them, each of which encodes a few thousand texts a second at most
 _JOIN_SECONDS = 10.0
+_FREED_SECONDS = 5.0
 _ROW = 1  # byte: a block of Ray's is one row of ours, however small
 
 
@@ -71,7 +74,8 @@ class Job:
         if is_for_cpus(version):
             preflight(found, location, engine=uses_vllm)  # replicas may be on any of them
         on_gpus = uses_vllm and not is_for_cpus(version)
-        layout = lay_out(found, replicas, gpus(given) if on_gpus else 0, ray.available_resources())
+        layout = lay_out(found, replicas, gpus(given) if on_gpus else 0, _free())
+        try_room(layout, found)
         own = self._settled(encoder, layout)
         space = own.open_pipeline().space
         assert space is not None
@@ -92,8 +96,9 @@ class Job:
             pinned=bool(engine),
         )
         sizes = Sizes(layout.replicas, total)
-        self._over, self._stopping = threading.Event(), threading.Event()
+        self._over, self._closing = threading.Event(), threading.Event()
         self._error: Exception | None = None
+        self._source_error: Exception | None = None
         dataset = self._dataset(parts, batches is not None, sizes, layout, orders)
         self._threads = [self._start(self._execute, dataset)]
         if batches is not None:
@@ -129,14 +134,16 @@ class Job:
 
     def raise_error(self) -> None:
         """Raise what ended the job, if anything did."""
-        if isinstance(self._error, EmbcacheError):
-            raise self._error
-        if self._error is not None:
-            said = str(self._error).strip().splitlines() or [""]
+        if self._source_error is not None:
+            raise self._source_error
+        # Ray's frames are held by no error that a caller may keep: they hold the replicas.
+        error, self._error = self._error, None
+        if error is not None:
+            said = str(error).strip().splitlines() or [""]
             raise ClusterError(
-                f"Ray ended the job: {type(self._error).__name__}: {said[-1]}. The same command "
+                f"Ray ended the job: {type(error).__name__}: {said[-1]}. The same command "
                 "goes on from what is committed."
-            ) from self._error
+            ) from None
 
     def stop(self) -> None:
         """Have the replicas end after their chunks; what they are handed then, they pass on."""
@@ -144,13 +151,13 @@ class Job:
 
     def close(self) -> None:
         """End what still runs."""
-        self._stopping.set()
-        try:
+        self._closing.set()
+        with suppress(self._ray.exceptions.RayError):  # the desk may be gone
             self._ray.get(self._desk.stop.remote())
-        except self._ray.exceptions.RayError:
-            return
-        for thread in self._threads:
-            thread.join(_JOIN_SECONDS)
+            for thread in self._threads:
+                thread.join(_JOIN_SECONDS)
+        self._error = None
+        gc.collect()  # Ray's errors are in cycles with what holds the replicas, and GPUs
 
     def _settled(self, encoder: VllmEncoderWrapper, layout: Layout) -> VllmEncoderWrapper:
         """The encoder with its dtype settled, by a node that has what the replicas have."""
@@ -221,7 +228,7 @@ class Job:
             for _ in dataset.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             ):
-                if self._stopping.is_set():
+                if self._closing.is_set():  # not at a stop: to leave ends what replicas work on
                     break
         except Exception as error:  # raised by whoever watches the job
             self._error = self._error or error
@@ -237,13 +244,26 @@ class Job:
         except self._ray.exceptions.RayError:  # the desk is gone, which is found out elsewhere
             return
         except Exception as error:  # of a source; whoever watches the job raises it
-            self._error = error
+            self._source_error = error
             self._over.set()
 
 
 def with_gpus(found: Sequence[Node]) -> Sequence[Node]:
     """The nodes that engines on GPUs can be on; where there is no GPU, all of them."""
     return [node for node in found if node.gpus] or found
+
+
+def _free() -> dict[str, float]:
+    """What nobody uses; what a job before this one has left is free a moment later."""
+    import ray
+
+    every, until = ray.cluster_resources(), time.monotonic() + _FREED_SECONDS
+    while True:
+        free: dict[str, float] = ray.available_resources()
+        unused = all(free.get(name, 0) >= every.get(name, 0) for name in ("CPU", "GPU"))
+        if unused or time.monotonic() > until:
+            return free
+        time.sleep(0.1)
 
 
 def gpus(given: dict[str, Any]) -> int:
@@ -297,7 +317,7 @@ def _data_context() -> Iterator[None]:
     }
     context = DataContext.get_current()
     before = {name: getattr(context, name) for name in wanted}
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and shown once
     try:
         for name, value in wanted.items():
             setattr(context, name, value)

@@ -8,6 +8,8 @@ from typing import Literal
 
 from embcache.errors import ClusterError, ConfigError
 
+_ROOM_SECONDS = 15
+
 
 @dataclass(frozen=True)
 class Node:
@@ -48,6 +50,21 @@ class Layout:
     on_a_host: int
 
 
+def check_count(replicas: int | Literal["auto"]) -> None:
+    """Refuse what is no number of replicas, before Ray is started for it.
+
+    Args:
+        replicas: What the user gave.
+
+    Raises:
+        ConfigError: It is neither a number from 1 on nor "auto".
+    """
+    if replicas == "auto":
+        return
+    if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 1:
+        raise ConfigError(f"replicas={replicas!r} is no count. Give 1 or more, or 'auto'.")
+
+
 def lay_out(
     nodes: Sequence[Node],
     replicas: int | Literal["auto"],
@@ -68,11 +85,8 @@ def lay_out(
         free: What nobody else uses at the moment, as `ray.available_resources` says it.
 
     Raises:
-        ConfigError: `replicas` is no count.
         ClusterError: There is no room.
     """
-    if replicas != "auto" and (isinstance(replicas, bool) or replicas < 1):
-        raise ConfigError(f"replicas={replicas!r} is no count. Give 1 or more, or 'auto'.")
     if gpus and not any(node.gpus for node in nodes):
         raise ClusterError(
             f"The engine is a build for GPUs, and the cluster has none ({_listed(nodes)}). Give "
@@ -94,6 +108,33 @@ def lay_out(
         cpus = min(cpus, int(free.get("CPU", 0) // wanted))
     on_a_host = max(node.room(cpus, gpus) for node in nodes)
     return Layout(wanted, cpus, gpus, min(wanted, on_a_host))
+
+
+def try_room(layout: Layout, nodes: Sequence[Node]) -> None:
+    """Have Ray reserve the room, and give it back: it knows what others use on which node.
+
+    Args:
+        layout: What is needed.
+        nodes: The cluster's nodes, for the message.
+
+    Raises:
+        ClusterError: Ray has not found it within seconds.
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    one: dict[str, float] = {"CPU": layout.cpus, "GPU": layout.gpus}
+    one = {name: count for name, count in one.items() if count}
+    group = placement_group([one] * layout.replicas, strategy="PACK")
+    try:
+        if not group.wait(_ROOM_SECONDS):
+            needed = " and ".join(f"{count:g} {name}s" for name, count in one.items())
+            raise ClusterError(
+                f"Ray finds no room for {layout.replicas} replicas of {needed} each, all on one "
+                f"node, within {_ROOM_SECONDS} seconds: others use some of {_listed(nodes)}. Give "
+                "fewer replicas, or wait for them."
+            )
+    finally:
+        remove_placement_group(group)
 
 
 def _check_free(

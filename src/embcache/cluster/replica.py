@@ -143,7 +143,7 @@ class Replica:
                 raise
         self._ready += self._staged
         self._staged.clear()
-        self._report(left=True)
+        self._report(last=True)
 
     def _advance(self, stats: WarmStats) -> None:
         """Is called whenever the stats change."""
@@ -156,8 +156,7 @@ class Replica:
         if self._ready or stats.starting or not recent:
             self._report()
 
-    def _report(self, *, left: bool = False) -> None:
-        finished = left and not self._warmer.stop.is_set()
+    def _report(self, *, last: bool = False) -> None:
         stats, before = self._warmer.stats, self._before
         written, self._ready = self._ready, []
         said, self._messages[:] = list(self._messages), []
@@ -171,11 +170,10 @@ class Replica:
             self._block.number,
             done,
             written,
-            list(self._bad) if finished else (),
+            list(self._bad) if last else (),
             said,
             starting=stats.starting,
-            finished=finished,
-            left=left,
+            last=last,
         )
         self._reported = time.monotonic()
         if self._get(self._desk.report.remote(self._actor, report)):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from embcache.cluster.connect import connected
 from embcache.cluster.desk import State
 from embcache.cluster.job import Job, error_of
+from embcache.cluster.layout import check_count
 from embcache.errors import CacheError, ConfigError
 from embcache.warm.batches import Report, TextBatch
 from embcache.warm.run import WarmStats, warn
@@ -85,7 +86,7 @@ class ClusterWarmer:
 
     Raises:
         CacheError: The encoder has no cache that it may write.
-        ConfigError: It writes upstream, too.
+        ConfigError: It writes upstream, too; or `replicas` is no count.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class ClusterWarmer:
         report: Report = warn,
     ) -> None:
         _check(encoder)
+        check_count(replicas)
         self._encoder = encoder
         self._replicas = replicas
         self._address = address
