@@ -8,7 +8,7 @@ import pytest
 from embcache.cluster.blocks import (
     BLOCK_BYTES,
     Block,
-    block_texts,
+    Sizes,
     first_block,
     packed,
     sized,
@@ -18,27 +18,33 @@ from embcache.engine.runs import text_sizes
 from embcache.pipeline.chunks import WINDOW_BYTES, WINDOW_TEXTS
 from embcache.warm.batches import BadRow, TextBatch
 
+OF_300 = Sizes(1, 16 * 300)
 MANY = [f"text {i}" for i in range(1000)]
 
 
 @pytest.mark.parametrize(
     ("total", "replicas", "texts"),
     [
-        (None, 8, 2048),
-        (0, 1, 256),
-        (1000, 1, 256),
+        (0, 1, 64),
+        (1000, 1, 64),
         (16 * 300, 1, 300),
-        (16 * 300, 2, 256),
+        (16 * 300, 2, 150),
         (10**9, 100, WINDOW_TEXTS),
     ],
 )
-def test_how_many_texts_a_block_has(total: int | None, replicas: int, texts: int) -> None:
-    assert block_texts(total, replicas) == texts
+def test_how_many_texts_a_block_has(total: int, replicas: int, texts: int) -> None:
+    assert Sizes(replicas, total).next(read=0) == Sizes(replicas, total).next(10**9) == texts
+
+
+@pytest.mark.parametrize(("read", "texts"), [(0, 64), (700, 87), (10_000, 1250), (10**7, 16_384)])
+def test_where_the_total_is_not_known_blocks_grow(read: int, texts: int) -> None:
+    """The last of two replicas is never alone with more than an eighth."""
+    assert Sizes(2).next(read) == texts
 
 
 def test_a_block_is_one_window() -> None:
     """Of two windows, the second would not see what the first has staged."""
-    assert block_texts(10**12, 1) <= WINDOW_TEXTS and 2 * BLOCK_BYTES <= WINDOW_BYTES
+    assert Sizes(1, 10**12).next(0) <= WINDOW_TEXTS and 2 * BLOCK_BYTES <= WINDOW_BYTES
 
 
 def test_no_two_parts_share_a_number() -> None:
@@ -53,7 +59,7 @@ def test_batches_become_blocks() -> None:
         TextBatch(MANY[10:500], "a", numbers=range(10, 500), unit="line"),
         TextBatch(MANY[500:], "b", prompt="p: "),
     ]
-    blocks = list(sized(batches, 300))
+    blocks = list(sized(batches, OF_300))
     assert [len(block.texts) for block in blocks] == [300, 200, 300, 200]
     assert [text for block in blocks for text in block.texts] == MANY
     assert blocks[1].place(0) == "a, line 300" and blocks[3].prompt == "p: "
@@ -61,10 +67,12 @@ def test_batches_become_blocks() -> None:
 
 def test_a_text_larger_than_a_block_is_one_by_itself() -> None:
     huge = "x" * (BLOCK_BYTES + 1)
-    blocks = list(sized([TextBatch(["a", huge, "b"], "s")], 300))
+    blocks = list(sized([TextBatch(["a", huge, "b"], "s")], OF_300))
     assert [block.texts for block in blocks] == [["a"], [huge], ["b"]]
     wide = ["x" * 10**6] * 10
-    assert all(text_sizes(b.texts).sum() <= BLOCK_BYTES for b in sized([TextBatch(wide, "s")], 300))
+    assert all(
+        text_sizes(b.texts).sum() <= BLOCK_BYTES for b in sized([TextBatch(wide, "s")], OF_300)
+    )
 
 
 def test_blocks_travel_as_tables() -> None:

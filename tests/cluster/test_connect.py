@@ -26,6 +26,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(connect, "_redirect_messages", lambda: None)
+    monkeypatch.setattr(connect, "_TRIAL", "")
     ray.asked = []
 
     def init(**options: Any) -> Any:
@@ -48,7 +49,7 @@ def listening() -> Iterator[int]:
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with (
-        pytest.raises(ConfigError, match=r"Ray is not installed.*embcache\[ray\].*every node"),
+        pytest.raises(ConfigError, match=r"Ray is not installed.*'ray\[data\]'.*every node"),
         connected(None, 1),
     ):
         pass
@@ -121,6 +122,30 @@ def test_a_ray_that_runs_stays(ray: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     with connected("nobody:1", 1) as dashboard:
         assert dashboard is None
+    assert not ray.asked
+
+
+def test_somebody_who_is_no_ray(monkeypatch: pytest.MonkeyPatch, listening: int) -> None:
+    """Whom `ray.init` would ask for minutes."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(connect, "_JOIN_SECONDS", 4)
+    address = f"127.0.0.1:{listening}"
+    with (
+        pytest.raises(
+            ClusterError, match=f"'{address}' no Ray cluster answers within 4"
+        ),
+        connected(address, 1),
+    ):
+        pass
+
+
+def test_what_joining_fails_with(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "_TRIAL", "import sys; sys.exit('noise\\nError: of this version')")
+    with (
+        pytest.raises(ClusterError, match="reached at address='auto': Error: of this version"),
+        connected("auto", 1),
+    ):
+        pass
     assert not ray.asked
 
 
