@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,9 @@ from _known import make_model
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
     from tests.object_store import ObjectStore
+
+MOST_WORK = 1.2
+"""How often a text is embedded, on average, below which a trial of one job must stay."""
 
 _NODE_BYTES = 100 * 2**20  # of objects in memory
 _STUCK_SECONDS = 400.0
@@ -50,6 +54,9 @@ class Trial:
         store: What holds the cache; None on disk.
         kills: What was killed, and how often.
         faults: What went wrong.
+        found: What was found in the cache.
+        work: How often a text was embedded, on average.
+        seconds: How long the jobs took, their clusters' start and end included.
     """
 
     kind: str
@@ -74,10 +81,25 @@ class Trial:
 
     def run(self) -> None:
         """Warm and kill, then look at what is left."""
-        began = time.monotonic()
         self.folder.mkdir()
         make_model(self.folder)
         write_texts(self.folder, self.texts)
+        self._run()
+        texts = [text_of(number) for number in range(self.texts)]
+        self._judge(texts)
+
+    def _judge(self, texts: Sequence[str]) -> None:
+        self.found = look(self.folder / "model", self.cache, texts, self.store)
+        self.faults += self.found.faults
+        work = noted(self._order.log)
+        if unknown := set(work) - set(texts):
+            self.faults.append(f"embedded, and asked for by nobody: {sorted(unknown)[:3]}")
+        self.work = len(work) / self.texts
+        if self.kind != "two" and self.work >= MOST_WORK:
+            self.faults.append(f"{self.work:.3f} times the work")
+
+    def _run(self) -> None:
+        began = time.monotonic()
         before = {one.pid for one in self.brood.alive()}
         try:
             KINDS[self.kind](self)
@@ -88,16 +110,10 @@ class Trial:
         )
         if left:
             self.faults.append(f"processes are left: {left}")
+            for pid, _ in left:  # else they would be in the way of the next trial
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.seconds = time.monotonic() - began
-        texts = [text_of(number) for number in range(self.texts)]
-        self.found = look(self.folder / "model", self.cache, texts, self.store)
-        self.faults += self.found.faults
-        work = noted(self._order.log)
-        if unknown := set(work) - set(texts):
-            self.faults.append(f"embedded, and asked for by nobody: {sorted(unknown)[:3]}")
-        self.work = len(work) / self.texts
-        if self.kind != "two" and self.work >= MOST_WORK:
-            self.faults.append(f"{self.work:.3f} times the work")
 
     def replicas(self, kills: int = 3) -> None:
         """Kill replicas of one job."""
@@ -216,7 +232,7 @@ class Trial:
 
     def _kill(self, what: str, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 9)
+            os.kill(pid, signal.SIGKILL)
             self.kills[what] = self.kills.get(what, 0) + 1
 
     def _expect_success(self, job: _Job) -> None:
@@ -286,6 +302,3 @@ KINDS: dict[str, Callable[[Trial], None]] = {
     "two": Trial.two,
 }
 """How a trial goes, by its kind."""
-
-MOST_WORK = 1.2
-"""Texts that are embedded for each that is there, below which a trial of one job must stay."""

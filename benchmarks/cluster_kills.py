@@ -49,7 +49,7 @@ def main() -> int:
     """Run all trials; returns the exit status."""
     arguments = _parse_arguments()
     # Said at the starts of processes, in which nothing has been used yet.
-    warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
+    warnings.filterwarnings("ignore", "lance is not fork-safe|lancedb fork support")
     failed = 0
     with ExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="kills-", dir=arguments.folder)
@@ -120,7 +120,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=8_000, help="of a trial")
     parser.add_argument("--pace", type=float, default=10.0, metavar="MS", help="for each text")
     parser.add_argument("--store", action="store_true", help="in the tests' object store")
-    parser.add_argument("--folder", type=Path, help="where all is made, for the time being")
+    parser.add_argument("--folder", type=Path, help="where all is made; a short path")
     return parser.parse_args()
 
 
