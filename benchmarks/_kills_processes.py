@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 
 import psutil
@@ -49,6 +49,10 @@ class Brood:
     def alive(self) -> list[psutil.Process]:
         """All that live."""
         return [one for one in psutil.Process().children(recursive=True) if _lives(one)]
+
+    def others(self, than: Collection[int]) -> list[psutil.Process]:
+        """Those that live and have other ids."""
+        return [one for one in self.alive() if one.pid not in than]
 
     def at_work(self) -> list[psutil.Process]:
         """Those that work for a job: actors, tasks, and who watches over them."""

@@ -105,10 +105,7 @@ class Trial:
             KINDS[self.kind](self)
         except TrialError as error:
             self.faults.append(str(error))
-        left = wait_until_none(
-            lambda: [one for one in self.brood.alive() if one.pid not in before], _END_SECONDS
-        )
-        if left:
+        if left := wait_until_none(lambda: self.brood.others(before), _END_SECONDS):
             self.faults.append(f"processes are left: {left}")
             for pid, _ in left:  # else they would be in the way of the next trial
                 with contextlib.suppress(ProcessLookupError):
@@ -135,10 +132,21 @@ class Trial:
             self._expect_success(self._start(self._on(cluster, "again")))
             self._expect_idle()
 
-    def node(self) -> None:
+    def alone(self) -> None:
+        """Kill a driver that has a Ray of its own, which must end too, and begin again."""
+        before = {one.pid for one in self.brood.alive()}
+        job = self._start(self._order)
+        self._wait_for(self.rng.uniform(0.3, 0.7), job)
+        self._kill("driver", job.process.pid)
+        job.process.wait()
+        if left := wait_until_none(lambda: self.brood.others(before), _END_SECONDS):
+            self.faults.append(f"a killed driver's own Ray goes on: {left}")
+        self._expect_success(self._start(replace(self._order, name="again")))
+
+    def node(self, replicas: int = 2) -> None:
         """Kill a node, with all that runs on it, of which one is a replica at least."""
         with self._cluster() as cluster:
-            job = self._start(self._on(cluster))
+            job = self._start(replace(self._on(cluster), replicas=replicas))
             self._wait_for(self.rng.uniform(0.3, 0.6), job)
             above = {one for pid in job.replicas() for one in ancestors(pid)}
             nodes = [one for one in cluster.worker_nodes if _raylet(one) in above]
@@ -148,6 +156,10 @@ class Trial:
             self.kills["node"] = 1
             self._expect_success(job)
             self._expect_idle()
+
+    def full(self) -> None:
+        """Kill a node of a cluster without room for its replica elsewhere."""
+        self.node(replicas=3)
 
     def desk(self) -> None:
         """Kill the desk: that job ends, and the same command goes on."""
@@ -297,7 +309,9 @@ def _raylet(node: Any) -> int:
 KINDS: dict[str, Callable[[Trial], None]] = {
     "replicas": Trial.replicas,
     "driver": Trial.driver,
+    "alone": Trial.alone,
     "node": Trial.node,
+    "full": Trial.full,
     "desk": Trial.desk,
     "two": Trial.two,
 }

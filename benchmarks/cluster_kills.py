@@ -5,7 +5,9 @@ embeds, and something of them gets a SIGKILL in the middle:
 
 - replicas: a replica's process, three times in a run.
 - driver: the driver; then the same command is given again.
+- alone: the driver where the Ray is its own, and ends with it; then the same command again.
 - node: a whole node, with the replica on it.
+- full: the same, where the replicas have all CPUs, and that one finds no room.
 - desk: the actor that keeps the job's claims: the job ends with a ClusterError, and the same
   command goes on.
 - two: replicas of two jobs that warm the same cache with the same texts at once, each on a Ray of
