@@ -9,7 +9,7 @@ PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory bench-canaries bench-store storm ray-test damage soak fuzz lock hooks clean distclean
+.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory bench-canaries bench-store bench-scaling bench-ray storm ray-test damage soak fuzz lock hooks clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -48,8 +48,14 @@ bench-memory: setup  ## what memory warming takes: 100,000 and 1,000,000 texts, 
 bench-canaries: setup  ## how far honest runs and changed models move the canaries
 	@$(PY) benchmarks/canaries.py $(ARGS)
 
+bench-ray: setup  ## what Ray costs a text, and what two replicas bring
+	@$(PY) benchmarks/on_ray.py $(ARGS)
+
 bench-store: setup  ## what a cache in an object store costs: seconds, requests, bytes
 	@$(PY) benchmarks/object_store.py $(ARGS)
+
+bench-scaling: setup  ## what 100 million texts and more cost; ARGS='--keys 1000000000', '--parts keys'
+	@$(PY) benchmarks/scaling.py $(ARGS)
 
 storm: setup  ## processes on one cache, killed at random; ARGS='--minutes 20 --kills 60', '--store --store-kills 3'
 	@$(PY) benchmarks/storm.py $(ARGS)

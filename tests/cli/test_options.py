@@ -86,7 +86,7 @@ def test_defaults_and_helps_of_a_command() -> None:
         (("--dtype", "floa32"), "'floa32' is not one of 'half', 'float16'"),
         (("--hf-overrides", "{"), "'--hf-overrides': {: no JSON"),
         (("--pooler-config", "[1]"), "'--pooler-config': [1]: give a JSON object"),
-        (("--prompt-dict", "query: "), "'--prompt-dict': query: : no JSON"),
+        (("--prompt-dict", "query: "), "'--prompt-dict' / '--prompts': query: : no JSON"),
         (("--engine-arg", "seed"), "--engine-arg seed: give NAME=JSON"),
         (("--engine-arg", "seed=one"), "--engine-arg seed=one: no JSON"),
         (("--engine-arg", "seed=one"), "A text needs quotes: seed='\"text\"'"),

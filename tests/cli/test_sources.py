@@ -2,13 +2,54 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from embcache import ConfigError
-from embcache.cli.sources import mteb_tasks, own_task
+from embcache.cli.sources import Sources, mteb_tasks, own_task
+from embcache.warm import Columns, Dialect
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def sources(**given: Any) -> Sources:
+    """Those of a command without options, but for some."""
+    fields: dict[str, Any] = {
+        "tasks": [], "benchmarks": [], "files": {}, "beir": [], "dataset": None, "config": None,
+        "dataset_split": "train", "columns": Columns(), "dialect": Dialect(),
+        "parts": ("corpus", "queries"), "splits": [], "subsets": [], "prompt": None,
+        "prompt_type": None, "strict": False,
+    }  # fmt: skip
+    return Sources(**{**fields, **given})
+
+
+def test_which_parts_files_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embcache.warm.parts.PART_BYTES", 1)
+    table = pa.table({"text": [str(i) for i in range(30)]})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=10)
+    for name in ("corpus", "queries"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "a"}\n')
+    given: dict[str, Any] = {
+        "files": {"parquet": [str(tmp_path / "x.parquet")], "txt": ["-"]},
+        "beir": [str(tmp_path)],
+    }
+    plain = sources(**given)
+    whole, divided = plain.file_parts(), plain.file_parts(split=True)
+    assert [(part.path.name, part.pieces, part.prompt_type) for part in whole] == [
+        ("x.parquet", None, None),
+        ("-", None, None),
+        ("corpus.jsonl", None, "document"),
+        ("queries.jsonl", None, "query"),
+    ]
+    assert [part.pieces for part in divided[:3]] == [range(i, i + 1) for i in range(3)]
+    assert divided[3:] == whole[1:] and not divided[3].can_be_shipped
+    for typed, expected in (("query", 4 * ["query"]), ("none", [None, None, "document", "query"])):
+        found = sources(**given, prompt="p: ", prompt_type=typed).file_parts()
+        assert [part.prompt_type for part in found] == expected
+        assert {part.prompt for part in found} == {"p: "}
 
 
 def test_tasks_by_name_with_splits_and_subsets() -> None:

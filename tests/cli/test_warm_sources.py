@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import lance
 import mteb
+import obstore
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +24,7 @@ from typer.testing import Result
 from embcache import ConfigError, EmbcacheError, InputError, VllmEncoderWrapper
 from embcache.store import Database
 from tests.fakes import FakeEngine
+from tests.object_store import BUCKET, ObjectStore, Remote
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -122,6 +125,8 @@ def write(folder: Path, kind: str) -> Path:
         frame.to_json(path, orient="records", indent=1)
     elif kind == "parquet":
         frame.to_parquet(path)
+    elif kind == "lance":
+        lance.write_dataset(pa.Table.from_pandas(frame), str(path))
     else:
         table = pa.Table.from_pandas(frame)
         with pa.ipc.new_file(path, table.schema) as file:
@@ -129,7 +134,7 @@ def write(folder: Path, kind: str) -> Path:
     return path
 
 
-KINDS = ("csv", "tsv", "jsonl", "json", "parquet", "arrow")
+KINDS = ("csv", "tsv", "jsonl", "json", "parquet", "arrow", "lance")
 
 
 def source(folder: Path, kind: str) -> tuple[Any, ...]:
@@ -215,6 +220,34 @@ def test_standard_input_beside_files(run: Run, tmp_path: Path) -> None:
     assert found["encoded"] == 2
     with pytest.raises(ConfigError, match="- is named as jsonl and as csv, and standard input"):
         run("--jsonl", "-", "--csv", "-", input="")
+
+
+def test_a_space_and_plain_text(run: Run, cached: Callable[[], list[str]], tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a\n\nb\n")
+    assert json.loads(run("--txt", tmp_path / "x.txt", "--json").stdout)["encoded"] == 2
+    (tmp_path / "cache").rename(tmp_path / "other")
+    found = json.loads(run("--lance", tmp_path / "other", "--prompt", "p: ", "--json").stdout)
+    assert found["encoded"] == 2 and sorted(cached()) == ["a", "b"]
+
+
+def test_files_in_a_store(
+    run: Run, cached: Callable[[], list[str]], remote: Remote, object_store: ObjectStore,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    folder = remote.url.removeprefix(f"s3://{BUCKET}/")
+    for kind in ("parquet", "csv"):
+        obstore.put(object_store.client(), f"{folder}/x.{kind}", write(tmp_path, kind))
+    found = json.loads(
+        run("--parquet", remote.url, "--csv", f"{remote.url}/*.csv", "--json").stdout
+    )
+    assert found["texts"] == 2 * len(TEXTS) and sorted(cached()) == sorted(
+        {t.strip() for t in TEXTS}
+    )
+    [space] = Database(tmp_path / "cache", writable=False).spaces()
+    sources = {s for batch in space.open().scan(["task"]) for s in batch["task"].to_pylist()}
+    assert sources == {f"{remote.url}/x.parquet"}
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])

@@ -15,16 +15,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lance
+import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from embcache import EmbcacheError
+from embcache.store import Location
 from embcache.warm import BadRow, Columns, Dialect
 from embcache.warm.formats import FORMATS
 from embcache.warm.hub import read_dataset
 from embcache.warm.sources import read_beir, read_files
 from tests.conftest import ROOT
+from tests.object_store import BUCKET, ObjectStore
+from tests.spaces import make_rows
+from tests.tools.test_merge import space_in
 
 PAGE = (ROOT / "docs" / "warming.md").read_text(encoding="utf-8")
 LINE = b'{"text": "a"}\n'
@@ -61,11 +67,14 @@ class Case:
         self.columns, self.dialect = Columns(column, title), dialect
         self.patterns = patterns
 
-    def read(self, folder: Path, report: Callable[[BadRow], None]) -> list[str]:
+    def read(
+        self, folder: Path, report: Callable[[BadRow], None],
+        upload: Callable[[Path], str] | None = None,
+    ) -> list[str]:  # fmt: skip
         files = self.content if isinstance(self.content, dict) else {self.name: self.content}
         for name, content in files.items():
             path = folder / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             if callable(content):
                 content(path)
             elif content is not None:
@@ -76,7 +85,8 @@ class Case:
             split = self.patterns or "train"
             stream = read_dataset(str(folder), None, split, self.columns, report)
         else:
-            names = [p.format(folder) for p in self.patterns or ["{}/" + self.name]]
+            place = folder if upload is None else upload(folder)
+            names = [p.format(place) for p in self.patterns or ["{}/" + self.name]]
             stream = read_files(self.kind, names, self.columns, report, self.dialect)
         return [text for batch in stream for text in batch.texts]
 
@@ -210,31 +220,31 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ],
     ("TSV", "a text that is no UTF-8"): [Case("tsv", b"text\n\xe9\n", "line 2: .* no UTF-8 text")],
     ("TSV", "no such column"): [Case("tsv", "0\ta\n", "no column '3', only '1', '2'", "3")],
-    ("Archives of JSON, CSV, TSV", "`.gz`"): [
+    ("Archives of JSON, CSV, TSV, text", "`.gz`"): [
         Case("jsonl", gzip.compress(LINE), ["a"], name="x.jsonl.gz")
     ],
-    ("Archives of JSON, CSV, TSV", "`.bz2`"): [
+    ("Archives of JSON, CSV, TSV, text", "`.bz2`"): [
         Case("csv", bz2.compress(b"text\na\n"), ["a"], name="x.csv.bz2")
     ],
-    ("Archives of JSON, CSV, TSV", "`.xz`"): [
+    ("Archives of JSON, CSV, TSV, text", "`.xz`"): [
         Case("tsv", lzma.compress(b"text\na\n"), ["a"], name="x.tsv.xz")
     ],
-    ("Archives of JSON, CSV, TSV", "`.zst`"): [
+    ("Archives of JSON, CSV, TSV, text", "`.zst`"): [
         Case("jsonl", pa.compress(LINE, "zstd", asbytes=True), ["a"], name="x.json.zst")
     ],
-    ("Archives of JSON, CSV, TSV", "several in one"): [
+    ("Archives of JSON, CSV, TSV, text", "several in one"): [
         Case("jsonl", 2 * gzip.compress(LINE), ["a", "a"], name="x.jsonl.gz")
     ],
-    ("Archives of JSON, CSV, TSV", "without the ending"): [
+    ("Archives of JSON, CSV, TSV, text", "without the ending"): [
         Case("jsonl", lzma.compress(LINE), ["a"], name="x.jsonl")
     ],
-    ("Archives of JSON, CSV, TSV", "an empty archive"): [
+    ("Archives of JSON, CSV, TSV, text", "an empty archive"): [
         Case("jsonl", b"", r"x\.jsonl\.gz is empty", name="x.jsonl.gz")
     ],
-    ("Archives of JSON, CSV, TSV", "an archive that is cut off"): [
+    ("Archives of JSON, CSV, TSV, text", "an archive that is cut off"): [
         Case("jsonl", CUT, "Truncated compressed stream", name="x.jsonl.gz")
     ],
-    ("Archives of JSON, CSV, TSV", "no archive, though named so"): [
+    ("Archives of JSON, CSV, TSV, text", "no archive, though named so"): [
         Case("jsonl", LINE, "and is no compressed file", name="x.jsonl.xz")
     ],
     ("Pipes", "`-`, standard input, beside files"): [
@@ -329,13 +339,122 @@ def piped_stream(path: Path) -> None:
     fifo(content)(path)
 
 
+def table(*texts: Any, **columns: Any) -> Callable[[Path], None]:
+    rows = pa.table({"text": list(texts), **columns} if texts else columns)
+    return lambda path: lance.write_dataset(rows, str(path)) and None
+
+
+def without_its_data(path: Path) -> None:
+    table("a")(path)
+    for file in (path / "data").iterdir():
+        file.unlink()
+
+
+def space(path: Path) -> None:
+    space_in(Location.of(path)).add(make_rows(["a", "b"]))
+
+
+CASES |= {
+    ("Lance tables", "tables"): [
+        Case("lance", table("a"), ["a"], name=name) for name in ("x.lance", "x")
+    ],
+    ("Lance tables", "folders of tables"): [
+        Case(
+            "lance",
+            {"t/x.lance": table("a"), "t/sub/y.lance": table("b")},
+            ["b", "a"],
+            patterns=["{}/t"],
+        )
+    ],
+    ("Lance tables", "a cache's spaces"): [Case("lance", space, ["a", "b"], name="cache")],
+    ("Lance tables", "strings of any type"): [Case("lance", table(text=s), ["a"]) for s in STRINGS],
+    ("Lance tables", "strings as BINARY"): [Case("lance", table(b"a"), ["a"])],
+    ("Lance tables", "nested columns by their path"): [
+        Case("lance", table(**NESTED), ["a"], "doc.text")
+    ],
+    ("Lance tables", "a text that is null"): [
+        Case("lance", table("a", None), "row 1: column 'text' is null")
+    ],
+    ("Lance tables", "a text or a title that is no string"): [
+        *(Case("lance", table(value), f"row 0: {NO_STRING}") for value in (1, 0.5, [1], {"a": 1})),
+        Case("lance", table("a", title=[["T"]]), f"row 0: {NO_STRING}", title="title"),
+    ],
+    ("Lance tables", "bytes that are no UTF-8"): [
+        Case("lance", table(b"a", b"\xe9"), "row 1: column 'text' is no UTF-8 text")
+    ],
+    ("Lance tables", "a damaged table"): [
+        Case("lance", without_its_data, "x cannot be read as lance: .*Not found")
+    ],
+    ("Lance tables", "no such column"): [
+        Case("lance", table(b=["a"]), "no column 'text', only 'b'")
+    ],
+    ("Lance tables", "a file"): [Case("lance", LINE, "x cannot be read as lance")],
+    ("Lance tables", "a pipe"): [
+        Case("lance", LINE, "a pipe, and a Lance table a folder", patterns=["-"])
+    ],
+    ("URLs", "files"): [Case("jsonl", LINE, ["a"])],
+    ("URLs", "folders"): [
+        Case("csv", {"x.csv": "text\na\n", "sub/y.csv": "text\nb\n"}, ["b", "a"], patterns=["{}/"])
+    ],
+    ("URLs", "globs"): [
+        Case("parquet", {"x.pq": parquet("a"), "y": b""}, ["a"], patterns=["{}/**/[x].p?"])
+    ],
+    ("URLs", "archives"): [Case("txt", gzip.compress(b"a\n"), ["a"], name="x.txt.gz")],
+    ("URLs", "what is left out of a file"): [Case("jsonl", LINE + b"[1]\n", "line 2: a JSON list")],
+    ("URLs", "no such bucket"): [
+        Case("jsonl", LINE, "there is no such bucket", patterns=["s3://nobucket/x"])
+    ],
+    ("URLs", "no such file"): [
+        Case("jsonl", LINE, "there is no such jsonl file in the store", patterns=["{}/y"])
+    ],
+    ("URLs", "user, password or query in it"): [
+        Case("jsonl", LINE, "without user, password, query", patterns=[url])
+        for url in ("s3://u:p@bucket/x", "s3://u@bucket/x", "s3://bucket/x?p=q")
+    ],
+    ("URLs", "http:// and https://"): [
+        Case("jsonl", LINE, "not read from http:// or", patterns=[f"{one}://host/x"])
+        for one in ("http", "https")
+    ],
+    ("Plain text", "one text a line"): [Case("txt", "a b\r\nc\n\u2028d", ["a b", "c", "d"])],
+    ("Plain text", "empty lines"): [Case("txt", "\na\n \n\nb\n\n", ["a", "b"])],
+    ("Plain text", "a text that is no UTF-8"): [
+        Case("txt", b"a\n\n\xe9\n", "line 3: column 'text' is no UTF-8 text")
+    ],
+    ("Plain text", "another column than `text`"): [
+        Case("txt", "a\n", "x has no column 'b', only 'text'", "b"),
+        Case("txt", "a\n", "x has no column 'title', only 'text'", title="title"),
+    ],
+}
+
+
 CASES["Arrow", "streams from a pipe"] = [Case("arrow", piped_stream, ["a"])]
+
+
+def uploads(store: ObjectStore) -> Callable[[Path], str]:
+    """What copies a folder into the store, and returns its URL there."""
+
+    def upload(folder: Path) -> str:
+        url = store.url()
+        for path in folder.rglob("*"):
+            if path.is_file():
+                name = f"{url.removeprefix(f's3://{BUCKET}/')}/{path.relative_to(folder)}"
+                obstore.put(store.client(), name, path.read_bytes())
+        return url
+
+    return upload
 
 
 @pytest.mark.parametrize(("source", "kind", "claim"), claims())
 def test_a_claim(
-    source: str, kind: str, claim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    source: str, kind: str, claim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    upload = None
+    if source == "URLs":
+        store = request.getfixturevalue("object_store")
+        upload = uploads(store)
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
     assert CASES.get((source, claim)), "the claim has no case"
     for number, case in enumerate(CASES[source, claim]):
         stdin = io.TextIOWrapper(io.BytesIO(b'{"text": "stdin"}\n'))
@@ -345,9 +464,9 @@ def test_a_claim(
         bad: list[BadRow] = []
         if kind == "ends":
             with pytest.raises(EmbcacheError, match=case.expected):
-                case.read(folder, bad.append)
+                case.read(folder, bad.append, upload)
             continue
-        texts = case.read(folder, bad.append)
+        texts = case.read(folder, bad.append, upload)
         if kind == "read":
             assert (texts, bad) == (case.expected, [])
         else:

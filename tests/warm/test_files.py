@@ -125,6 +125,27 @@ def test_globs(folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_tables_are_files(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.lance", "sub/B.LANCE", "_g.lance", ".h.lance", "named-otherwise"):
+        fill(folder, f"{name}/_versions/1.manifest", f"{name}/data/x.lance")
+    fill(folder, "c.jsonl", "d.lance", "e.lance/f.jsonl")
+    assert found(folder, "lance") == ["a.lance", "sub/B.LANCE"]
+    [warning] = caplog.records
+    assert warning.getMessage().endswith(
+        "2 of its files read as lance; not read: _g.lance, c.jsonl, d.lance, e.lance/f.jsonl, "
+        "named-otherwise/_versions and 1 more"
+    )
+    assert found(folder) == ["c.jsonl", "e.lance/f.jsonl"]
+    assert "not read: _g.lance, a.lance, d.lance, named-" in caplog.records[1].getMessage()
+    for pattern, expected in (
+        ("*.lance", ["a.lance"]),
+        ("**", ["a.lance", "B.LANCE", "named-otherwise"]),
+        ("named-otherwise", ["named-otherwise"]),  # one that is named may be called as it likes
+        ("a.lance/", ["a.lance"]),
+    ):
+        assert [p.name for p in find_files([f"{folder}/{pattern}"], "lance")] == expected
+
+
 def test_a_name_that_looks_like_a_glob(folder: Path) -> None:
     fill(folder, "data[1].jsonl", "data1.jsonl")
     assert [p.name for p in find_files([f"{folder}/data[1].jsonl"], "jsonl")] == ["data[1].jsonl"]

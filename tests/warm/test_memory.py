@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -59,6 +60,11 @@ def write(path: Path, kind: str, texts: Iterator[str]) -> None:
             rows = csv.writer(file)
             rows.writerow(["text"])
             rows.writerows([text] for text in texts)
+    elif kind == "txt":
+        with path.open("w") as file:
+            file.writelines(f"{text}\n" for text in texts)
+    elif kind == "lance":
+        lance.write_dataset(pa.table({"text": list(texts)}, schema), str(path))
     elif kind == "arrow":
         with pa.ipc.new_file(path, schema) as arrow:  # in one batch of all rows
             arrow.write_batch(pa.record_batch([pa.array(list(texts))], schema))
@@ -76,7 +82,7 @@ def peak(work: Callable[[], Any]) -> int:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "arrow", "parquet"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "txt", "arrow", "parquet", "lance"])
 def test_long_documents_of_every_format(make_encoder: Make, tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"x.{kind}"
     write(path, kind, (document(i) for i in range(COUNT)))

@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
+import lance
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -30,6 +31,8 @@ def write(folder: Path, kind: str) -> Path:
     elif kind == "arrow":
         with pa.ipc.new_file(path, table.schema) as file:
             file.write_table(table, max_chunksize=700)
+    elif kind == "lance":
+        lance.write_dataset(table, str(path), max_rows_per_file=2000)
     elif kind == "csv":
         pyarrow.csv.write_csv(table, path)
     else:
@@ -37,7 +40,7 @@ def write(folder: Path, kind: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "jsonl"])
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "jsonl", "lance"])
 def test_every_format(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path, kind)
     assert read(kind, path) == DOCUMENTS
@@ -50,6 +53,32 @@ def test_every_format(kind: str, tmp_path: Path) -> None:
 def test_arrow_streams_as_datasets_writes_them(tmp_path: Path) -> None:
     Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
     assert read("arrow", tmp_path / "saved") == DOCUMENTS
+
+
+def test_plain_text(tmp_path: Path) -> None:
+    content = "\ufeffa \n\n \t\nb\r\n\u2028c\rd\n\u00e9".encode()
+    (tmp_path / "x.txt").write_bytes(content)
+    (tmp_path / "y.TXT.gz").write_bytes(gzip.compress(content))
+    as_is = ["a ", "b", "\u2028c\rd", "\u00e9"]
+    assert read("txt", tmp_path, columns=Columns(role="other")) == 2 * as_is
+    assert read("txt", tmp_path / "x.txt") == [text.strip() for text in as_is]
+    [batch] = read_files(
+        "txt", [tmp_path / "x.txt"], Columns(title="title", title_is_optional=True), refuse
+    )
+    assert list(batch.numbers) == [1, 4, 5, 6] and batch.unit == "line"
+    with pytest.raises(ConfigError, match=r"no column 'title', only 'text'.* has no others"):
+        read("txt", tmp_path, columns=Columns(title="title"))
+    (tmp_path / "empty.txt").write_bytes(b"")
+    assert read("txt", tmp_path / "empty.txt") == []
+
+
+def test_a_line_of_plain_text_that_is_no_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(b"a\ncaf\xe9\nb\n")
+    bad: list[BadRow] = []
+    assert read("txt", tmp_path / "x.txt", report=bad.append) == ["a", "b"]
+    assert [str(row) for row in bad] == [
+        f"{tmp_path}/x.txt, line 2: column 'text' is no UTF-8 text ('\\udce9' at character 3)"
+    ]
 
 
 def test_compressed_lines(tmp_path: Path) -> None:
@@ -132,7 +161,7 @@ def test_nulls_in_arrow_files(tmp_path: Path) -> None:
     assert len(bad) == 3 and "int 1, not a string" in bad[0].reason
 
 
-@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv"])
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "lance"])
 def test_a_column_that_is_not_there(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path, kind)
     message = r"has no column 'body', only 'id', 'title', 'text'.*text="
@@ -160,6 +189,9 @@ def test_how_many_rows_there_are_about(tmp_path: Path) -> None:
     for kind in ("jsonl", "csv"):
         found = estimate_rows(kind, [str(write(tmp_path, kind))])
         assert found is not None and abs(found - 9000) < 500
+    assert estimate_rows("lance", [write(tmp_path, "lance")]) == 9000
+    (tmp_path / "x.txt").write_text("[a\n" * 9000)  # no JSON array
+    assert estimate_rows("txt", [tmp_path / "x.txt"]) == 9000
     assert estimate_rows("jsonl", ["-"]) is None
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}'))
     (tmp_path / "x.json").write_text('[{"text": "a"}]')

@@ -238,6 +238,9 @@ _LISTS = {"upstream": "CACHE"}
 """Arguments that may be given again for more, and what their help calls one."""
 
 
+_SHORTER = {"prompt_dict": ("--prompt-dict", "--prompts")}  # what people type at first
+
+
 def encoder_options(
     *names: str,
     defaults: Mapping[str, Any] | None = None,
@@ -299,7 +302,7 @@ def _option(name: str, default: Any, help_: str) -> inspect.Parameter:
 
 
 def _parameter(name: str, kind: Any, default: Any, **settings: Any) -> inspect.Parameter:
-    annotation = Annotated[kind, typer.Option(**settings)]
+    annotation = Annotated[kind, typer.Option(*_SHORTER.get(name, ()), **settings)]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
     )

@@ -48,6 +48,8 @@ class WarmDisplay:
     def update(self, stats: WarmStats) -> None:
         """Show these figures, if it is time to."""
         doing = "starting the engine" if stats.starting else "warming"
+        if stats.starting and isinstance(stats, ClusterStats) and not stats.replicas:
+            doing = "starting on Ray"
         done = stats.texts + self._left_out()
         begins = stats.starting and not self._starting
         if self._starting and not stats.starting:

@@ -16,7 +16,7 @@ from embcache.errors import ConfigError, InputError
 from embcache.warm import BadRow, Columns, Dialect, Shard, TextBatch
 from embcache.warm.columns import Role
 from embcache.warm.parts import Part, Selected, parts, split_parts
-from embcache.warm.sources import beir_parts, estimate_dataset, estimate_part, read_dataset
+from embcache.warm.sources import beir_parts, estimate_dataset, estimate_parts, read_dataset
 from embcache.warm.tasks import estimate_texts, read_task
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Sources:
     def estimate(self, limit: int | None, shards: int) -> int | None:
         """About how many texts `batches` has; None where that cannot be told."""
         counts = [estimate_texts(task, self.parts) for task in self._mteb_tasks]
-        counts += [estimate_part(part) for part in self.file_parts()]
+        counts += estimate_parts(self.file_parts())
         if self.dataset is not None:
             counts.append(estimate_dataset(self.dataset, self.config, self.dataset_split))
         known = [count for count in counts if count is not None]

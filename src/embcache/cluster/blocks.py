@@ -15,9 +15,9 @@ from embcache.warm.streams import join_small
 BLOCK_BYTES = BATCH_BYTES
 """Bytes of a block's texts in memory, at most: a few of them wait for each replica."""
 
-_LEAST = 256
+_LEAST = 64
 _EACH = 16  # blocks for each replica, at least: what is left at the end is shared out evenly
-_UNKNOWN = 2048
+_EACH_SO_FAR = 4  # the same of what was read; more would make the blocks of large sources too small
 _PART_BITS = 32
 
 
@@ -36,16 +36,27 @@ class Block:
     bad: list[BadRow] = field(default_factory=list)
 
 
-def block_texts(total: int | None, replicas: int) -> int:
-    """How many texts a block has: few enough that all replicas have work until the end.
+@dataclass(frozen=True)
+class Sizes:
+    """How many texts blocks have: so few that all replicas have work until the end.
 
-    Args:
-        total: How many texts there are, about; None if that is not known.
-        replicas: How many replicas share them.
+    Attributes:
+        replicas: How many replicas share the texts.
+        total: How many texts there are, about; None if that is not known. The blocks of a source
+            then grow with what was read of it.
     """
-    if total is None:
-        return _UNKNOWN
-    return max(_LEAST, min(WINDOW_TEXTS, total // (replicas * _EACH)))
+
+    replicas: int
+    total: int | None = None
+
+    def next(self, read: int) -> int:
+        """Texts of the next block, at most.
+
+        Args:
+            read: Texts of the same part of a source in earlier blocks.
+        """
+        known = read // _EACH_SO_FAR if self.total is None else self.total // _EACH
+        return max(_LEAST, min(WINDOW_TEXTS, known // self.replicas))
 
 
 def first_block(part: int) -> int:
@@ -53,15 +64,21 @@ def first_block(part: int) -> int:
     return part << _PART_BITS
 
 
-def sized(batches: Iterable[TextBatch], texts: int) -> Iterator[TextBatch]:
-    """The same texts in batches that make good blocks.
+def sized(batches: Iterable[TextBatch], sizes: Sizes) -> Iterator[TextBatch]:
+    """The same texts in batches that make good blocks; the same ones each time.
 
     Args:
-        batches: A stream of texts.
-        texts: How many a block has at most.
+        batches: The texts of a part of a source.
+        sizes: How many a block has at most.
     """
-    for batch in join_small(batches, texts, BLOCK_BYTES):
-        yield from batch.pieces(texts, BLOCK_BYTES)
+    read = 0
+    for joined in join_small(batches, WINDOW_TEXTS, BLOCK_BYTES):
+        for batch in joined.pieces(WINDOW_TEXTS, BLOCK_BYTES):
+            at = 0
+            while at < len(batch.texts):
+                size = sizes.next(read)
+                yield batch.cut(slice(at, at + size))
+                at, read = at + size, read + size
 
 
 def packed(block: Block) -> pa.Table:

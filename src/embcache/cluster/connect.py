@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from embcache.errors import ClusterError, ConfigError
 logger = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5
+_JOIN_SECONDS = 20
 _ADDRESS = "RAY_ADDRESS"  # Ray's own variable; `ray job submit` sets it
 _STORE_BYTES = 2**28
 
@@ -44,8 +47,8 @@ def connected(address: str | None, replicas: int | Literal["auto"]) -> Iterator[
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(
-            "Ray is not installed. Install it with `pip install 'embcache[ray]'`, on this machine "
-            "and on every node of the cluster."
+            "Ray is not installed. Install it with `pip install 'ray[data]'` (embcache's extra "
+            "'ray'), on this machine and on every node of the cluster."
         )
     _quiet()
     import ray
@@ -117,9 +120,20 @@ def _silence() -> Iterator[None]:
                 os.close(copy)
 
 
+# Joins a cluster and leaves it again.
+_TRIAL = """
+import logging, sys
+import ray
+try:
+    ray.init(address=sys.argv[1], logging_level=logging.CRITICAL, log_to_driver=False)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
 def _check(where: str) -> None:
-    """Refuse an address at which nobody listens; Ray itself would try for a minute."""
-    if where in ("local", "auto"):
+    """Refuse an address at which no cluster answers, in seconds."""
+    if where == "local":
         return
     if where.startswith("ray://"):
         raise ConfigError(
@@ -127,6 +141,12 @@ def _check(where: str) -> None:
             "host:port of the cluster's head (6379 is the usual port), on a machine in the same "
             "network; or submit the command with `ray job submit`."
         )
+    if where != "auto":
+        _check_port(where)
+    _try_joining(where)
+
+
+def _check_port(where: str) -> None:
     host, _, port = where.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(
@@ -135,11 +155,34 @@ def _check(where: str) -> None:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS):
             pass
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise ClusterError(
             f"There is no Ray cluster at address={where!r}: {error}. `ray status` on a node of it "
             "says its address."
         ) from error
+
+
+def _try_joining(where: str) -> None:
+    """Join in another process first, which can be given up: `ray.init` tries for minutes.
+
+    To wait for it in a thread was rejected: it goes on trying in this process, and nothing ends it.
+    """
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", _TRIAL, where],
+            capture_output=True,
+            text=True,
+            timeout=_JOIN_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ClusterError(
+            f"At address={where!r} no Ray cluster answers within {_JOIN_SECONDS} seconds. Is it "
+            "still running? `ray status` on a node of it says."
+        ) from error
+    if tried.returncode:
+        said = tried.stderr.strip().splitlines() or ["no message"]
+        raise ClusterError(f"Ray cannot be reached at address={where!r}: {said[-1]}")
 
 
 def _quiet() -> None:

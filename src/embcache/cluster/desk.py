@@ -20,7 +20,7 @@ from embcache.cluster.claims import Claims
 from embcache.identity.keys import Keys
 from embcache.warm.batches import BadRow
 
-ALIVE_SECONDS = 20.0
+ALIVE_SECONDS = 30.0
 """How long a replica that says nothing counts as alive: it says something every few seconds."""
 
 
@@ -65,7 +65,8 @@ class Report:
         bad: Rows of it that are left out; all of them, with the last report.
         messages: What was logged for the user, since the last report.
         starting: Whether the engine is starting.
-        finished: Whether this is the last report of the block.
+        finished: Whether the whole block is dealt with.
+        left: Whether this is the last report of this attempt: it is finished, or was stopped.
     """
 
     block: int
@@ -75,6 +76,7 @@ class Report:
     messages: Sequence[str] = ()
     starting: bool = False
     finished: bool = False
+    left: bool = False
 
 
 @dataclass
@@ -244,7 +246,7 @@ class Desk:
         replica = self._replicas[actor]
         replica.started |= bool(report.done.texts) or (replica.starting and not report.starting)
         replica.seen, replica.starting = time.monotonic(), report.starting
-        replica.block = None if report.finished else report.block
+        replica.block = None if report.left else report.block
         self._inbox.messages += report.messages
         for one in report.written:
             self._claims.done(one.keys)

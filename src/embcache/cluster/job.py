@@ -11,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from embcache import errors
-from embcache.cluster.blocks import block_texts, first_block, sized
+from embcache.cluster.blocks import Sizes, first_block, sized
 from embcache.cluster.committer import Committer
 from embcache.cluster.connect import nodes
 from embcache.cluster.desk import Desk, State, Written
-from embcache.cluster.layout import Layout, lay_out
+from embcache.cluster.layout import Layout, Node, lay_out
 from embcache.cluster.preflight import preflight
 from embcache.cluster.reading import Read, datasource, feed_reader, part_reader
 from embcache.cluster.replica import Orders, Replica
@@ -66,7 +66,9 @@ class Job:
         location = Location.of(given["cache_path"], given.get("storage_options"))
         uses_vllm = given["make_engine"] is None
         found = nodes()
-        version = preflight(found, location, engine=uses_vllm)
+        version = preflight(with_gpus(found), location, engine=uses_vllm)
+        if is_for_cpus(version):
+            preflight(found, location, engine=uses_vllm)  # replicas may be on any of them
         on_gpus = uses_vllm and not is_for_cpus(version)
         layout = lay_out(found, replicas, gpus(given) if on_gpus else 0, ray.available_resources())
         own = self._settled(encoder, layout)
@@ -88,13 +90,13 @@ class Job:
             layout.on_a_host,
             pinned=bool(engine),
         )
-        texts = block_texts(total, layout.replicas)
+        sizes = Sizes(layout.replicas, total)
         self._over, self._stopping = threading.Event(), threading.Event()
         self._error: Exception | None = None
-        dataset = self._dataset(parts, batches is not None, texts, layout, orders)
+        dataset = self._dataset(parts, batches is not None, sizes, layout, orders)
         self._threads = [self._start(self._execute, dataset)]
         if batches is not None:
-            self._start(self._feed, sized(batches, texts), first_block(len(parts)))
+            self._start(self._feed, sized(batches, sizes), first_block(len(parts)))
 
     @property
     def over(self) -> bool:
@@ -136,8 +138,7 @@ class Job:
             ) from self._error
 
     def stop(self) -> None:
-        """Have the replicas end after their chunks, and Ray start no more of them."""
-        self._stopping.set()
+        """Have the replicas end after their chunks; what they are handed then, they pass on."""
         self._ray.get(self._desk.stop.remote())
 
     def close(self) -> None:
@@ -167,7 +168,7 @@ class Job:
         self,
         parts: Sequence[Part | Selected],
         feed: bool,
-        texts: int,
+        sizes: Sizes,
         layout: Layout,
         orders: Orders,
     ) -> Any:
@@ -177,7 +178,7 @@ class Job:
         anywhere: list[Read] = []
         for number, part in enumerate(parts):
             reads = anywhere if part.is_remote else here
-            reads.append(part_reader(number, part, texts, self._desk))
+            reads.append(part_reader(number, part, sizes, self._desk))
         if feed:
             here.append(feed_reader(len(parts), self._desk))
         readers = 1 + layout.replicas // _REPLICAS_A_READER
@@ -237,6 +238,11 @@ class Job:
         except Exception as error:  # of a source; whoever watches the job raises it
             self._error = error
             self._over.set()
+
+
+def with_gpus(found: Sequence[Node]) -> Sequence[Node]:
+    """The nodes that engines on GPUs can be on; where there is no GPU, all of them."""
+    return [node for node in found if node.gpus] or found
 
 
 def gpus(given: dict[str, Any]) -> int:

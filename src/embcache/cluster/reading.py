@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from embcache.cluster.blocks import Block, first_block, packed, sized
+from embcache.cluster.blocks import Block, Sizes, first_block, packed, sized
 from embcache.errors import EmbcacheError
 from embcache.warm.batches import BadRow, TextBatch
 
@@ -45,13 +45,13 @@ def datasource(reads: list[Read]) -> Any:
     return Texts()
 
 
-def part_reader(number: int, part: Part | Selected, texts: int, desk: Any) -> Read:
+def part_reader(number: int, part: Part | Selected, sizes: Sizes, desk: Any) -> Read:
     """Reads a part of the sources.
 
     Args:
         number: The part's.
         part: What is read, by the readers that a local run has.
-        texts: How many texts a block has at most.
+        sizes: How many texts a block has at most.
         desk: The job's desk, which is told of errors.
     """
 
@@ -59,7 +59,7 @@ def part_reader(number: int, part: Part | Selected, texts: int, desk: Any) -> Re
         with told(desk):
             bad: list[BadRow] = []
             block = first_block(number)
-            for batch in sized(part.read(bad.append), texts):
+            for batch in sized(part.read(bad.append), sizes):
                 found, bad[:] = list(bad), []
                 yield packed(Block(block, batch, found))
                 block += 1

@@ -143,7 +143,7 @@ class Replica:
                 raise
         self._ready += self._staged
         self._staged.clear()
-        self._report(finished=not self._warmer.stop.is_set())
+        self._report(left=True)
 
     def _advance(self, stats: WarmStats) -> None:
         """Is called whenever the stats change."""
@@ -156,7 +156,8 @@ class Replica:
         if self._ready or stats.starting or not recent:
             self._report()
 
-    def _report(self, *, finished: bool = False) -> None:
+    def _report(self, *, left: bool = False) -> None:
+        finished = left and not self._warmer.stop.is_set()
         stats, before = self._warmer.stats, self._before
         written, self._ready = self._ready, []
         said, self._messages[:] = list(self._messages), []
@@ -174,6 +175,7 @@ class Replica:
             said,
             starting=stats.starting,
             finished=finished,
+            left=left,
         )
         self._reported = time.monotonic()
         if self._get(self._desk.report.remote(self._actor, report)):

@@ -256,6 +256,9 @@ class VllmEncoderWrapper(VllmWrapperBase, AbsEncoder):
             local = self._source.directory if self._source.is_local else None
             given["model"] = self._source.name if local is None else str(local)
             given["revision"] = None if local is not None else self._source.revision
+        for name in ("tokenizer", "hf_config_path", "lora_request"):
+            if isinstance(path := given.get(name), str) and os.path.exists(path):
+                given[name] = os.path.abspath(path)
         if self._database is not None:
             given["cache_path"] = self._database.location.uri
         given["upstream"] = [one.location.uri for one in self._upstreams]

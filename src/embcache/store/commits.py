@@ -15,6 +15,7 @@ import lance
 import pyarrow as pa
 from lance.fragment import FragmentMetadata, write_fragments
 
+from embcache.errors import CacheWriteError
 from embcache.store.lance_errors import WRITE_FIX, despite_conflicts, lance_errors
 from embcache.store.leftovers import remove_leftovers
 from embcache.store.location import Location
@@ -111,6 +112,7 @@ def add_staged(location: Location, staged: Sequence[str]) -> lance.LanceDataset:
         there = {file.path for one in table.get_fragments() for file in one.metadata.files}
         new = [one for one in waiting if not there.issuperset(file.path for file in one.files)]
         if new:
+            _check_staged(location, new)
             table = lance.LanceDataset.commit(
                 location.uri,
                 lance.LanceOperation.Append(new),
@@ -121,6 +123,20 @@ def add_staged(location: Location, staged: Sequence[str]) -> lance.LanceDataset:
 
     _patiently(location, once)
     return committed[-1]
+
+
+def _check_staged(location: Location, staged: Sequence[FragmentMetadata]) -> None:
+    """Refuse to commit files that are gone: Lance does not look, and the table would be damaged."""
+    if location.folder is None:
+        return
+    for one in staged:
+        for file in one.files:
+            if not (location.folder / "data" / file.path).exists():
+                raise CacheWriteError(
+                    f"A file of rows, {file.path}, was to be committed to {location} and is gone: "
+                    "a compaction took it for one that nobody wants. Compact with older_than=0 "
+                    "only while nothing is written. The same command encodes again what it held."
+                )
 
 
 def delete(

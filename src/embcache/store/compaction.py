@@ -176,15 +176,18 @@ def clean_up(location: Location, grace: timedelta) -> None:
     remove_left_behind(location)
 
 
-def remove_left_behind(location: Location) -> None:
-    """Remove what killed processes left an hour ago or earlier, in a table and in its cache.
+def remove_left_behind(location: Location, older_than: timedelta = AGE) -> None:
+    """Remove what killed processes left, in a table and in its cache.
 
     Data files of commits that never came among it. Lance waits seven days for these, since it
     cannot know whether a commit is still to come. Here nobody is committing meanwhile
-    (`locks.between_turns`); the hour is for writers that know nothing of that.
+    (`locks.between_turns`); the age is for writers that know nothing of that, and for files that
+    are staged on other machines.
 
     Args:
         location: The table's place.
+        older_than: What was changed since then may be in use, and stays; in the cache, whatever
+            was changed in the last hour.
 
     Raises:
         CacheError: The table cannot be opened, or the file system refuses something.
@@ -193,10 +196,10 @@ def remove_left_behind(location: Location) -> None:
     if table is None:  # by Lance's own clean-up, after seven days: nobody can say who is committing
         return
     with locks.between_turns(table) as alone, lance_errors("Compacting", location, WRITE_FIX):
-        remove_leftovers(table)
+        remove_leftovers(table, older_than)
         remove_leftovers(table.parent)
         if alone and not has_left(table):  # else `check_space` may take in what such files hold
-            _remove_orphans(location, table)
+            _remove_orphans(location, table, older_than)
 
 
 def _plan(dataset: lance.LanceDataset) -> CompactionOptions | None:
@@ -304,9 +307,9 @@ def _garbage(table: Path, dataset: lance.LanceDataset) -> int:
     return sum(file.st_size for file in _files(table).values()) - _live(dataset)
 
 
-def _remove_orphans(location: Location, table: Path) -> None:
+def _remove_orphans(location: Location, table: Path, older_than: timedelta) -> None:
     """Remove old files that belong to no version."""
-    limit = time.time() - AGE.total_seconds()
+    limit = time.time() - older_than.total_seconds()
     old = {
         path
         for path, file in _files(table).items()

@@ -8,6 +8,7 @@ from datetime import timedelta
 from embcache.store import Location, Space
 from embcache.store.compaction import remove_left_behind
 from embcache.store.lance_errors import WRITE_FIX, despite_conflicts, lance_errors
+from embcache.store.leftovers import AGE
 from embcache.store.locks import sole_compactor
 from embcache.tools.duplicates import remove_duplicates
 
@@ -60,11 +61,12 @@ def compact_space(space: Space, *, older_than: timedelta = timedelta(hours=1)) -
         older_than: Versions older than this are removed, with the files that only they use. Until
             then readers that opened them go on, and the bytes are not freed: right after a
             compaction the folder is larger than before. Zero frees them at once, where no other
-            process has the space open; one that has then fails to read.
+            process has the space open; one that has then fails to read. With zero, what killed
+            processes left behind is removed at once, too, otherwise when it is an hour old: it may
+            be what another process is writing.
 
     Returns:
-        Fragments and bytes, before and after, and how many duplicates were removed. What killed
-        processes left behind is removed once it is an hour old.
+        Fragments and bytes, before and after, and how many duplicates were removed.
 
     Raises:
         ConfigError: There is no table.
@@ -83,7 +85,7 @@ def _compact(space: Space, older_than: timedelta) -> int:
     with sole_compactor(space.location.folder, wait=True):  # a writer's own takes a second
         duplicates = remove_duplicates(space.location)  # first: merged fragments are without them
         _optimize(space, older_than)
-        remove_left_behind(space.location)
+        remove_left_behind(space.location, AGE if older_than else older_than)
     return duplicates
 
 

@@ -60,7 +60,7 @@ def _matching(pattern: str, kind: str) -> list[Path]:
         if not path.name.startswith("_"):
             matches = [match for match in matches if not match.name.startswith("_")]
         if kind == "lance":  # `**` finds the files of tables, too
-            matches = [match for match in matches if match.is_dir()]
+            matches = [match for match in matches if match.is_dir() and not _is_inside(match)]
     files: list[Path] = []
     for match in matches:
         whole = not match.is_dir() or (kind == "lance" and _is_table(match))
@@ -71,6 +71,11 @@ def _matching(pattern: str, kind: str) -> list[Path]:
             f"{' or '.join(FORMATS[kind])} in that directory."
         )
     return list(dict.fromkeys(files))  # `**` finds a directory and what is in it
+
+
+def _is_inside(folder: Path) -> bool:
+    """Whether it belongs to a table."""
+    return any(may_be_table(each.name) and _is_table(each) for each in folder.parents)
 
 
 def _is_table(folder: Path) -> bool:

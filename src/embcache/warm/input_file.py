@@ -45,8 +45,13 @@ class InputFile(ABC):
         return True
 
     @abstractmethod
-    def stream(self) -> AbstractContextManager[Any]:
-        """Open it for a reader of bytes that never seeks."""
+    def stream(self, at_once: int | None = None) -> AbstractContextManager[Any]:
+        """Open it for a reader of bytes that never seeks.
+
+        Args:
+            at_once: Bytes that are fetched at once, of a file in a store; None for what is best
+                where all of it is read.
+        """
 
     @abstractmethod
     def seekable(self, *, mapped: bool = False) -> AbstractContextManager[pa.NativeFile]:
@@ -101,7 +106,7 @@ class LocalFile(InputFile):
         """Whether it is a file or a folder; one that is not there is neither pipe nor file."""
         return self.path != STANDARD_INPUT and (self.absolute.is_file() or self.absolute.is_dir())
 
-    def stream(self) -> AbstractContextManager[Any]:
+    def stream(self, at_once: int | None = None) -> AbstractContextManager[Any]:
         """Open it; standard input is not closed at the end.
 
         Raises:

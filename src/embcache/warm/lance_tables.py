@@ -21,8 +21,10 @@ from embcache.warm.columnar import ColumnPath, column_paths, texts_of, validated
 from embcache.warm.columns import Columns
 from embcache.warm.input_file import InputFile
 
-_AHEAD = 2  # batches; Lance's own number is that of the processors
-_BUFFER = 2**26  # bytes that are read ahead; Lance's own number is 2 GiB
+_CALL_BYTES = 2**24
+_UNKNOWN_ROW = 2**12  # bytes, where a manifest does not say what a file has
+_BATCHES_AHEAD = 2  # Lance's own number is that of the processors
+_FRAGMENTS_AHEAD = 16  # small ones: each takes some requests, one after the other
 _LEAST_ROW = 16  # bytes, where a table in Lance's first format does not say what a column takes
 
 
@@ -160,19 +162,36 @@ def _place(file: InputFile) -> Location:
 def _scanned(
     dataset: lance.LanceDataset, names: list[str], fragments: list[Any], file: InputFile
 ) -> Iterator[pa.RecordBatch]:
-    if not fragments:
-        return  # none would mean all
-    with _errors(file):
-        yield from dataset.scanner(
-            columns=names,
-            fragments=fragments,
-            batch_size=BATCH_ROWS,
-            batch_size_bytes=BATCH_BYTES,
-            batch_readahead=_AHEAD,
-            fragment_readahead=_AHEAD,
-            io_buffer_size=_BUFFER,
-            scan_in_order=True,
-        ).to_batches()
+    """The rows, in calls of `_CALL_BYTES`: a scan reads fragments whole, whatever bounds it.
+
+    Of a fragment with 500 MB of documents it took 700 MB, in calls a fifth of that.
+    """
+    sizes = np.array([_bytes_of(each) for each in fragments], np.int64)
+    for run in runs(sizes, _CALL_BYTES):
+        some = fragments[run]
+        count = sum(each.count_rows() for each in some)
+        step = max(1, _CALL_BYTES * count // max(1, int(sizes[run].sum())))
+        for start in range(0, count, step):
+            with _errors(file):
+                yield from dataset.scanner(
+                    columns=names,
+                    fragments=some,
+                    offset=start,
+                    limit=step,
+                    batch_size=BATCH_ROWS,
+                    batch_size_bytes=BATCH_BYTES,
+                    batch_readahead=_BATCHES_AHEAD,
+                    fragment_readahead=_FRAGMENTS_AHEAD,
+                    scan_in_order=True,
+                ).to_batches()
+
+
+def _bytes_of(fragment: Any) -> int:
+    """Bytes of a fragment's files, with what is not wanted of them: as the manifest says."""
+    sizes = [each.file_size_bytes for each in fragment.metadata.files]
+    if None in sizes:  # older versions of Lance do not note it
+        return int(fragment.physical_rows) * _UNKNOWN_ROW
+    return sum(sizes)
 
 
 @contextmanager

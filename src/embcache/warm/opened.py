@@ -56,7 +56,9 @@ def reading(file: InputFile, kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def opened_text(file: InputFile, newline: str | None = None) -> Iterator[IO[str]]:
+def opened_text(
+    file: InputFile, newline: str | None = None, at_once: int | None = None
+) -> Iterator[IO[str]]:
     """Open a file, a pipe or standard input as text; it may be compressed, as its bytes tell.
 
     What is no UTF-8 becomes lone surrogates, so that one row is left out and not the file.
@@ -64,12 +66,13 @@ def opened_text(file: InputFile, newline: str | None = None) -> Iterator[IO[str]
     Args:
         file: The file.
         newline: As of `open`.
+        at_once: As of `InputFile.stream`.
 
     Raises:
         InputError: It is an empty archive, no archive though named so, or no UTF-8 text at all.
         ConfigError: Standard input is closed.
     """
-    with file.stream() as raw:
+    with file.stream(at_once) as raw:
         stream = _text_bytes(raw, file)
         # Excel and Windows put a byte order mark in front.
         text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline)

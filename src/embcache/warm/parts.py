@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from embcache.warm.arrow_files import read_arrow
 from embcache.warm.batches import Report, TextBatch
@@ -24,7 +25,9 @@ from embcache.warm.streams import Shard, select
 PART_BYTES = 2**26
 """Bytes of the wanted columns in a part of a file, about: enough to be worth a process's while."""
 
-_THREADS = 16  # of which each waits for a file's end
+_THREADS = 16
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def parts(
 
 
 def split_parts(whole: Iterable[Part]) -> list[Part]:
-    """Divide parts, several at once: each waits for the end of its file.
+    """Divide parts, several files at once.
 
     Args:
         whole: Parts.
@@ -191,8 +194,25 @@ def split_parts(whole: Iterable[Part]) -> list[Part]:
         ConfigError: A file lacks a column.
         InputError: A file cannot be read.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return [piece for pieces in pool.map(Part.split, whole) for piece in pieces]
+    return [piece for pieces in side_by_side(Part.split, whole) for piece in pieces]
+
+
+def side_by_side(do: Callable[[Part], T], found: Iterable[Part]) -> list[T]:
+    """Look at many files, several at once: in a store, each look is mostly waiting.
+
+    Args:
+        do: Looks at one.
+        found: All of them.
+
+    Returns:
+        What `do` returns, in the order of the parts. What it raises is raised, and no further file
+        is looked at.
+    """
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        return list(pool.map(do, found))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _file(path: Path | RemoteFile) -> InputFile:

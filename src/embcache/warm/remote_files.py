@@ -30,22 +30,21 @@ _BUFFER = 2**23
 _GOOGLE_PATIENCE = timedelta(seconds=5)  # for a request; its own is 15 minutes
 _URL = re.compile(r"([a-z0-9]+)://([^/?#\s]+)((?:/[^/\n\r]+)*)/*")
 # `?` is of globs, too; a query has names.
-_QUERY = re.compile(r"\?[\w.-]+=|#")
+_QUERY = re.compile(r"\?[\w.-]+=")
 _VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "CLOUD_STORAGE_", "STORAGE_EMULATOR_")
 _OF_A_STORE = re.compile(
-    r"AWS Error|google::cloud::Status|Azure Error|When resolving region|x-ms-request-id|"
-    r"Azure::|AzureFileSystem|CURL error|Credential"
+    r"AWS Error|google::cloud::Status|blob\.core\.windows\.net|dfs\.core\.windows\.net"
 )
 _CODE = re.compile(r"AWS Error (\w+)|google::cloud::Status\((\w+)")
-_CREDENTIALS = (
-    "Credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-    "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY), a profile or the machine's own."
-)
-_DENIED = f"it is not readable with these credentials, or with none. {_CREDENTIALS}"
-_SILENT = (
-    "the store does not answer. Is the network up, and the endpoint right (AWS_ENDPOINT_URL of a "
-    "store that is not AWS's own)?"
-)
+_AZURE = "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"
+_NAMES = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": _AZURE,
+    "abfss": _AZURE,
+}
+_DENIED = "the store does not let it be read with these credentials, or with none."
+_SILENT = "the store does not answer. Is the network up, and the endpoint right?"
 _FIXES = {
     "NO_SUCH_BUCKET": "there is no such bucket: mend the URL.",
     "SIGNATURE_DOES_NOT_MATCH": "the secret key is not that of the access key "
@@ -56,7 +55,7 @@ _FIXES = {
     "PERMISSION_DENIED": _DENIED,
     "UNAUTHENTICATED": _DENIED,
     "NETWORK_CONNECTION": _SILENT,
-    "NOT_FOUND": "there is no such bucket: mend the URL.",
+    "NOT_FOUND": "there is no such bucket, or no such file any more: mend the URL.",
 }
 
 
@@ -91,18 +90,36 @@ class Place(NamedTuple):
                 "Download the file, or pipe it in: `curl ... | ...` and -, standard input."
             )
         if scheme not in SCHEMES:
+            hub = " A data set of the hub goes by its name, without hf:." if scheme == "hf" else ""
             raise ConfigError(
                 f"A source is a URL of {scheme}:, and files are read from folders or from "
-                f"{', '.join(f'{one}://' for one in SCHEMES)}."
+                f"{', '.join(f'{one}://' for one in SCHEMES)}.{hub}"
+            )
+        if "://" not in url:
+            raise ConfigError(
+                f"The source {url!r} has lost a slash, as a pathlib.Path of a URL does. Give the "
+                f"URL as a text, {scheme}://..."
             )
         found = _URL.fullmatch(url)
-        if found is None or _QUERY.search(url) or ("@" in found[2] and scheme != "abfss"):
+        has_user = found is not None and "@" in found[2] and scheme != "abfss"
+        if found is None or has_user or _QUERY.search(url) or not url.isprintable():
             # Not shown: a user or a query is where people put passwords.
             raise ConfigError(
                 f"A source is no place in a store: give {scheme}://bucket/path, without user, "
-                f"password, query (?...) or empty parts. {_CREDENTIALS}"
+                f"password, query (?...) or empty parts. {_credentials(scheme)}"
             )
-        return cls(found[1], found[2], found[3].strip("/"))
+        return cls.known(url)
+
+    @classmethod
+    def known(cls, url: str) -> Place:
+        """Take a URL apart that was checked, or made of what a store lists: any name is right.
+
+        Args:
+            url: The URL.
+        """
+        scheme, _, rest = url.partition("://")
+        host, _, key = rest.partition("/")
+        return cls(scheme, host, key.strip("/"))
 
     @property
     def container(self) -> str:
@@ -131,11 +148,11 @@ class RemoteFile(InputFile):
 
     Attributes:
         url: Where it is.
-        bytes: Its size; 0 of a Lance table.
+        size: Bytes of it; 0 of a Lance table.
     """
 
     url: str
-    bytes: int = 0
+    size: int = 0
 
     is_remote = True
 
@@ -145,25 +162,20 @@ class RemoteFile(InputFile):
     @property
     def uri(self) -> str:
         """Its URL as Lance takes it: quoted."""
-        place = Place.of(self.url)
+        place = Place.known(self.url)
         return f"{place.scheme}://{place.host}/{quote(place.key)}"
 
-    @property
-    def size(self) -> int:
-        """Bytes of it."""
-        return self.bytes
-
-    def stream(self) -> AbstractContextManager[Any]:
+    def stream(self, at_once: int | None = None) -> AbstractContextManager[Any]:
         """Open it; it is read in large pieces, and never as a whole."""
-        place = Place.of(self.url)
+        place = Place.known(self.url)
         opened: AbstractContextManager[Any] = place.filesystem.open_input_stream(
-            place.path, compression=None, buffer_size=_BUFFER
+            place.path, compression=None, buffer_size=at_once or _BUFFER
         )
         return opened
 
     def seekable(self, *, mapped: bool = False) -> AbstractContextManager[pa.NativeFile]:
         """Open it; what is read is asked for by ranges."""
-        place = Place.of(self.url)
+        place = Place.known(self.url)
         opened: AbstractContextManager[pa.NativeFile] = place.filesystem.open_input_file(place.path)
         return opened
 
@@ -184,22 +196,7 @@ def store_failure(url: str, error: BaseException) -> str | None:
         The sentence; None where it is not the store that failed.
     """
     said = str(error)
-    if not _OF_A_STORE.search(said):
-        return None
-    code = next(
-        (one for found in [_CODE.search(said)] if found for one in found.groups() if one), ""
-    )
-    if "OAuth2" in said or "DefaultAzureCredential" in said:
-        fix = f"no credentials were found. {_CREDENTIALS}"
-    elif "esolve host" in said or "When resolving region" in said or "CURL error" in said:
-        fix = _SILENT
-    elif code in _FIXES:
-        fix = _FIXES[code]
-    else:
-        place = Place.of(url)
-        where = Location.of(f"{place.scheme}://{place.host}", argument="source")
-        fix = f"{where.without_secrets(said.splitlines()[0]).rstrip('.')}. {_CREDENTIALS}"
-    return f"{url} cannot be read: {fix}"
+    return _sentence(url, said) if _OF_A_STORE.search(said) else None
 
 
 @contextmanager
@@ -216,8 +213,33 @@ def asking(url: str) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         # The cause is left out: a store's own words may repeat what was signed.
-        failure = store_failure(url, error)
-        raise InputError(failure or f"{url} cannot be read: {error}") from None
+        raise InputError(_sentence(url, str(error))) from None
+
+
+def _sentence(url: str, said: str) -> str:
+    scheme, host, _ = Place.known(url)
+    found = _CODE.search(said)
+    code = (found[1] or found[2]) if found else ""
+    if "OAuth2" in said or "DefaultAzureCredential" in said:
+        fix = f"no credentials were found. {_credentials(scheme)}"
+    elif "esolve host" in said or "esolving host" in said or "CURL error" in said:
+        fix = _SILENT
+    elif code in _FIXES:
+        fix = _FIXES[code]
+    else:
+        where = Location.of(f"{scheme}://{host}", argument="source")
+        fix = f"{where.without_secrets(said.splitlines()[0]).rstrip('.')}."
+    if fix is _DENIED:
+        fix = f"{fix} {_credentials(scheme)}"
+    if fix is _SILENT and scheme == "s3":
+        fix = f"{fix} AWS_ENDPOINT_URL says that of a store that is not AWS's own."
+    return f"{url} cannot be read: {fix}"
+
+
+def _credentials(scheme: str) -> str:
+    return (
+        f"Credentials come from the environment ({_NAMES[scheme]}), a profile or the machine's own."
+    )
 
 
 @lru_cache(maxsize=16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import posixpath
 from collections.abc import Iterator
+from contextlib import suppress
 from glob import has_magic
 
 import pyarrow.fs as pafs
@@ -35,15 +36,16 @@ def find_remote(url: str, kind: str) -> list[RemoteFile]:
     place = Place.of(url)
     with asking(url):
         store = place.filesystem
-        [info] = store.get_file_info([place.path])
+        info = _looked_up(store, place.path)
         if info.type in (_FILE, _FOLDER):  # a file's own name may look like a glob
             matches = [info]
         elif has_magic(place.key):
             found = _globbed(store, place.container, place.key.split("/"))
             matches = sorted(_fitting(found, place.key, kind), key=lambda one: str(one.path))
         else:
-            _say_what_is_wrong(store, place.container)
             matches = []
+        if not matches:
+            _raise_reason(store, place.path)
         files: list[RemoteFile] = []
         for match in matches:
             files += _files_of(store, place, match, kind)
@@ -64,23 +66,37 @@ def find_one(url: str) -> RemoteFile | None:
     """
     place = Place.of(url)
     with asking(url):
-        [info] = place.filesystem.get_file_info([place.path])
+        info = _looked_up(place.filesystem, place.path)
     return RemoteFile(place.url(info.path), info.size) if info.type == _FILE else None
 
 
-def _say_what_is_wrong(store: pafs.FileSystem, container: str) -> None:
-    """Raise what a list says: pyarrow takes a bucket that is missing for an empty one."""
-    for _ in store.get_file_info(pafs.FileSelector(container, allow_not_found=False)):
-        return
+def _looked_up(store: pafs.FileSystem, path: str) -> pafs.FileInfo:
+    try:
+        [info] = store.get_file_info([path])
+    except OSError as error:
+        if "ACCESS_DENIED" in str(error):
+            _raise_reason(store, path)
+        raise
+    return info
+
+
+def _raise_reason(store: pafs.FileSystem, path: str) -> None:
+    """Raise what S3 says to a list of what is not there: a missing bucket, a wrong secret.
+
+    What is asked about one object is answered without a reason.
+    """
+    with suppress(FileNotFoundError):
+        store.get_file_info(pafs.FileSelector(path))
 
 
 def _fitting(found: Iterator[pafs.FileInfo], key: str, kind: str) -> Iterator[pafs.FileInfo]:
     hidden = key.rpartition("/")[2].startswith("_")
     for info in found:
+        if info.base_name.startswith("_") and not hidden:
+            continue
+        above = info.path.split("/")[:-1]
         # `**` finds the files of tables, too.
-        if (hidden or not info.base_name.startswith("_")) and (
-            kind != "lance" or info.type == _FOLDER
-        ):
+        if kind != "lance" or (info.type == _FOLDER and not any(map(may_be_table, above))):
             yield info
 
 

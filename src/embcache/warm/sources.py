@@ -19,7 +19,7 @@ from embcache.warm.input_file import InputFile, LocalFile
 from embcache.warm.lance_tables import inspect_lance
 from embcache.warm.opened import opened_text, reading
 from embcache.warm.parquet_files import inspect_parquet
-from embcache.warm.parts import Part, parts
+from embcache.warm.parts import Part, parts, side_by_side
 from embcache.warm.remote_listing import find_one
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "beir_parts",
     "estimate_dataset",
     "estimate_part",
+    "estimate_parts",
     "estimate_rows",
     "find_files",
     "parts",
@@ -100,6 +101,22 @@ def estimate_rows(
     return sum(known) if len(known) == len(counts) else None
 
 
+def estimate_parts(found: Iterable[Part]) -> list[int | None]:
+    """Estimate how many rows parts have, several at once, see `estimate_part`.
+
+    Args:
+        found: The parts.
+
+    Returns:
+        A number for each; None where it cannot be told.
+
+    Raises:
+        ConfigError: A parquet or Arrow file or a Lance table lacks a column.
+        InputError: A file cannot be read as its format.
+    """
+    return side_by_side(estimate_part, found)
+
+
 def estimate_part(part: Part, *, check: bool = True) -> int | None:
     """Estimate how many rows a part has, from what it says, or from its size and first lines.
 
@@ -129,7 +146,7 @@ def estimate_part(part: Part, *, check: bool = True) -> int | None:
         if part.kind == "arrow":
             inspect_arrow(file, columns)
             return None
-        with opened_text(file) as text:
+        with opened_text(file, at_once=_SAMPLE) as text:
             head = text.read(_SAMPLE)
     is_array = part.kind == "jsonl" and head.lstrip().startswith("[")
     if file.name.lower().endswith(ARCHIVES) or is_array:
