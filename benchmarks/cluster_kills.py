@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tests.object_store import ObjectStore
 
 HEAD = (
-    *("kind", "place", "texts", "kills", "work", "duplicates before and after compaction"),
+    *("kind", "seed", "place", "texts", "kills", "work", "duplicates before and after compaction"),
     *("orphans", "seconds", "verdict"),
 )
 
@@ -87,7 +87,8 @@ def _row(trial: Trial) -> str:
     kills = ", ".join(f"{count} {what}" for what, count in trial.kills.items())
     return table_row(
         (
-            trial.kind,
+            f"`{trial.kind}`",
+            trial.seed,
             "disk" if trial.store is None else "store",
             f"{trial.texts:,}",
             kills,
