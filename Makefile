@@ -2,14 +2,14 @@
 # that costs a fraction of a second and no network.
 #   PYTHON=/path/to/python3.12    the Python to build .venv with
 #   EMBCACHE_DEVICE=cpu|cuda      which vLLM to install              (default: by the GPU found)
-#   ARGS='...'                    passed on to demo, test, bench and bench-*, storm, damage, soak,
-#                                 fuzz, lock
+#   ARGS='...'                    passed on to demo, test, bench and bench-*, storm, ray-test, damage,
+#                                 soak, fuzz, lock
 
 PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory bench-canaries bench-store bench-scaling bench-ray storm damage soak fuzz lock hooks clean distclean
+.PHONY: help setup demo test lint check format bench bench-dtypes bench-memory bench-canaries bench-store bench-scaling bench-ray storm ray-test damage soak fuzz lock hooks clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ bench-scaling: setup  ## what 100 million texts and more cost; ARGS='--keys 1000
 
 storm: setup  ## processes on one cache, killed at random; ARGS='--minutes 20 --kills 60', '--store --store-kills 3'
 	@$(PY) benchmarks/storm.py $(ARGS)
+
+ray-test: setup  ## kills on a Ray cluster of this machine; ARGS='--rounds 2', '--store', '--kinds node'
+	@$(PY) benchmarks/cluster_kills.py $(ARGS)
 
 damage: setup  ## damage a cache at random and mend it; ARGS='--trials 10000 --seed 1'
 	@$(PY) benchmarks/damage.py $(ARGS)
