@@ -71,7 +71,7 @@ class LoggingEngine(FakeEngine):
             if self.kind == "fails":
                 raise RuntimeError("the second is broken")
             if self.kind == "nan":
-                result.vectors[0, 0] = np.nan
+                result.vectors[:] = np.nan
         return result
 
 

@@ -131,9 +131,7 @@ def test_somebody_who_is_no_ray(monkeypatch: pytest.MonkeyPatch, listening: int)
     monkeypatch.setattr(connect, "_JOIN_SECONDS", 4)
     address = f"127.0.0.1:{listening}"
     with (
-        pytest.raises(
-            ClusterError, match=f"'{address}' no Ray cluster answers within 4"
-        ),
+        pytest.raises(ClusterError, match=f"'{address}' no Ray cluster answers within 4"),
         connected(address, 1),
     ):
         pass
