@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from array import array
 from itertools import pairwise
 
 import pyarrow as pa
@@ -76,9 +77,11 @@ def test_a_text_larger_than_a_block_is_one_by_itself() -> None:
 
 
 def test_blocks_travel_as_tables() -> None:
-    batch = TextBatch(["a", "\ud800", "", "é" * 100], "s", numbers=range(3, 7), prompt_type="query")
+    batch = TextBatch(
+        ["a", "\ud800", "", "é" * 100], "s", numbers=array("q", range(3, 7)), prompt_type="query"
+    )
     blocks = [
-        Block(first_block(3), batch, [BadRow("s, row 1", "none")]),
+        Block(first_block(3), batch, [BadRow("\udcffs, row 1", "none")]),
         Block(first_block(3) + 1, None),
     ]
     tables = [packed(block) for block in blocks]

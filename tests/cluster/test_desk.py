@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embcache.cluster import desk as module
-from embcache.cluster.desk import Desk, Done, Failure, Report, State, Written
+from embcache.cluster.desk import DEALT_WITH, Desk, Done, Failure, Report, State, Written
 from embcache.identity.keys import Keys
 from embcache.warm.batches import BadRow
 
@@ -240,7 +240,7 @@ class TestFeed:
             assert not third.done()
             await desk.report("1", Report(0, Done(1), last=True))
             assert await third
-            assert [await desk.get(block) for block in (0, 1, 2)] == [b"", b"1", b"2"]
+            assert [await desk.get(block) for block in (0, 1, 2)] == [DEALT_WITH, b"1", b"2"]
 
         run(work())
 
@@ -250,7 +250,7 @@ class TestFeed:
             await desk.put(b"0", 0)
             await desk.report("1", Report(0, last=True))
             await desk.put(b"1", 0)
-            assert [await desk.get(block) for block in (0, 1)] == [b"", b"1"]
+            assert [await desk.get(block) for block in (0, 1)] == [DEALT_WITH, b"1"]
 
         run(work())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from embcache.cluster.blocks import Block, Sizes, first_block, unpacked
+from embcache.cluster.desk import DEALT_WITH
 from embcache.cluster.reading import Read, feed_reader, part_reader, told
 from embcache.errors import CacheError, InputError
 from embcache.warm import Columns
@@ -24,13 +24,13 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 class FakeDesk:
     """Notes failures, and gives out what it has."""
 
-    def __init__(self, *data: bytes) -> None:
+    def __init__(self, *data: TextBatch) -> None:
         self.failures: list[tuple[str, str]] = []
         self.data = data
         self.fail = SimpleNamespace(remote=lambda *said: self.failures.append(said))
         self.get = SimpleNamespace(remote=self._get)
 
-    def _get(self, block: int) -> bytes | None:
+    def _get(self, block: int) -> TextBatch | None:
         number = block - first_block(3)
         return self.data[number] if number < len(self.data) else None
 
@@ -119,7 +119,7 @@ def test_errors_of_others_are_the_engines(desk: FakeDesk) -> None:
 
 def test_what_the_driver_puts_on_the_desk(desk: FakeDesk) -> None:
     batch = TextBatch(["a", "b"], "task")
-    desk.data = (pickle.dumps(batch), b"", pickle.dumps(batch))
+    desk.data = (batch, DEALT_WITH, batch)
     blocks = blocks_of(feed_reader(3, desk))
     assert [block.number - first_block(3) for block in blocks] == [0, 1, 2]
     assert [block.batch for block in blocks] == [batch, None, batch]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,6 +20,17 @@ _LEAST = 64
 _EACH = 16  # blocks for each replica, at least: what is left at the end is shared out evenly
 _EACH_SO_FAR = 4  # the same of what was read; more would make the blocks of large sources too small
 _PART_BITS = 32
+_NONE = TextBatch([], "")
+_PLAIN = ("source", "prompt", "prompt_type", "unit")
+_SCHEMA = pa.schema(
+    [
+        ("block", pa.int64()),
+        ("texts", pa.list_(pa.large_binary())),
+        ("numbers", pa.list_(pa.int64())),
+        ("bad", pa.list_(pa.struct([("place", pa.binary()), ("reason", pa.binary())]))),
+        *((name, pa.binary()) for name in _PLAIN),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -82,13 +94,35 @@ def sized(batches: Iterable[TextBatch], sizes: Sizes) -> Iterator[TextBatch]:
 
 
 def packed(block: Block) -> pa.Table:
-    """A block as a table of one row, which is how Ray Data moves it.
-
-    Pickled, since texts may hold what is no UTF-8, which is for the replica to refuse.
-    """
-    return pa.table({"block": [pickle.dumps(block)]})
+    """A block as a table of one row, which is how Ray Data moves it."""
+    batch = block.batch or _NONE
+    row = {
+        "block": block.number,
+        "texts": [_bytes(text) for text in batch.texts],
+        "numbers": list(batch.numbers),
+        "bad": [{"place": _bytes(row.place), "reason": _bytes(row.reason)} for row in block.bad],
+        **{name: _bytes(getattr(batch, name)) for name in _PLAIN},
+    }
+    return pa.Table.from_pylist([row], schema=_SCHEMA)
 
 
 def unpacked(table: pa.Table) -> list[Block]:
     """The blocks in a table that `packed` made, or several of them joined."""
-    return [pickle.loads(one.as_buffer()) for one in table.column("block")]
+    return [_block(row) for row in table.to_pylist()]
+
+
+def _block(row: Mapping[str, Any]) -> Block:
+    texts = [_text(text) for text in row["texts"]]
+    numbers = array("q", row["numbers"]) if row["numbers"] else ()
+    batch = TextBatch(texts, numbers=numbers, **{name: _text(row[name]) for name in _PLAIN})
+    bad = [BadRow(**{name: _text(value) for name, value in one.items()}) for one in row["bad"]]
+    return Block(row["block"], batch if texts else None, bad)
+
+
+def _bytes(text: str | None) -> bytes | None:
+    """Texts, and names of files, may be no UTF-8: that is for whoever deals with them to refuse."""
+    return None if text is None else text.encode("utf-8", "surrogatepass")
+
+
+def _text(raw: bytes | None) -> Any:
+    return None if raw is None else raw.decode("utf-8", "surrogatepass")

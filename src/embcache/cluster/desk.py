@@ -18,10 +18,13 @@ import numpy.typing as npt
 
 from embcache.cluster.claims import Claims
 from embcache.identity.keys import Keys
-from embcache.warm.batches import BadRow
+from embcache.warm.batches import BadRow, TextBatch
 
 ALIVE_SECONDS = 20.0
 """How long a replica that says nothing counts as alive: it says something every few seconds."""
+
+DEALT_WITH = TextBatch([], "")
+"""Stands for a batch that is not kept any more, because its block is finished."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ class Desk:
         self._inbox = _Inbox()
         self._failure: Failure | None = None
         self._stopped = False
-        self._feed: dict[int, bytes] = {}
+        self._feed: dict[int, TextBatch] = {}
         self._fed = 0
         self._end: int | None = None
         self._held = held
@@ -296,11 +299,11 @@ class Desk:
             self._failure,
         )
 
-    async def put(self, data: bytes, first_block: int) -> bool:
+    async def put(self, batch: TextBatch, first_block: int) -> bool:
         """Take the next batch of the driver's texts; waits for room.
 
         Args:
-            data: The batch, pickled.
+            batch: The batch.
             first_block: Number of the first of these batches' blocks; the others follow it.
 
         Returns:
@@ -308,7 +311,7 @@ class Desk:
         """
         async with self._changed:
             await self._changed.wait_for(lambda: len(self._feed) < self._held or self._stopped)
-            self._feed[first_block + self._fed] = data
+            self._feed[first_block + self._fed] = batch
             self._fed += 1
             self._changed.notify_all()
         return not self._stopped
@@ -319,15 +322,14 @@ class Desk:
             self._end = first_block + self._fed
             self._changed.notify_all()
 
-    async def get(self, block: int) -> bytes | None:
+    async def get(self, block: int) -> TextBatch | None:
         """Give out a batch of the driver's texts; waits for it.
 
         Args:
             block: The block's number.
 
         Returns:
-            The batch; b"" for one that is finished, None behind the last one, and when the job is
-            to stop.
+            The batch, or `DEALT_WITH`; None behind the last one, and when the job is to stop.
         """
 
         def known() -> bool:
@@ -337,7 +339,7 @@ class Desk:
             await self._changed.wait_for(known)
             if self._over(block):
                 return None
-            return self._feed.get(block, b"")
+            return self._feed.get(block, DEALT_WITH)
 
     def _over(self, block: int) -> bool:
         return self._stopped or (self._end is not None and block >= self._end)

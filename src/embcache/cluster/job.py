@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import pickle
 import random
 import threading
 import time
@@ -91,7 +90,7 @@ class Job:
         )
         orders = Orders(
             self._desk,
-            ray.cloudpickle.dumps(own.recipe(**engine)),
+            ray.put(own.recipe(**engine)),
             own.identity,
             layout.on_a_host,
             pinned=bool(engine),
@@ -241,7 +240,7 @@ class Job:
     def _feed(self, batches: Iterator[TextBatch], first: int) -> None:
         try:
             for batch in batches:
-                if not self._ray.get(self._desk.put.remote(pickle.dumps(batch), first)):
+                if not self._ray.get(self._desk.put.remote(batch, first)):
                     return
             self._ray.get(self._desk.end.remote(first))
         except self._ray.exceptions.RayError:  # the desk is gone, which is found out elsewhere

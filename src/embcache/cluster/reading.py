@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import pyarrow as pa
 
 from embcache.cluster.blocks import Block, Sizes, first_block, packed, sized
 from embcache.errors import EmbcacheError
-from embcache.warm.batches import BadRow, TextBatch
+from embcache.warm.batches import BadRow
 
 if TYPE_CHECKING:
     from embcache.warm.parts import Part, Selected
@@ -81,9 +80,8 @@ def feed_reader(number: int, desk: Any) -> Read:
         import ray
 
         block = first_block(number)
-        while (data := ray.get(desk.get.remote(block))) is not None:
-            batch: TextBatch | None = pickle.loads(data) if data else None
-            yield packed(Block(block, batch))
+        while (batch := ray.get(desk.get.remote(block))) is not None:
+            yield packed(Block(block, batch if batch.texts else None))
             block += 1
 
     return read

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import socket
 import threading
 import time
@@ -41,8 +40,8 @@ class Orders:
 
     Attributes:
         desk: The job's desk.
-        recipe: Makes the encoder; pickled, since it imports torch, which reads the number of
-            threads once.
+        recipe: Reference to what makes the encoder: to fetch it imports torch, which reads the
+            number of threads once.
         identity: Which its identity must be.
         on_a_host: How many replicas one host has at most.
         pinned: Whether each of these gets its share of the host's cores for itself: where the
@@ -50,7 +49,7 @@ class Orders:
     """
 
     desk: Any
-    recipe: bytes
+    recipe: Any
     identity: Identity
     on_a_host: int
     pinned: bool
@@ -111,7 +110,7 @@ class Replica:
         slot = self._get(self._desk.hello.remote(self._actor, self._host, os.getpid()))
         if orders.pinned:
             pin(slot, orders.on_a_host)
-        recipe: Callable[[], VllmEncoderWrapper] = pickle.loads(orders.recipe)
+        recipe: Callable[[], VllmEncoderWrapper] = self._get(orders.recipe)
         encoder = recipe()
         if encoder.identity != orders.identity:
             raise ChangedModelError(
