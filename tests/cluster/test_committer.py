@@ -166,17 +166,15 @@ class Merges:
         return "task"
 
     def wait(self, tasks: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        self.ready = self.ready or timeout > 0
         return (tasks, []) if self.ready else ([], tasks)
-
-    def get(self, task: str) -> None:
-        self.ready = True
 
 
 @pytest.fixture
 def merges(monkeypatch: pytest.MonkeyPatch) -> Iterator[Merges]:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     merges = Merges()
-    for name in ("remote", "wait", "get"):
+    for name in ("remote", "wait"):
         monkeypatch.setattr(ray, name, getattr(merges, name))
     yield merges
 

@@ -23,9 +23,8 @@ COMMIT_SECONDS = 2.0
 COMMIT_SECONDS_IN_A_STORE = 5.0
 """Time between two commits, at least: short enough that a kill of the driver loses little."""
 
-_SHARE = (
-    0.05  # of the time that commits take, at most: a manifest lists all files, so they get slow
-)
+_SHARE = 0.05  # of the time, at most, for commits: a manifest lists all files, so they get slow
+_MERGE_SECONDS = 30.0
 
 LATE_SECONDS = 1800.0
 """How old a file may be that is committed. A compaction of another process takes files that nobody
@@ -85,11 +84,11 @@ class Committer:
             self._merge(fragments)
 
     def close(self) -> None:
-        """Wait for a merge that has begun."""
+        """Give a merge that has begun a while; one that is cut off leaves the table as it was."""
         import ray
 
         if self._merging is not None:
-            ray.get(self._merging)
+            ray.wait([self._merging], timeout=_MERGE_SECONDS)
 
     def _merge(self, fragments: list[lance.LanceFragment]) -> None:
         import ray

@@ -16,7 +16,7 @@ from embcache import errors
 from embcache.cluster.blocks import Sizes, first_block, sized
 from embcache.cluster.committer import Committer
 from embcache.cluster.connect import nodes
-from embcache.cluster.desk import Desk, State, Written
+from embcache.cluster.desk import Desk, State
 from embcache.cluster.layout import Layout, Node, lay_out, try_room
 from embcache.cluster.preflight import preflight
 from embcache.cluster.reading import Read, datasource, feed_reader, part_reader
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _IN_FLIGHT = 2  # blocks of a replica: one that it works on, and one that is there when it is done
 _READERS = 2  # one waits for its disk or store while the other one makes texts
 _REPLICAS_A_READER = 16  # more of them, each of which encodes a few thousand texts a second at most
-_JOIN_SECONDS = 10.0
+_JOIN_SECONDS = 5.0
 _FREED_SECONDS = 5.0
 _ROW = 1  # byte: a block of Ray's is one row of ours, however small
 
@@ -125,12 +125,12 @@ class Job:
             ) from error
         return state
 
-    def last_words(self) -> Sequence[Written]:
-        """What was written and not fetched yet; nothing where the desk is gone."""
+    def last_words(self) -> State | None:
+        """What the desk knows in the end; None where it is gone."""
         try:
-            return self.state().written
+            return self.state()
         except ClusterError:
-            return ()
+            return None
 
     def raise_error(self) -> None:
         """Raise what ended the job, if anything did."""

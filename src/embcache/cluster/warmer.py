@@ -173,9 +173,12 @@ class ClusterWarmer:
                     return
                 time.sleep(_POLL_SECONDS)
         finally:  # whatever ends it: what is written is good, and is committed
-            job.committer.take(job.last_words())
+            last = job.last_words()
+            job.committer.take(() if last is None else last.written)
             job.committer.commit(now=True)
             self.stats.committed = job.committer.committed
+            if last is not None:
+                _log(last)
 
     def _finish(self, job: Job) -> None:
         self._take(job, job.state())
@@ -185,8 +188,7 @@ class ClusterWarmer:
         """Deal with what the desk knows."""
         job.committer.take(state.written)
         self._show(job, state)
-        for message in state.messages:
-            logger.warning("%s", message)
+        _log(state)
         for row in state.bad:
             self._report(row)
 
@@ -208,6 +210,11 @@ class ClusterWarmer:
             for one in state.replicas.values()
         ]
         self._advance(stats)
+
+
+def _log(state: State) -> None:
+    for message in state.messages:
+        logger.warning("%s", message)
 
 
 def _check(encoder: VllmEncoderWrapper) -> None:
