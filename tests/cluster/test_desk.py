@@ -105,6 +105,17 @@ def test_what_is_written_is_claimed_no_more_and_handed_out_once() -> None:
     run(work())
 
 
+def test_what_an_upstream_has_is_not_encoded_by_a_replica() -> None:
+    async def work() -> None:
+        desk = await greeted("1")
+        files = [written("f", 1, 2, 3)]
+        await desk.report("1", Report(7, Done(3, upstream=2), files, last=True))
+        state = await desk.state()
+        assert (state.replicas["1"].encoded, state.encoded, state.done.upstream) == (1, 3, 2)
+
+    run(work())
+
+
 def test_an_attempt_that_was_lost_counts_no_more() -> None:
     async def work() -> None:
         desk = await greeted("1")

@@ -47,7 +47,7 @@ class Done:
     Attributes:
         texts: Texts that are dealt with.
         upstream: How many of them came from an upstream.
-        refused: How many of them were left out.
+        refused: How many could not be encoded; rows without a text are not among them.
         tokens: Tokens of those that were encoded.
     """
 
@@ -88,7 +88,8 @@ class Replica:
         host: Name of its host.
         pid: Its process.
         slot: Which of its host's replicas it is, from 0.
-        encoded: How many texts it has encoded, those that were lost with a kill left out.
+        encoded: How many texts it has encoded, those that were lost with a kill left out; of the
+            block that it works on, those of an upstream count, too.
         blocks: How many blocks it has finished.
         starts: How often it was started.
         starting: Whether its engine is starting.
@@ -128,7 +129,7 @@ class State:
 
     Attributes:
         done: What was done, all blocks together.
-        encoded: How many texts were encoded and are in files.
+        encoded: How many texts were encoded, or found upstream, and are in files.
         written: Files that were not handed out before.
         bad: Rows that are left out, and were not handed out before.
         messages: The same of messages.
@@ -258,6 +259,7 @@ class Desk:
             self._open[report.block] = report.done
             if report.last and not self._stopped:
                 replica.blocks += 1
+                replica.encoded = max(0, replica.encoded - report.done.upstream)
                 await self._finish(report)
         return self._stopped
 
