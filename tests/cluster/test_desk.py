@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from embcache.cluster import desk as module
-from embcache.cluster.desk import DEALT_WITH, Desk, Done, Failure, Report, State, Written
+from embcache.cluster.desk import (
+    DEALT_WITH,
+    FRUITLESS_STARTS,
+    Desk,
+    Done,
+    Failure,
+    Report,
+    State,
+    Written,
+)
 from embcache.identity.keys import Keys
 from embcache.warm.batches import BadRow
 
@@ -64,6 +73,23 @@ def test_a_replica_that_moves_gives_its_slot_back_and_keeps_its_counts() -> None
         moved = (await desk.state()).replicas["1"]
         assert (moved.host, moved.pid, moved.slot, moved.starts) == ("other", 5, 0, 2)
         assert (moved.encoded, moved.blocks) == (2, 1)
+
+    run(work())
+
+
+def test_a_replica_that_ends_again_and_again_ends_the_job() -> None:
+    async def work() -> None:
+        desk = await greeted("1", "2")
+        for _ in range(FRUITLESS_STARTS - 1):
+            await desk.hello("1", "host", 1)
+        await desk.report("1", Report(7, Done(1), [written("f", 1)]))  # it got on
+        for _ in range(FRUITLESS_STARTS):
+            await desk.hello("1", "host", 1)
+        assert (await desk.state()).failure is None
+        await desk.hello("1", "other", 1)
+        failure = (await desk.state()).failure
+        assert failure is not None and failure.kind == "ClusterError"
+        assert "On host other, a replica was killed or crashed 6 times in a row" in failure.message
 
     run(work())
 

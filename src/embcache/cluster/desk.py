@@ -23,6 +23,10 @@ from embcache.warm.batches import BadRow, TextBatch
 ALIVE_SECONDS = 20.0
 """How long a replica that says nothing counts as alive: it says something every few seconds."""
 
+FRUITLESS_STARTS = 6
+"""How often in a row a replica may be started and end without having written or finished anything.
+Ray starts it again for ever, and gives it the same block: one whose texts crash it, say."""
+
 DEALT_WITH = TextBatch([], "")
 """Stands for a batch that is not kept any more, because its block is finished."""
 
@@ -92,6 +96,7 @@ class Replica:
             block that it works on, those of an upstream count, too.
         blocks: How many blocks it has finished.
         starts: How often it was started.
+        fruitless: How often of these since it has last written or finished something.
         starting: Whether its engine is starting.
         started: Whether that is over, or texts are dealt with and no engine was needed.
         block: The block that it works on; None between two.
@@ -104,6 +109,7 @@ class Replica:
     encoded: int = 0
     blocks: int = 0
     starts: int = 0
+    fruitless: int = 0
     starting: bool = False
     started: bool = False
     block: int | None = None
@@ -202,10 +208,20 @@ class Desk:
             slot = next(number for number in range(len(taken) + 1) if number not in taken)
             earlier = known or Replica(host, pid, slot)
             known = self._replicas[actor] = Replica(
-                host, pid, slot, earlier.encoded, earlier.blocks, earlier.starts
+                host, pid, slot, earlier.encoded, earlier.blocks, earlier.starts, earlier.fruitless
             )
         known.pid, known.starts, known.block = pid, known.starts + 1, None
         known.seen = time.monotonic()
+        known.fruitless += 1
+        if known.fruitless > FRUITLESS_STARTS:
+            await self.fail(
+                "ClusterError",
+                f"On host {host}, a replica was killed or crashed {FRUITLESS_STARTS} times in a "
+                "row before it had written anything: its host may be short of memory, or a text "
+                "may crash the engine. Ray's logs there (/tmp/ray/session_latest/logs) may say "
+                "why. Give fewer replicas, or find the text with a local run; the same command "
+                "goes on from what is committed.",
+            )
         return known.slot
 
     async def other_version(self, host: str, version: str) -> str | None:
@@ -250,6 +266,8 @@ class Desk:
         replica.seen, replica.starting = time.monotonic(), report.starting
         replica.block = None if report.last else report.block
         self._inbox.messages += report.messages
+        if report.written or report.last:
+            replica.fruitless = 0
         for one in report.written:
             self._claims.done(one.keys)
             replica.encoded += len(one.keys)
