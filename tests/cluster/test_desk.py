@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from embcache.cluster import desk as module
-from embcache.cluster.desk import DEALT_WITH, Desk, Done, Failure, Report, State, Written
+from embcache.cluster.desk import (
+    DEALT_WITH,
+    FRUITLESS_STARTS,
+    Desk,
+    Done,
+    Failure,
+    Report,
+    State,
+    Written,
+)
 from embcache.identity.keys import Keys
 from embcache.warm.batches import BadRow
 
@@ -68,6 +77,23 @@ def test_a_replica_that_moves_gives_its_slot_back_and_keeps_its_counts() -> None
     run(work())
 
 
+def test_a_replica_that_ends_again_and_again_ends_the_job() -> None:
+    async def work() -> None:
+        desk = await greeted("1", "2")
+        for _ in range(FRUITLESS_STARTS - 1):
+            await desk.hello("1", "host", 1)
+        await desk.report("1", Report(7, Done(1), [written("f", 1)]))  # it got on
+        for _ in range(FRUITLESS_STARTS):
+            await desk.hello("1", "host", 1)
+        assert (await desk.state()).failure is None
+        await desk.hello("1", "other", 1)
+        failure = (await desk.state()).failure
+        assert failure is not None and failure.kind == "ClusterError"
+        assert "On host other, a replica was killed or crashed 6 times in a row" in failure.message
+
+    run(work())
+
+
 def test_versions_are_those_of_the_first() -> None:
     async def work() -> None:
         desk = Desk()
@@ -101,6 +127,17 @@ def test_what_is_written_is_claimed_no_more_and_handed_out_once() -> None:
         assert not second.written and not second.messages and not second.bad
         assert first.encoded == second.encoded == 1
         assert (await desk.claim(7, keys(1, 2))).tolist() == [False, True]
+
+    run(work())
+
+
+def test_what_an_upstream_has_is_not_encoded_by_a_replica() -> None:
+    async def work() -> None:
+        desk = await greeted("1")
+        files = [written("f", 1, 2, 3)]
+        await desk.report("1", Report(7, Done(3, upstream=2), files, last=True))
+        state = await desk.state()
+        assert (state.replicas["1"].encoded, state.encoded, state.done.upstream) == (1, 3, 2)
 
     run(work())
 

@@ -37,6 +37,7 @@ from embcache.tools.check import check_space
 from embcache.warm import Columns
 from embcache.warm.batches import BadRow, TextBatch
 from embcache.warm.parts import Part, parts
+from embcache.warm.run import Warmer
 from tests.cluster.engines import REFUSED, embedded
 from tests.conftest import encode
 from tests.fakes import fake_vector
@@ -146,7 +147,7 @@ def test_each_text_is_embedded_once(
     stats = warmer.run(both, here, total=2000)
     count = 600 + 598 + 1150
     assert (stats.texts, stats.encoded, stats.committed) == (count, 2000, 2000)
-    assert (stats.hits, stats.refused, stats.tokens) == (count - 2000, 6, 4000)
+    assert (stats.hits, stats.refused, stats.tokens) == (count - 2000, 2, 4000)
     assert (stats.stopped, stats.starting, stats.dashboard) == (False, False, None)
     assert 0 < stats.start_seconds < stats.seconds
     assert sorted(row.place for row in bad) == [
@@ -172,7 +173,22 @@ def test_each_text_is_embedded_once(
     bad.clear()
     again = ClusterWarmer(make(kind="start"), 2, report=bad.append).run(both[1:], here, total=2000)
     assert (again.texts, again.hits, again.encoded) == (598 + 1150, 598 + 1150, 0)
-    assert len(bad) == again.refused == 3 and len(embedded(log)) == 2000
+    assert len(bad) == 3 and again.refused == 1 and len(embedded(log)) == 2000
+
+
+@pytest.mark.slow
+def test_what_an_upstream_has_is_taken_once(
+    ray_here: None, make: Make, log: Path, tmp_path: Path
+) -> None:
+    team = str(tmp_path / "team")
+    Warmer(make(cache_path=team)).run(batches(TEXTS[:1500]))
+    log.unlink()
+    stats = ClusterWarmer(make(upstream=team), 2).run(batches=batches(TEXTS), total=2000)
+    assert (stats.texts, stats.hits, stats.upstream) == (2000, 1500, 1500)
+    assert (stats.encoded, stats.committed) == (500, 500)
+    assert sum(one.encoded for one in stats.replicas) == 500
+    assert times(log) == Counter(TEXTS[1500:])
+    check(make, log, TEXTS)
 
 
 @pytest.mark.slow

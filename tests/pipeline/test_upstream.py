@@ -488,6 +488,21 @@ def test_fill_takes_what_is_there(make: Make, open_at: Open) -> None:
     assert rows_at(open_at("team")) == 3
 
 
+def test_fill_stages_what_is_there_once(make: Make, open_at: Open) -> None:
+    ask(make(own="first"), "a", "b")
+    ask(make(own="second"), "b", "c")
+    engine, staged = FakeEngine(), list[str]()
+    pipeline = make("first", "second", engine=engine)
+    assert pipeline.space is not None
+    pipeline.space.stage(lambda file, keys: staged.append(file))
+    request = TextRequest(texts=["a", "b", "c", "d"], show_progress=False)
+    keys = request.keys(IDENTITY.to_bytes())
+    stats = pipeline.fill(request, keys, watcher=Watcher(), refuse=lambda _: None)
+    assert (stats.upstream, stats.encoded, engine.encoded) == (3, 1, ["d"])
+    pipeline.space.add_staged(staged)
+    assert rows_at(open_at("own")) == 4
+
+
 def test_canaries_that_differ_refuse_the_upstream(
     make: Make, open_at: Open, caplog: pytest.LogCaptureFixture
 ) -> None:

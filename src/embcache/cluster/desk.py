@@ -23,6 +23,10 @@ from embcache.warm.batches import BadRow, TextBatch
 ALIVE_SECONDS = 20.0
 """How long a replica that says nothing counts as alive: it says something every few seconds."""
 
+FRUITLESS_STARTS = 6
+"""How often in a row a replica may be started and end without having written or finished anything.
+Ray starts it again for ever, and gives it the same block: one whose texts crash it, say."""
+
 DEALT_WITH = TextBatch([], "")
 """Stands for a batch that is not kept any more, because its block is finished."""
 
@@ -47,7 +51,7 @@ class Done:
     Attributes:
         texts: Texts that are dealt with.
         upstream: How many of them came from an upstream.
-        refused: How many of them were left out.
+        refused: How many could not be encoded; rows without a text are not among them.
         tokens: Tokens of those that were encoded.
     """
 
@@ -88,9 +92,11 @@ class Replica:
         host: Name of its host.
         pid: Its process.
         slot: Which of its host's replicas it is, from 0.
-        encoded: How many texts it has encoded, those that were lost with a kill left out.
+        encoded: How many texts it has encoded, those that were lost with a kill left out; of the
+            block that it works on, those of an upstream count, too.
         blocks: How many blocks it has finished.
         starts: How often it was started.
+        fruitless: How often of these since it has last written or finished something.
         starting: Whether its engine is starting.
         started: Whether that is over, or texts are dealt with and no engine was needed.
         block: The block that it works on; None between two.
@@ -103,6 +109,7 @@ class Replica:
     encoded: int = 0
     blocks: int = 0
     starts: int = 0
+    fruitless: int = 0
     starting: bool = False
     started: bool = False
     block: int | None = None
@@ -128,7 +135,7 @@ class State:
 
     Attributes:
         done: What was done, all blocks together.
-        encoded: How many texts were encoded and are in files.
+        encoded: How many texts were encoded, or found upstream, and are in files.
         written: Files that were not handed out before.
         bad: Rows that are left out, and were not handed out before.
         messages: The same of messages.
@@ -201,10 +208,20 @@ class Desk:
             slot = next(number for number in range(len(taken) + 1) if number not in taken)
             earlier = known or Replica(host, pid, slot)
             known = self._replicas[actor] = Replica(
-                host, pid, slot, earlier.encoded, earlier.blocks, earlier.starts
+                host, pid, slot, earlier.encoded, earlier.blocks, earlier.starts, earlier.fruitless
             )
         known.pid, known.starts, known.block = pid, known.starts + 1, None
         known.seen = time.monotonic()
+        known.fruitless += 1
+        if known.fruitless > FRUITLESS_STARTS:
+            await self.fail(
+                "ClusterError",
+                f"On host {host}, a replica was killed or crashed {FRUITLESS_STARTS} times in a "
+                "row before it had written anything: its host may be short of memory, or a text "
+                "may crash the engine. Ray's logs there (/tmp/ray/session_latest/logs) may say "
+                "why. Give fewer replicas, or find the text with a local run; the same command "
+                "goes on from what is committed.",
+            )
         return known.slot
 
     async def other_version(self, host: str, version: str) -> str | None:
@@ -249,6 +266,8 @@ class Desk:
         replica.seen, replica.starting = time.monotonic(), report.starting
         replica.block = None if report.last else report.block
         self._inbox.messages += report.messages
+        if report.written or report.last:
+            replica.fruitless = 0
         for one in report.written:
             self._claims.done(one.keys)
             replica.encoded += len(one.keys)
@@ -258,6 +277,7 @@ class Desk:
             self._open[report.block] = report.done
             if report.last and not self._stopped:
                 replica.blocks += 1
+                replica.encoded = max(0, replica.encoded - report.done.upstream)
                 await self._finish(report)
         return self._stopped
 

@@ -158,11 +158,12 @@ class Replica:
     def _report(self, *, last: bool = False) -> None:
         stats, before = self._warmer.stats, self._before
         written, self._ready = self._ready, []
-        said, self._messages[:] = list(self._messages), []
+        said = self._messages[:]
+        del self._messages[: len(said)]  # other threads log meanwhile
         done = Done(
             stats.texts - before.texts,
             stats.upstream - before.upstream,
-            stats.refused - before.refused + len(self._block.bad),
+            stats.refused - before.refused,
             stats.tokens - before.tokens,
         )
         report = Report(

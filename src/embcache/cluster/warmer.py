@@ -176,7 +176,7 @@ class ClusterWarmer:
             last = job.last_words()
             job.committer.take(() if last is None else last.written)
             job.committer.commit(now=True)
-            self.stats.committed = job.committer.committed
+            self._count_committed(job)
             if last is not None:
                 _log(last)
 
@@ -192,14 +192,18 @@ class ClusterWarmer:
         for row in state.bad:
             self._report(row)
 
+    def _count_committed(self, job: Job) -> None:
+        # Of what is committed, only those that were encoded, as in a local run.
+        self.stats.committed = max(0, job.committer.committed - self.stats.upstream)
+
     def _show(self, job: Job, state: State) -> None:
         stats, done = self.stats, state.done
         stats.upstream, stats.refused, stats.tokens = done.upstream, done.refused, done.tokens
         # What a replica has written before it was killed is a hit when its block is tried again.
-        stats.encoded = state.encoded - done.upstream
+        stats.encoded = max(0, state.encoded - done.upstream)
         stats.texts = max(done.texts, stats.encoded)
         stats.hits = stats.texts - stats.encoded
-        stats.committed = job.committer.committed
+        self._count_committed(job)
         stats.seconds = time.perf_counter() - self._began
         stats.starting = not any(one.started for one in state.replicas.values())
         if stats.starting:

@@ -134,10 +134,12 @@ class Upstream:
             for source in self._sources:
                 for rows, embedded in self._pieces(source, job, missing, check):
                     job.upstream += job.keep(rows, embedded)
+                    # Of a space that stages, the snapshot does not have them: no look-up tells.
+                    missing = missing[~np.isin(missing, rows)]
                     if self.canaries is not None and job.store.writes:
                         self.canaries.commit()
                     watcher.found(len(rows))
-                missing = job.missing(missing)
+                missing = job.missing(missing)  # what others have committed
             return missing
 
     def try_writing(self) -> None:
