@@ -12,6 +12,7 @@ from embcache.cluster.blocks import (
     Sizes,
     first_block,
     packed,
+    shuffled,
     sized,
     unpacked,
 )
@@ -74,6 +75,21 @@ def test_a_text_larger_than_a_block_is_one_by_itself() -> None:
     assert all(
         text_sizes(b.texts).sum() <= BLOCK_BYTES for b in sized([TextBatch(wide, "s")], OF_300)
     )
+
+
+def test_each_job_has_an_order_of_its_own() -> None:
+    batches = [TextBatch([str(i)], "s") for i in range(200)]
+    orders = [[batch.texts[0] for batch in shuffled(batches, seed)] for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]  # what is read again is the same
+    assert all(sorted(order, key=int) == [str(i) for i in range(200)] for order in orders)
+    taken: list[int] = []
+    stream = shuffled((taken.append(i) or batch for i, batch in enumerate(batches)), 3)
+    next(stream)
+    assert len(taken) == 1  # nobody waits for what a slow source has not given yet
+    for given, _ in enumerate(stream, 2):
+        assert len(taken) <= given + 33
+    both = [set(order[:100]) for order in orders[1:]]
+    assert 100 < len(set.union(*both)) < 140  # neighbours, so that memory is bounded
 
 
 def test_blocks_travel_as_tables() -> None:

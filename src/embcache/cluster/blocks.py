@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ BLOCK_BYTES = BATCH_BYTES
 _LEAST = 64
 _EACH = 16  # blocks for each replica, at least: what is left at the end is shared out evenly
 _EACH_SO_FAR = 4  # the same of what was read; more would make the blocks of large sources too small
+_AHEAD = 32  # blocks: 128 MB
 _PART_BITS = 32
 _NONE = TextBatch([], "")
 _PLAIN = ("source", "prompt", "prompt_type", "unit")
@@ -91,6 +93,30 @@ def sized(batches: Iterable[TextBatch], sizes: Sizes) -> Iterator[TextBatch]:
                 size = sizes.next(read)
                 yield batch.cut(slice(at, at + size))
                 at, read = at + size, read + size
+
+
+def shuffled(batches: Iterable[TextBatch], seed: int) -> Iterator[TextBatch]:
+    """The same batches in a random order, each at most some `_AHEAD` places from its own.
+
+    Two jobs that warm one cache with the same texts do not know of each other. In the same order
+    they would encode everything twice; so, each finds what the other one has committed.
+
+    Args:
+        batches: A stream.
+        seed: Decides the order.
+    """
+    rng = random.Random(seed)
+    held: list[TextBatch] = []
+    given = 0
+    for batch in batches:
+        held.append(batch)
+        if len(held) > min(_AHEAD, given):  # the first ones at once: a source may be slow
+            at = rng.randrange(len(held))
+            held[at], held[-1] = held[-1], held[at]
+            given += 1
+            yield held.pop()
+    rng.shuffle(held)
+    yield from held
 
 
 def packed(block: Block) -> pa.Table:

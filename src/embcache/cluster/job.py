@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from embcache import errors
-from embcache.cluster.blocks import Sizes, first_block, sized
+from embcache.cluster.blocks import Sizes, first_block, shuffled, sized
 from embcache.cluster.committer import Committer
 from embcache.cluster.connect import nodes
 from embcache.cluster.desk import Desk, State
@@ -102,7 +102,8 @@ class Job:
         dataset = self._dataset(parts, batches is not None, sizes, layout, orders)
         self._threads = [self._start(self._execute, dataset)]
         if batches is not None:
-            self._start(self._feed, sized(batches, sizes), first_block(len(parts)))
+            texts = shuffled(sized(batches, sizes), random.getrandbits(32))
+            self._start(self._feed, texts, first_block(len(parts)))
 
     @property
     def over(self) -> bool:
@@ -184,11 +185,10 @@ class Job:
 
         here: list[Read] = []
         anywhere: list[Read] = []
-        # In any order: two jobs over the same texts begin at different places, and then each finds
-        # what the other one has committed. In the same order they would do everything twice.
-        for number, part in random.sample([*enumerate(parts)], len(parts)):
+        for number, part in random.sample([*enumerate(parts)], len(parts)):  # see `shuffled`
             reads = anywhere if part.is_remote else here
-            reads.append(part_reader(number, part, sizes, self._desk))
+            seed = random.getrandbits(32)
+            reads.append(part_reader(number, part, sizes, seed, self._desk))
         if feed:
             here.append(feed_reader(len(parts), self._desk))
         readers = _READERS + layout.replicas // _REPLICAS_A_READER

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from embcache.cluster.blocks import Block, Sizes, first_block, packed, sized
+from embcache.cluster.blocks import Block, Sizes, first_block, packed, shuffled, sized
 from embcache.errors import EmbcacheError
 from embcache.warm.batches import BadRow
 
@@ -44,13 +44,14 @@ def datasource(reads: list[Read]) -> Any:
     return Texts()
 
 
-def part_reader(number: int, part: Part | Selected, sizes: Sizes, desk: Any) -> Read:
+def part_reader(number: int, part: Part | Selected, sizes: Sizes, seed: int, desk: Any) -> Read:
     """Reads a part of the sources.
 
     Args:
         number: The part's.
         part: What is read, by the readers that a local run has.
         sizes: How many texts a block has at most.
+        seed: Decides the order of the blocks: the job's own, and the same when it reads again.
         desk: The job's desk, which is told of errors.
     """
 
@@ -58,7 +59,7 @@ def part_reader(number: int, part: Part | Selected, sizes: Sizes, desk: Any) -> 
         with told(desk):
             bad: list[BadRow] = []
             block = first_block(number)
-            for batch in sized(part.read(bad.append), sizes):
+            for batch in shuffled(sized(part.read(bad.append), sizes), seed):
                 found, bad[:] = list(bad), []
                 yield packed(Block(block, batch, found))
                 block += 1
