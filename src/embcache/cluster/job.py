@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _IN_FLIGHT = 2  # blocks of a replica: one that it works on, and one that is there when it is done
 _READERS = 2  # one waits for its disk or store while the other one makes texts
 _REPLICAS_A_READER = 16  # more of them, each of which encodes a few thousand texts a second at most
+_READ_RETRIES = 10  # of a part of a source, each after its process or its node has died
 _JOIN_SECONDS = 10.0
 _FREED_SECONDS = 5.0
 _ROW = 1  # byte: a block of Ray's is one row of ours, however small
@@ -217,6 +218,8 @@ class Job:
             override_num_blocks=len(reads),
             concurrency=min(readers, len(reads)),
             num_cpus=0,
+            # Ray Data's default is for ever, which a file that crashes its reader takes.
+            ray_remote_args={"max_retries": _READ_RETRIES},
             label_selector=where,
         )
 
