@@ -16,7 +16,7 @@ from embcache import errors
 from embcache.cluster.blocks import Sizes, first_block, sized
 from embcache.cluster.committer import Committer
 from embcache.cluster.connect import nodes
-from embcache.cluster.desk import Desk, State, Written
+from embcache.cluster.desk import Desk, State
 from embcache.cluster.layout import Layout, Node, lay_out, try_room
 from embcache.cluster.preflight import preflight
 from embcache.cluster.reading import Read, datasource, feed_reader, part_reader
@@ -98,8 +98,8 @@ class Job:
         )
         sizes = Sizes(layout.replicas, total)
         self._over, self._closing = threading.Event(), threading.Event()
-        self._error: Exception | None = None
-        self._source_error: Exception | None = None
+        self._error: BaseException | None = None
+        self._source_error: BaseException | None = None
         dataset = self._dataset(parts, batches is not None, sizes, layout, orders)
         self._threads = [self._start(self._execute, dataset)]
         if batches is not None:
@@ -126,12 +126,12 @@ class Job:
             ) from error
         return state
 
-    def last_words(self) -> Sequence[Written]:
-        """What was written and not fetched yet; nothing where the desk is gone."""
+    def last_words(self) -> State | None:
+        """What was not fetched yet; None where the desk is gone."""
         try:
-            return self.state().written
+            return self.state()
         except ClusterError:
-            return ()
+            return None
 
     def raise_error(self) -> None:
         """Raise what ended the job, if anything did."""
@@ -235,7 +235,7 @@ class Job:
             ):
                 if self._closing.is_set():  # not at a stop: to leave ends what replicas work on
                     break
-        except Exception as error:  # raised by whoever watches the job
+        except BaseException as error:  # raised by whoever watches the job
             self._error = self._error or error
         finally:
             self._over.set()
@@ -248,7 +248,9 @@ class Job:
             self._ray.get(self._desk.end.remote(first))
         except self._ray.exceptions.RayError:  # the desk is gone, which is found out elsewhere
             return
-        except Exception as error:  # of a source; whoever watches the job raises it
+        # Of a source; whoever watches the job raises it. A panic in Rust, or an exit, is no
+        # Exception, and nobody else would tell the readers that there is nothing more.
+        except BaseException as error:
             self._source_error = error
             self._over.set()
 
@@ -317,6 +319,7 @@ def _data_context() -> Iterator[None]:
 
     wanted = {
         "target_max_block_size": _ROW,
+        "max_errored_blocks": 0,  # else texts would be left out without a word
         "enable_progress_bars": False,
         "enable_operator_progress_bars": False,
     }

@@ -173,7 +173,9 @@ class ClusterWarmer:
                     return
                 time.sleep(_POLL_SECONDS)
         finally:  # whatever ends it: what is written is good, and is committed
-            job.committer.take(job.last_words())
+            if (last := job.last_words()) is not None:
+                job.committer.take(last.written)
+                _log(last.messages)
             job.committer.commit(now=True)
             self._count_committed(job)
 
@@ -185,8 +187,7 @@ class ClusterWarmer:
         """Deal with what the desk knows."""
         job.committer.take(state.written)
         self._show(job, state)
-        for message in state.messages:
-            logger.warning("%s", message)
+        _log(state.messages)
         for row in state.bad:
             self._report(row)
 
@@ -212,6 +213,11 @@ class ClusterWarmer:
             for one in state.replicas.values()
         ]
         self._advance(stats)
+
+
+def _log(messages: Iterable[str]) -> None:
+    for message in messages:
+        logger.warning("%s", message)
 
 
 def _check(encoder: VllmEncoderWrapper) -> None:
