@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 _IN_FLIGHT = 2  # blocks of a replica: one that it works on, and one that is there when it is done
 _READERS = 2  # one waits for its disk or store while the other one makes texts
 _REPLICAS_A_READER = 16  # more of them, each of which encodes a few thousand texts a second at most
-_READ_RETRIES = 10  # of a part of a source, each after its process or its node has died
 _JOIN_SECONDS = 10.0
 _FREED_SECONDS = 5.0
 _ROW = 1  # byte: a block of Ray's is one row of ours, however small
@@ -218,8 +218,6 @@ class Job:
             override_num_blocks=len(reads),
             concurrency=min(readers, len(reads)),
             num_cpus=0,
-            # Ray Data's default is for ever, which a file that crashes its reader takes.
-            ray_remote_args={"max_retries": _READ_RETRIES},
             label_selector=where,
         )
 
@@ -326,6 +324,8 @@ def _data_context() -> Iterator[None]:
     context = DataContext.get_current()
     before = {name: getattr(context, name) for name in wanted}
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and shown once
+    # A short source has fewer parts than there are replicas; its blocks are shared out.
+    warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
     try:
         for name, value in wanted.items():
             setattr(context, name, value)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from embcache.cluster.blocks import Block, Sizes, first_block, packed, sized
 from embcache.errors import EmbcacheError
-from embcache.warm.batches import BATCH_ROWS, BadRow, TextBatch
+from embcache.warm.batches import BATCH_ROWS, BadRow, TextBatch, shown_name
 from embcache.warm.streams import pulled
 
 if TYPE_CHECKING:
@@ -57,11 +57,15 @@ def part_reader(number: int, part: Part | Selected, sizes: Sizes, desk: Any) -> 
     """
 
     def read() -> Iterator[pa.Table]:
+        import ray
+
         with told(desk):
+            ray.get(desk.begin_reading.remote(number, shown_name(part.path)))
             block = first_block(number)
             for batch, bad in _with_bad_rows(part, sizes):
                 yield packed(Block(block, batch, bad))
                 block += 1
+            ray.get(desk.end_reading.remote(number))
 
     return read
 
