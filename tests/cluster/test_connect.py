@@ -46,6 +46,16 @@ def listening() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+def test_what_is_left_of_a_job_starts_no_other_ray(ray: Any, monkeypatch: Any) -> None:
+    from ray._private import auto_init_hook
+
+    monkeypatch.setattr(auto_init_hook, "enable_auto_connect", True)
+    with connected(None, 1):
+        assert auto_init_hook.enable_auto_connect
+    auto_init_hook.auto_init_ray()
+    assert [asked for asked in ray.asked if asked != "shutdown"] == ray.asked[:1]
+
+
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with (

@@ -75,6 +75,7 @@ def connected(address: str | None, replicas: int | Literal["auto"]) -> Iterator[
     try:
         yield _dashboard(context)
     finally:
+        _start_no_other()
         ray.shutdown()
 
 
@@ -209,6 +210,20 @@ def _redirect_messages() -> None:
     with suppress(AttributeError):
         worker.print_to_stdstream  # noqa: B018
         worker.print_to_stdstream = log
+
+
+def _start_no_other() -> None:
+    """Have Ray wait for a `ray.init`, from now on, instead of starting at the first call.
+
+    A thread of Ray Data's that a failed job leaves, or one that waits for a pipe, would start
+    another one after the end, with all its processes. The variable that Ray has for it is read when
+    Ray is imported, which the user may have done.
+    """
+    with suppress(ImportError, AttributeError):  # where a version of Ray has another inside
+        from ray._private import auto_init_hook
+
+        auto_init_hook.enable_auto_connect  # noqa: B018
+        auto_init_hook.enable_auto_connect = False
 
 
 def _dashboard(context: Any) -> str | None:
