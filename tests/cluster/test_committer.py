@@ -155,6 +155,8 @@ class Merges:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.ready = True
+        self.failure: str | None = None
+        self.killed = False
 
     def remote(self, **options: Any) -> Any:
         assert options["num_cpus"] == 0
@@ -162,19 +164,27 @@ class Merges:
 
     def _merge(self, merge: Any, args: tuple[Any, ...]) -> str:
         self.asked.append(args)
-        merge(*args)
+        self.failure = merge(*args)
         return "task"
 
     def wait(self, tasks: list[str], timeout: float) -> tuple[list[str], list[str]]:
         self.ready = self.ready or timeout > 0
         return (tasks, []) if self.ready else ([], tasks)
 
+    def get(self, task: str) -> str | None:
+        self.ready = True
+        if self.killed:
+            import ray
+
+            raise ray.exceptions.WorkerCrashedError
+        return self.failure
+
 
 @pytest.fixture
 def merges(monkeypatch: pytest.MonkeyPatch) -> Iterator[Merges]:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     merges = Merges()
-    for name in ("remote", "wait"):
+    for name in ("remote", "wait", "get"):
         monkeypatch.setattr(ray, name, getattr(merges, name))
     yield merges
 
@@ -219,15 +229,39 @@ def test_one_merge_at_a_time(
     assert len(merges.asked) == 2
 
 
+@pytest.mark.parametrize("killed", [False, True])
 def test_a_merge_that_fails_ends_nothing(
-    open_space: Open, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    open_space: Open,
+    stage: Callable[..., Written],
+    merges: Merges,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: bool,
 ) -> None:
     def fail(*_: Any) -> bool:
         raise OSError("no room")
 
+    monkeypatch.setattr(module, "merge_fragments", fail)
+    merges.killed = killed
+    committer = Committer(open_space(), compact=True)
+    for i in range(40):
+        committer.take([stage(f"text {i}")])
+        committer.commit(now=True)
+    committer.close()
+    [said] = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert ("is gone: The worker died" if killed else "no room") in said
+    assert "This was compaction; what is cached is not affected." in said
+    assert len(open_space().refresh()) == 40
+
+
+def test_a_merge_that_comes_second_is_no_failure(
+    open_space: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def conflict(*_: Any) -> bool:
+        raise OSError("Commit conflict for version 3")
+
     space = open_space()
     space.add(make_rows(["a"]))
-    monkeypatch.setattr(module, "merge_fragments", fail)
-    with caplog.at_level(logging.WARNING):
-        module._merge(space.location.uri, {})
-    assert "no room This was compaction; what is cached is not affected." in caplog.text
+    monkeypatch.setattr(module, "merge_fragments", conflict)
+    monkeypatch.setattr(module, "is_conflict", lambda error: True)
+    assert module._merge(space.location.uri, {}) is None

@@ -46,6 +46,16 @@ def listening() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+def test_what_is_left_of_a_job_starts_no_other_ray(ray: Any, monkeypatch: Any) -> None:
+    from ray._private import auto_init_hook
+
+    monkeypatch.setattr(auto_init_hook, "enable_auto_connect", True)
+    with connected(None, 1):
+        assert auto_init_hook.enable_auto_connect
+    auto_init_hook.auto_init_ray()
+    assert [asked for asked in ray.asked if asked != "shutdown"] == ray.asked[:1]
+
+
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with (
@@ -99,7 +109,7 @@ def test_an_address_of_the_environment(
     assert options["address"] == f"127.0.0.1:{listening}"
     assert "num_cpus" not in options  # which Ray refuses for a cluster that runs
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    with pytest.raises(ConfigError, match="one of Ray Client"), connected(None, 1):
+    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS=.* one of Ray Client"), connected(None, 1):
         pass
     with connected("auto", 1):  # what is given counts
         pass
@@ -127,7 +137,8 @@ def test_a_ray_that_runs_stays(ray: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_somebody_who_is_no_ray(monkeypatch: pytest.MonkeyPatch, listening: int) -> None:
     """Whom `ray.init` would ask for minutes."""
-    pytest.importorskip("ray", reason="Ray is not installed")
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(connect, "_JOIN_SECONDS", 4)
     address = f"127.0.0.1:{listening}"
     with (

@@ -12,6 +12,7 @@ import pytest
 from embcache.cluster import desk as module
 from embcache.cluster.desk import (
     DEALT_WITH,
+    FRUITLESS_READS,
     FRUITLESS_STARTS,
     Desk,
     Done,
@@ -90,6 +91,24 @@ def test_a_replica_that_ends_again_and_again_ends_the_job() -> None:
         failure = (await desk.state()).failure
         assert failure is not None and failure.kind == "ClusterError"
         assert "On host other, a replica was killed or crashed 6 times in a row" in failure.message
+
+    run(work())
+
+
+def test_a_file_whose_reader_dies_again_and_again_ends_the_job() -> None:
+    async def work() -> None:
+        desk = Desk()
+        for _ in range(FRUITLESS_READS):
+            await desk.begin_reading(3, "a.parquet")
+        await desk.end_reading(3)
+        for _ in range(FRUITLESS_READS):  # what was lost with a node is read again
+            await desk.begin_reading(3, "a.parquet")
+        await desk.begin_reading(4, "b.parquet")
+        assert (await desk.state()).failure is None
+        await desk.begin_reading(3, "a.parquet")
+        failure = (await desk.state()).failure
+        assert failure is not None and failure.kind == "ClusterError"
+        assert "a.parquet: the process that reads it has died 6 times" in failure.message
 
     run(work())
 

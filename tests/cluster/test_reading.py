@@ -29,6 +29,10 @@ class FakeDesk:
         self.data = data
         self.fail = SimpleNamespace(remote=lambda *said: self.failures.append(said))
         self.get = SimpleNamespace(remote=self._get)
+        self.read: list[tuple[Any, ...]] = []
+        self.begin_reading = self.end_reading = SimpleNamespace(
+            remote=lambda *said: self.read.append(said)
+        )
 
     def _get(self, block: int) -> TextBatch | None:
         number = block - first_block(3)
@@ -78,6 +82,21 @@ def test_a_part_with_bad_rows_alone(tmp_path: Path, desk: FakeDesk) -> None:
     path.write_text('{"text": null}\n{"text": 3}\n')
     [block] = blocks_of(part_reader(2, part_of(path), Sizes(1, 16 * 300), 0, desk))
     assert (block.number, block.batch, len(block.bad)) == (first_block(2), None, 2)
+
+
+def test_many_bad_rows_are_handed_on_by_and_by(tmp_path: Path, desk: FakeDesk) -> None:
+    path = tmp_path / "corpus.jsonl"
+    rows: list[dict[str, Any]] = [{"text": None}] * 20_000
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "a"}, *rows[:3]]))
+    read = part_reader(3, part_of(path), Sizes(1), 0, desk)
+    blocks = blocks_of(read)
+    assert [len(block.bad) for block in blocks] == [8192, 8192, 3616 + 3]
+    assert [block.number - first_block(3) for block in blocks] == [0, 1, 2]
+    assert [block.batch and block.batch.texts for block in blocks] == [None, None, ["a"]]
+    assert desk.read == [(3, str(path)), (3,)]
+    assert blocks_of(read) == blocks
+    places = [row.place for block in blocks for row in block.bad]
+    assert places == [f"{path}, line {n}" for n in (*range(1, 20_001), *range(20_002, 20_005))]
 
 
 def test_a_part_of_nothing(tmp_path: Path, desk: FakeDesk) -> None:

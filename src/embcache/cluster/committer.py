@@ -49,6 +49,7 @@ class Committer:
         self._least = self._every = COMMIT_SECONDS_IN_A_STORE if remote else COMMIT_SECONDS
         self._last = time.monotonic()
         self._merging: Any = None
+        self._warned = False
         self.committed = 0
 
     def take(self, written: Iterable[Written]) -> None:
@@ -87,28 +88,51 @@ class Committer:
         """Give a merge that has begun a while; one that is cut off leaves the table as it was."""
         import ray
 
-        if self._merging is not None:
-            ray.wait([self._merging], timeout=_MERGE_SECONDS)
+        if self._merging is not None and ray.wait([self._merging], timeout=_MERGE_SECONDS)[0]:
+            self._tell_of_merge()
 
     def _merge(self, fragments: list[lance.LanceFragment]) -> None:
         import ray
 
-        if self._merging is not None and not ray.wait([self._merging], timeout=0)[0]:
-            return
+        if self._merging is not None:
+            if not ray.wait([self._merging], timeout=0)[0]:
+                return
+            self._tell_of_merge()
         if fragments_to_merge([Fragment.of(one) for one in fragments]) is None:
             return
         task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")(_merge)
         location = self._space.location
         self._merging = task.remote(location.uri, dict(location.storage_options))
 
+    def _tell_of_merge(self) -> None:
+        """Warn where a merge failed, once it is over: its own process's log nobody sees."""
+        import ray
 
-def _merge(uri: str, options: dict[str, str]) -> None:
-    """Merge small fragments of a table; what fails is tried again after the next commits."""
+        try:
+            failure = ray.get(self._merging)
+        except ray.exceptions.RayError as error:  # it was killed, or its node
+            failure = f"A process that merged files of {self._space.location} is gone: {error}"
+        self._merging = None
+        if failure is not None:
+            log = logger.info if self._warned else logger.warning
+            log("%s This was compaction; what is cached is not affected.", failure)
+            self._warned = True
+
+
+def _merge(uri: str, options: dict[str, str]) -> str | None:
+    """Merge small fragments of a table; what fails is tried again after the next commits.
+
+    Returns:
+        What failed; None where nothing did, or another writer was first.
+    """
     location = Location.of(uri, options)
     try:
         with sole_compactor(location.folder) as alone:
             if alone and merge_fragments(location, lambda: True):
                 clean_up(location, GRACE)
     except Exception as error:
-        level = logging.INFO if is_conflict(error) else logging.WARNING
-        logger.log(level, "%s This was compaction; what is cached is not affected.", error)
+        said = location.without_secrets(str(error))
+        if not is_conflict(error):
+            return said
+        logger.info("%s", said)
+    return None

@@ -57,7 +57,7 @@ def connected(address: str | None, replicas: int | Literal["auto"]) -> Iterator[
         yield None
         return
     where = address or os.environ.get(_ADDRESS) or "local"
-    _check(where)
+    _check(where, f"address={where!r}" if address else f"{_ADDRESS}={where!r}")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if where == "local":
         count = 1 if replicas == "auto" else replicas
@@ -75,6 +75,7 @@ def connected(address: str | None, replicas: int | Literal["auto"]) -> Iterator[
     try:
         yield _dashboard(context)
     finally:
+        _start_no_other()
         ray.shutdown()
 
 
@@ -133,38 +134,36 @@ except Exception as error:
 """
 
 
-def _check(where: str) -> None:
-    """Refuse an address at which no cluster answers, in seconds."""
+def _check(where: str, shown: str) -> None:
+    """Refuse an address at which no cluster answers, in seconds; messages call it `shown`."""
     if where == "local":
         return
     if where.startswith("ray://"):
         raise ConfigError(
-            f"address={where!r} is one of Ray Client, through which Ray Data does not stream. Give "
+            f"{shown} is one of Ray Client, through which Ray Data does not stream. Give "
             "host:port of the cluster's head (6379 is the usual port), on a machine in the same "
             "network; or submit the command with `ray job submit`."
         )
     if where != "auto":
-        _check_port(where)
-    _try_joining(where)
+        _check_port(where, shown)
+    _try_joining(where, shown)
 
 
-def _check_port(where: str) -> None:
+def _check_port(where: str, shown: str) -> None:
     host, _, port = where.rpartition(":")
     if not host or not port.isdecimal():
-        raise ConfigError(
-            f"address={where!r} is none: give host:port, 10.0.0.1:6379, say, or auto."
-        )
+        raise ConfigError(f"{shown} is none: give host:port, 10.0.0.1:6379, say, or auto.")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS):
             pass
     except (OSError, ValueError, OverflowError) as error:  # no name of a host, no port
         raise ClusterError(
-            f"There is no Ray cluster at address={where!r}: {error}. `ray status` on a node of it "
+            f"There is no Ray cluster at {shown}: {error}. `ray status` on a node of it "
             "says its address."
         ) from error
 
 
-def _try_joining(where: str) -> None:
+def _try_joining(where: str, shown: str) -> None:
     """Join in another process first, which can be given up: `ray.init` tries for minutes.
 
     To wait for it in a thread was rejected: it goes on trying in this process, and nothing ends it.
@@ -179,13 +178,13 @@ def _try_joining(where: str) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise ClusterError(
-            f"At address={where!r} no Ray cluster answers within {_JOIN_SECONDS} seconds. Does "
+            f"At {shown} no Ray cluster answers within {_JOIN_SECONDS} seconds. Does "
             "`ray status` on a node of it say that it runs, and does it ask for a token "
             "(RAY_AUTH_MODE=token in this environment, too)?"
         ) from error
     if tried.returncode:
         said = tried.stderr.strip().splitlines() or ["no message"]
-        raise ClusterError(f"Ray cannot be reached at address={where!r}: {said[-1]}")
+        raise ClusterError(f"Ray cannot be reached at {shown}: {said[-1]}")
 
 
 def _quiet() -> None:
@@ -209,6 +208,20 @@ def _redirect_messages() -> None:
     with suppress(AttributeError):
         worker.print_to_stdstream  # noqa: B018
         worker.print_to_stdstream = log
+
+
+def _start_no_other() -> None:
+    """Have Ray wait for a `ray.init`, from now on, instead of starting at the first call.
+
+    A thread of Ray Data's that a failed job leaves, or one that waits for a pipe, would start
+    another one after the end, with all its processes. The variable that Ray has for it is read when
+    Ray is imported, which the user may have done.
+    """
+    with suppress(ImportError, AttributeError):  # where a version of Ray has another inside
+        from ray._private import auto_init_hook
+
+        auto_init_hook.enable_auto_connect  # noqa: B018
+        auto_init_hook.enable_auto_connect = False
 
 
 def _dashboard(context: Any) -> str | None:

@@ -27,6 +27,9 @@ FRUITLESS_STARTS = 6
 """How often in a row a replica may be started and end without having written or finished anything.
 Ray starts it again for ever, and gives it the same block: one whose texts crash it, say."""
 
+FRUITLESS_READS = 6
+"""The same of a part of a source: how often its reader may end in the midst of it."""
+
 DEALT_WITH = TextBatch([], "")
 """Stands for a batch that is not kept any more, because its block is finished."""
 
@@ -177,6 +180,7 @@ class Desk:
         self._claims = Claims()
         self._numbers: dict[int, int] = {}
         self._replicas: dict[str, Replica] = {}
+        self._reading: Counter[int] = Counter()
         self._version: tuple[str, str] | None = None
         self._open: dict[int, Done] = {}
         self._finished: set[int] = set()
@@ -288,6 +292,26 @@ class Desk:
         async with self._changed:
             self._feed.pop(report.block, None)
             self._changed.notify_all()
+
+    async def begin_reading(self, part: int, name: str) -> None:
+        """Note that a part of the sources is read; again, where its reader has died.
+
+        Args:
+            part: Its number.
+            name: What its file is called in messages.
+        """
+        self._reading[part] += 1
+        if self._reading[part] > FRUITLESS_READS:
+            await self.fail(
+                "ClusterError",
+                f"{name}: the process that reads it has died {FRUITLESS_READS} times in a row. The "
+                "file may be damaged so that it ends whoever reads it, or the host is short of "
+                "memory: try this file alone, in a local run.",
+            )
+
+    async def end_reading(self, part: int) -> None:
+        """Note that a part of the sources was read to its end."""
+        del self._reading[part]
 
     async def fail(self, kind: str, message: str) -> None:
         """Note why the job cannot go on; what is said first counts."""

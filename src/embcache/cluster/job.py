@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -97,8 +98,8 @@ class Job:
         )
         sizes = Sizes(layout.replicas, total)
         self._over, self._closing = threading.Event(), threading.Event()
-        self._error: Exception | None = None
-        self._source_error: Exception | None = None
+        self._error: BaseException | None = None
+        self._source_error: BaseException | None = None
         dataset = self._dataset(parts, batches is not None, sizes, layout, orders)
         self._threads = [self._start(self._execute, dataset)]
         if batches is not None:
@@ -127,7 +128,7 @@ class Job:
         return state
 
     def last_words(self) -> State | None:
-        """What the desk knows in the end; None where it is gone."""
+        """What was not fetched yet; None where the desk is gone."""
         try:
             return self.state()
         except ClusterError:
@@ -232,7 +233,7 @@ class Job:
             ):
                 if self._closing.is_set():  # not at a stop: to leave ends what replicas work on
                     break
-        except Exception as error:  # raised by whoever watches the job
+        except BaseException as error:  # raised by whoever watches the job
             self._error = self._error or error
         finally:
             self._over.set()
@@ -245,7 +246,9 @@ class Job:
             self._ray.get(self._desk.end.remote(first))
         except self._ray.exceptions.RayError:  # the desk is gone, which is found out elsewhere
             return
-        except Exception as error:  # of a source; whoever watches the job raises it
+        # Of a source; whoever watches the job raises it. A panic in Rust, or an exit, is no
+        # Exception, and nobody else would tell the readers that there is nothing more.
+        except BaseException as error:
             self._source_error = error
             self._over.set()
 
@@ -314,12 +317,15 @@ def _data_context() -> Iterator[None]:
 
     wanted = {
         "target_max_block_size": _ROW,
+        "max_errored_blocks": 0,  # else texts would be left out without a word
         "enable_progress_bars": False,
         "enable_operator_progress_bars": False,
     }
     context = DataContext.get_current()
     before = {name: getattr(context, name) for name in wanted}
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and shown once
+    # A short source has fewer parts than there are replicas; its blocks are shared out.
+    warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
     try:
         for name, value in wanted.items():
             setattr(context, name, value)

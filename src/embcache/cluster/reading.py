@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ import pyarrow as pa
 
 from embcache.cluster.blocks import Block, Sizes, first_block, packed, shuffled, sized
 from embcache.errors import EmbcacheError
-from embcache.warm.batches import BadRow
+from embcache.warm.batches import BATCH_ROWS, BadRow, TextBatch, shown_name
+from embcache.warm.streams import pulled
 
 if TYPE_CHECKING:
     from embcache.warm.parts import Part, Selected
@@ -56,17 +58,45 @@ def part_reader(number: int, part: Part | Selected, sizes: Sizes, seed: int, des
     """
 
     def read() -> Iterator[pa.Table]:
+        import ray
+
         with told(desk):
-            bad: list[BadRow] = []
+            ray.get(desk.begin_reading.remote(number, shown_name(part.path)))
             block = first_block(number)
-            for batch in shuffled(sized(part.read(bad.append), sizes), seed):
-                found, bad[:] = list(bad), []
-                yield packed(Block(block, batch, found))
+            for batch, bad in _with_bad_rows(part, sizes, seed):
+                yield packed(Block(block, batch, bad))
                 block += 1
-            if bad:
-                yield packed(Block(block, None, bad))
+            ray.get(desk.end_reading.remote(number))
 
     return read
+
+
+def _with_bad_rows(
+    part: Part | Selected, sizes: Sizes, seed: int
+) -> Iterator[tuple[TextBatch | None, list[BadRow]]]:
+    """Texts, and the rows that were left out before them; many of those come by themselves.
+
+    A file may have no text in any of its rows, a hundred million of them: they fit no memory.
+    """
+
+    def push(give: Callable[[tuple[TextBatch | None, list[BadRow]]], None]) -> None:
+        bad: list[BadRow] = []
+
+        def hand_on(batch: TextBatch | None) -> None:
+            found, bad[:] = list(bad), []
+            give((batch, found))
+
+        def leave_out(row: BadRow) -> None:
+            bad.append(row)
+            if len(bad) == BATCH_ROWS:
+                hand_on(None)
+
+        for batch in shuffled(sized(part.read(leave_out), sizes), seed):
+            hand_on(batch)
+        if bad:
+            hand_on(None)
+
+    return pulled(push, 1, threading.Event())
 
 
 def feed_reader(number: int, desk: Any) -> Read:

@@ -173,12 +173,11 @@ class ClusterWarmer:
                     return
                 time.sleep(_POLL_SECONDS)
         finally:  # whatever ends it: what is written is good, and is committed
-            last = job.last_words()
-            job.committer.take(() if last is None else last.written)
+            if (last := job.last_words()) is not None:
+                job.committer.take(last.written)
+                _log(last.messages)
             job.committer.commit(now=True)
             self._count_committed(job)
-            if last is not None:
-                _log(last)
 
     def _finish(self, job: Job) -> None:
         self._take(job, job.state())
@@ -188,7 +187,7 @@ class ClusterWarmer:
         """Deal with what the desk knows."""
         job.committer.take(state.written)
         self._show(job, state)
-        _log(state)
+        _log(state.messages)
         for row in state.bad:
             self._report(row)
 
@@ -216,8 +215,8 @@ class ClusterWarmer:
         self._advance(stats)
 
 
-def _log(state: State) -> None:
-    for message in state.messages:
+def _log(messages: Iterable[str]) -> None:
+    for message in messages:
         logger.warning("%s", message)
 
 

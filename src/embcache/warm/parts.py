@@ -140,6 +140,11 @@ class Selected:
     limit: int | None = None
 
     @property
+    def path(self) -> InputFile:
+        """The part's."""
+        return self.part.path
+
+    @property
     def is_remote(self) -> bool:
         """The part's."""
         return self.part.is_remote
