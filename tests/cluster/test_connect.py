@@ -128,11 +128,17 @@ def test_a_ray_of_ones_own_counts_a_cpu_for_each_replica(
     assert options["object_store_memory"] >= 2**28 + least * 2**22
 
 
-def test_a_ray_that_runs_stays(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_that_runs_stays(
+    ray: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    with connected("nobody:1", 1) as dashboard:
+    with connected(None, 1) as dashboard:
         assert dashboard is None
+    assert not ray.asked and not caplog.messages
+    with connected("nobody:1", 1):
+        pass
     assert not ray.asked
+    assert ["address='nobody:1' is not used" in message for message in caplog.messages] == [True]
 
 
 def test_somebody_who_is_no_ray(monkeypatch: pytest.MonkeyPatch, listening: int) -> None:

@@ -54,6 +54,12 @@ def connected(address: str | None, replicas: int | Literal["auto"]) -> Iterator[
     import ray
 
     if ray.is_initialized():
+        if address is not None:
+            logger.warning(
+                "address=%r is not used: this process is in a Ray cluster already, and that one "
+                "is used. `ray.shutdown()` before leaves it.",
+                address,
+            )
         yield None
         return
     where = address or os.environ.get(_ADDRESS) or "local"

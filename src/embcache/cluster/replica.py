@@ -25,6 +25,7 @@ from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
 from embcache.pipeline.chunks import CHUNK_SECONDS
 from embcache.warm.batches import BadRow
+from embcache.warm.malloc import limit_arenas
 from embcache.warm.run import Warmer, WarmStats
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Replica:
         self._messages: list[str] = []
         self._reported = 0.0
         with self._told():
+            limit_arenas()
             self._watch = end_children_with(os.getpid())
             logging.getLogger("embcache").addHandler(_Forwarded(self._messages))
             self._warmer = self._opened(orders)
