@@ -10,7 +10,7 @@ import pytest
 
 from embcache.cluster import committer as module
 from embcache.cluster.committer import Committer
-from embcache.cluster.desk import Written
+from embcache.cluster.reports import Written
 from embcache.errors import CacheWriteError
 from embcache.store import Space
 from embcache.tools.check import check_space

@@ -9,7 +9,7 @@ from typing import Any
 
 import lance
 
-from embcache.cluster.desk import Written
+from embcache.cluster.reports import Written
 from embcache.errors import CacheWriteError
 from embcache.store import Location, Space
 from embcache.store.background import GRACE

@@ -17,11 +17,12 @@ from embcache import errors
 from embcache.cluster.blocks import Sizes, first_block, shuffled, sized
 from embcache.cluster.committer import Committer
 from embcache.cluster.connect import nodes
-from embcache.cluster.desk import Desk, State
+from embcache.cluster.desk import Desk
 from embcache.cluster.layout import Layout, Node, lay_out, try_room
 from embcache.cluster.preflight import preflight
 from embcache.cluster.reading import Read, datasource, feed_reader, part_reader
 from embcache.cluster.replica import Orders, Replica
+from embcache.cluster.reports import State
 from embcache.engine.vllm import VllmEngine
 from embcache.errors import ClusterError, EmbcacheError
 from embcache.store import Location

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embcache.cluster.blocks import Block, unpacked
-from embcache.cluster.desk import Done, Report, Written
 from embcache.cluster.host import end_children_with, pin
 from embcache.cluster.reading import told
+from embcache.cluster.reports import Done, Report, Written
 from embcache.errors import ChangedModelError
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys

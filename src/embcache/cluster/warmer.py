@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from embcache.cluster.connect import connected
-from embcache.cluster.desk import State
 from embcache.cluster.job import Job, error_of
 from embcache.cluster.layout import check_count
+from embcache.cluster.reports import State
 from embcache.errors import CacheError, ConfigError
 from embcache.warm.batches import Report, TextBatch
 from embcache.warm.run import WarmStats, warn
