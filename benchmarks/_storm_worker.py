@@ -61,10 +61,15 @@ class Place:
 
     def space(self, name: str = MAIN) -> Any:
         """The space of a model; None before there is one."""
-        from embcache import Cache
+        from embcache import Cache, CacheError
 
         cache = Cache(self.cache)
-        spaces = cache.spaces() if cache.location.exists() else []
+        try:
+            spaces = cache.spaces()
+        except CacheError:
+            if cache.location.tables():
+                raise
+            return None  # a store has no empty folders, only what somebody tries to write there
         return next((one for one in spaces if f"--{name}--" in one.name), None)
 
 

@@ -95,6 +95,9 @@ def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
         raise kind(message) from (error if shown == said else None)
 
 
+_SUPERSEDED = re.compile(r"_versions/\d+\.manifest was not found")
+
+
 def is_conflict(error: BaseException) -> bool:
     """Whether Lance refused a commit because of what other processes have committed meanwhile."""
     return any(said in str(error) for said in _CONFLICT)
@@ -102,6 +105,9 @@ def is_conflict(error: BaseException) -> bool:
 
 def despite_conflicts(commit: Callable[[], object], attempts: int) -> None:
     """Commit; again, where Lance refuses it because of what others have committed meanwhile.
+
+    And where a manifest is gone that Lance has listed a moment ago: a busy machine makes a second
+    of that moment, and a compaction that keeps versions for no longer removes it.
 
     Args:
         commit: What commits, from the beginning each time.
@@ -112,7 +118,8 @@ def despite_conflicts(commit: Callable[[], object], attempts: int) -> None:
             commit()
             return
         except (RuntimeError, OSError, ValueError) as error:
-            if not is_conflict(error) or attempt == attempts - 1:
+            again = is_conflict(error) or _SUPERSEDED.search(str(error))
+            if not again or attempt == attempts - 1:
                 raise
             time.sleep(0.1 * 2**attempt)
 
