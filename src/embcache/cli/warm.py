@@ -337,7 +337,8 @@ def _print_summary(stats: WarmStats, bad_rows: int, cache: str, *, as_json: bool
         print_json(fields)
         return
     rate = stats.texts / stats.working_seconds if stats.working_seconds else 0.0
-    start = f", {stats.start_seconds:.1f} s of it vLLM's start" if stats.start_seconds else ""
+    who = "Ray's and vLLM's" if isinstance(stats, ClusterStats) else "vLLM's"
+    start = f", {stats.start_seconds:.1f} s of it {who} start" if stats.start_seconds else ""
     found = f" ({human_count(stats.upstream)} of them upstream)" if stats.upstream else ""
     print_text(
         f"{human_count(stats.texts)} texts: {human_count(stats.hits)} were cached{found}, "
