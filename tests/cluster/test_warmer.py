@@ -229,7 +229,6 @@ def test_stop_and_go_on_and_a_replica_that_is_killed(
 @pytest.mark.parametrize(
     ("kind", "error", "message"),
     [
-        ("nan", NonFiniteError, "NaN"),
         ("changed", ChangedModelError, "the second|canary"),
     ],
 )
