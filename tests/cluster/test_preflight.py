@@ -17,7 +17,7 @@ from embcache.store import Location
 from embcache.store.leftovers import TRIAL, remove_leftovers
 
 A, B = Node("1", "a", 4, 0), Node("2", "b", 4, 0)
-GOOD = {"python": "3.12", "executable": "/py", "embcache": "1", "engine": "vllm 1", "seen": True}
+GOOD = {"executable": "/py", "embcache": "1", "engine": "vllm 1", "seen": True}
 
 
 @pytest.fixture

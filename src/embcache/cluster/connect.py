@@ -101,6 +101,17 @@ def nodes() -> list[Node]:
     ]
 
 
+def on_node(node: str) -> Any:
+    """Ray's scheduling strategy for what is to run on one node, and nowhere else.
+
+    Args:
+        node: Ray's id of it.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
 @contextmanager
 def _signals_kept() -> Iterator[None]:
     """Ray would have SIGTERM end the process at once; whoever asks to stop wants a last commit."""

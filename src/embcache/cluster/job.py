@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from embcache import errors
 from embcache.cluster.blocks import Sizes, first_block, shuffled, sized
 from embcache.cluster.committer import Committer
-from embcache.cluster.connect import nodes
+from embcache.cluster.connect import nodes, on_node
 from embcache.cluster.desk import Desk
 from embcache.cluster.layout import Layout, Node, lay_out, try_room
 from embcache.cluster.preflight import preflight
@@ -72,8 +72,9 @@ class Job:
         location = Location.of(given["cache_path"], given.get("storage_options"))
         uses_vllm = given["make_engine"] is None
         found = nodes()
-        version = preflight(with_gpus(found), location, engine=uses_vllm)
-        if is_for_cpus(version):
+        candidates = with_gpus(found)
+        version = preflight(candidates, location, engine=uses_vllm)
+        if is_for_cpus(version) and len(candidates) < len(found):
             preflight(found, location, engine=uses_vllm)  # replicas may be on any of them
         on_gpus = uses_vllm and not is_for_cpus(version)
         layout = lay_out(found, replicas, gpus(given) if on_gpus else 0, _free())
@@ -83,7 +84,8 @@ class Job:
         assert space is not None
         space.location.try_committing()
         self.committer = Committer(space, compact=given.get("compact_automatically", True))
-        desk = ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=_here())
+        here = on_node(ray.get_runtime_context().get_node_id())
+        desk = ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=here)
         self._desk = desk.remote(_IN_FLIGHT * layout.replicas + _IN_FLIGHT)
         engine = (
             {}
@@ -301,14 +303,6 @@ def _ask_for_dtype(recipe: Callable[[], VllmEncoderWrapper]) -> tuple[str | None
         return None, recipe().settled_dtype()
     except EmbcacheError as error:
         return type(error).__name__, str(error)
-
-
-def _here() -> Any:
-    """Ray's strategy for what is to run on the driver's node."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from embcache.cluster.connect import on_node
 from embcache.cluster.layout import Node
 from embcache.errors import ClusterError, printable
 from embcache.store import Location
@@ -62,14 +63,11 @@ def _asked(
     nodes: Sequence[Node], cache: Location, mark: str | None
 ) -> list[tuple[Node, Mapping[str, Any]]]:
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0)(_examination())
     options = dict(cache.storage_options)
     asked = [
-        task.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-        ).remote(cache.uri, options, mark)
+        task.options(scheduling_strategy=on_node(node.id)).remote(cache.uri, options, mark)
         for node in nodes
     ]
     answers: list[tuple[Node, Mapping[str, Any]]] = []
@@ -89,10 +87,9 @@ def _examination() -> Any:
 
     def examine(uri: str, options: dict[str, str], mark: str | None) -> dict[str, Any]:
         import importlib.metadata
-        import platform
         import sys
 
-        found: dict[str, Any] = {"python": platform.python_version(), "executable": sys.executable}
+        found: dict[str, Any] = {"executable": sys.executable}
         try:
             from embcache.identity.dtype import vllm_version
             from embcache.store import Location

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from embcache.errors import (
     CacheError,
@@ -71,14 +71,8 @@ def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
             is no damage (too many open files, no permission). Errors of embcache's own pass as
             they are.
     """
-    try:
-        with in_use():
-            yield
-    except EmbcacheError:
-        raise
-    except BaseException as error:
-        if not is_of_lance(error):
-            raise
+
+    def fail(error: BaseException) -> NoReturn:
         if isinstance(error, Exception):
             said = f"{type(error).__name__}: {error}"
         else:
@@ -93,6 +87,27 @@ def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
             message = f"{doing} {where} failed: {shown}. {fix.text}"
         # A traceback shows the cause as well, so one with a secret in it is left out.
         raise kind(message) from (error if shown == said else None)
+
+    with failing_as(fail):
+        yield
+
+
+@contextmanager
+def failing_as(fail: Callable[[BaseException], NoReturn]) -> Iterator[None]:
+    """Have whatever Lance raises, panics of its native code included, raised as something else.
+
+    Args:
+        fail: Is called with it, and raises. Errors of embcache's own pass as they are.
+    """
+    try:
+        with in_use():
+            yield
+    except EmbcacheError:
+        raise
+    except BaseException as error:
+        if not is_of_lance(error):
+            raise
+        fail(error)
 
 
 _SUPERSEDED = re.compile(r"_versions/\d+\.manifest was not found")

@@ -278,10 +278,7 @@ class Space:
         """
         with lance_errors("Writing to", self.location, WRITE_FIX):
             if not self.location.has_table():
-                raise CacheWriteError(
-                    f"Writing to {self.location} failed: it was there, and was removed meanwhile. "
-                    f"{WRITE_FIX.text}"
-                )
+                raise self._removed()
             return commits.add_staged(self.location, staged).get_fragments()
 
     def keep_index(self) -> None:
@@ -488,10 +485,13 @@ class Space:
         try:
             return open_table(self.location)
         except ConfigError as error:
-            raise CacheWriteError(
-                f"Writing to {self.location} failed: it was there, and was removed meanwhile. "
-                f"{WRITE_FIX.text}"
-            ) from error
+            raise self._removed() from error
+
+    def _removed(self) -> CacheWriteError:
+        return CacheWriteError(
+            f"Writing to {self.location} failed: it was there, and was removed meanwhile. "
+            f"{WRITE_FIX.text}"
+        )
 
     def _see(self, written: lance.LanceDataset) -> SpaceSnapshot:
         """The snapshot after a commit: in a store it is known what was committed, and onto what."""

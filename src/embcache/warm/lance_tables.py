@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import lance
 import numpy as np
 import pyarrow as pa
 
 from embcache.engine.runs import runs
-from embcache.errors import CacheError, EmbcacheError, InputError
-from embcache.store.forks import in_use
-from embcache.store.lance_errors import is_of_lance
+from embcache.errors import CacheError, InputError
+from embcache.store.lance_errors import failing_as
 from embcache.store.location import Location
 from embcache.warm.batches import BATCH_BYTES, BATCH_ROWS, Report, TextBatch, shown_name
 from embcache.warm.columnar import ColumnPath, column_paths, texts_of, validated
@@ -197,16 +196,13 @@ def _bytes_of(fragment: Any) -> int:
 @contextmanager
 def _errors(file: InputFile) -> Iterator[None]:
     """Whatever Lance raises, panics of its native code included, as one kind of error."""
-    try:
-        with in_use():
-            yield
-    except EmbcacheError:
-        raise
-    except BaseException as error:
-        if not is_of_lance(error):
-            raise
+
+    def fail(error: BaseException) -> NoReturn:
         clean: Callable[[str], str] = _place(file).without_secrets if file.is_remote else str
         said = clean(str(error).splitlines()[0])
         raise InputError(f"{shown_name(file)} cannot be read as lance: {said}") from (
             None if file.is_remote else error  # a traceback shows the cause as well
         )
+
+    with failing_as(fail):
+        yield
