@@ -21,6 +21,7 @@ from embcache.store.daemon_pool import DaemonPool
 from embcache.store.index import Positions
 from embcache.store.location import Location
 
+C = TypeVar("C")
 T = TypeVar("T")
 
 CALLS = 8
@@ -111,19 +112,22 @@ def _between(positions: Positions, start: int, stop: int) -> Call:
     return Call(slice(start, stop), np.arange(first, last + 1), None if whole else picked)
 
 
-def several_at_once(do: Callable[[Call], T], calls: Iterable[Call]) -> Iterator[tuple[Call, T]]:
+def several_at_once(
+    do: Callable[[C], T], calls: Iterable[C], threads: int = CALLS
+) -> Iterator[tuple[C, T]]:
     """Make calls, some ahead of whoever asks for what came of them, in order.
 
     Args:
         do: Makes one.
         calls: All of them.
+        threads: How many are made at once; twice as many are begun, or done and waiting.
     """
-    ahead: deque[tuple[Call, Future[T]]] = deque()
-    with DaemonPool(CALLS) as pool:
+    ahead: deque[tuple[C, Future[T]]] = deque()
+    with DaemonPool(threads) as pool:
         try:
             for call in calls:
                 ahead.append((call, pool.submit(do, call)))
-                if len(ahead) >= 2 * CALLS:
+                if len(ahead) >= 2 * threads:
                     done, future = ahead.popleft()
                     yield done, future.result()
             while ahead:

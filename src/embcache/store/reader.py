@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import lance
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from embcache.errors import ConfigError, DamagedSpaceError
 from embcache.identity.keys import Keys
 from embcache.store import panics
 from embcache.store.base import Part
-from embcache.store.daemon_pool import DaemonPool
-from embcache.store.fetching import Call, plan, readahead, several_at_once
+from embcache.store.fetching import readahead
 from embcache.store.index import Positions
 from embcache.store.lance_errors import READ_FIX, lance_errors
 from embcache.store.location import Location
@@ -28,19 +26,16 @@ from embcache.store.schema import (
     value_dim,
 )
 from embcache.store.untrusted import check_manifest
-from embcache.store.verify import Values, Verified, batch_values, damaged_rows, verify
+from embcache.store.values import read_values
+from embcache.store.verify import Verified, verify
 from embcache.store.watch import reading
 
 logger = logging.getLogger(__name__)
 
-# From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
-_SCAN_FROM_FRACTION = 0.1
 _BATCH_ROWS = 4096
 _KEY_ROWS = 8192  # Lance's default
 _BATCH_BYTES = 4 * 2**20
-_TAKE_THREADS = 2
 _SAMPLE_ROWS = 64
-_CHECKSUM_BYTES = 8
 _ERROR_CHARACTERS = 200  # Lance appends paths of its own source files
 
 
@@ -98,9 +93,6 @@ def check_table(location: Location) -> None:
             f"{str(location)!r} is no space: there is no Lance table. Give the folder of one, "
             "<cache>/<name>.lance."
         )
-
-
-_Rows = tuple[slice, Values, npt.NDArray[np.uint64]]  # which, their values and checksums
 
 
 class Reader:
@@ -226,24 +218,9 @@ class Reader:
             CacheError: Lance cannot read the table (a truncated file, say).
         """
         order = np.argsort(positions, kind="stable")
-        positions, keys = positions[order], keys[order]
         with lance_errors("Reading vectors from", self.location, READ_FIX):
-            for select, source in self._sources(positions):
-                for span, values, sums in panics.each_off_screen(source):
-                    at = select[span]
-                    yield Part(order[at], values, damaged_rows(keys[at], values, sums))
-
-    def _sources(self, positions: Positions) -> Iterator[tuple[Positions, Iterator[_Rows]]]:
-        """Which of the sorted positions are read in which way."""
-        if self.location.folder is None:
-            yield np.arange(len(positions)), self._fetch_positions(positions)
-            return
-        owner = np.searchsorted(self.starts, positions, side="right") - 1
-        wanted = np.bincount(owner, minlength=len(self.fragments))
-        scanned = wanted >= _SCAN_FROM_FRACTION * np.diff(self.starts)
-        scan, take = np.flatnonzero(scanned[owner]), np.flatnonzero(~scanned[owner])
-        yield scan, self._scan_positions(positions[scan], scanned)
-        yield take, self._take_positions(positions[take])
+            for part in read_values(self, positions[order], keys[order]):
+                yield part._replace(at=order[part.at])
 
     def read_fragment(
         self, fragment: lance.LanceFragment, columns: Sequence[str] = ()
@@ -263,7 +240,7 @@ class Reader:
 
     def key_batches(self, fragments: list[lance.LanceFragment]) -> Iterator[pa.RecordBatch]:
         """Keys and row ids of some fragments, by batches; what Lance raises passes as it is."""
-        batches = self._batches(["key"], fragments, with_row_id=True, batch_rows=_KEY_ROWS)
+        batches = self.batches(["key"], fragments, with_row_id=True, batch_rows=_KEY_ROWS)
         yield from panics.each_off_screen(batches)
 
     def keys_of(self, fragment: lance.LanceFragment) -> Iterator[pa.RecordBatch]:
@@ -356,7 +333,7 @@ class Reader:
         self._announce(fragment)
         try:
             with lance_errors("Reading", self.location, READ_FIX):
-                batches = self._batches(columns, [fragment], with_row_id=True)
+                batches = self.batches(columns, [fragment], with_row_id=True)
                 for batch in panics.each_off_screen(batches):
                     rows += batch.num_rows
                     if rows > promised:
@@ -372,16 +349,24 @@ class Reader:
                 f"the manifest has {promised:,}"
             )
 
-    def _batches(
+    def batches(
         self,
-        columns: list[str],
+        columns: Sequence[str],
         fragments: list[lance.LanceFragment],
         *,
         with_row_id: bool = False,
         batch_rows: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
+        """Some columns of the rows of some fragments, in order; what Lance raises passes as it is.
+
+        Args:
+            columns: Their names.
+            fragments: Some of `fragments`.
+            with_row_id: Whether with `_rowid`.
+            batch_rows: Rows of a batch at most; None for `batch_rows` of this object.
+        """
         scanner = self.dataset.scanner(
-            columns=columns,
+            columns=list(columns),
             with_row_id=with_row_id,
             fragments=fragments,
             batch_size=batch_rows or self.batch_rows,
@@ -394,69 +379,6 @@ class Reader:
     def batch_rows(self) -> int:
         """How many rows are read at once."""
         return max(1, min(_BATCH_ROWS, _BATCH_BYTES // (4 * self.dim)))
-
-    def _scan_positions(
-        self, positions: Positions, scanned: npt.NDArray[np.bool_]
-    ) -> Iterator[_Rows]:
-        """Scan the chosen fragments in order and pick the wanted rows out of each batch."""
-        if not len(positions):
-            return
-        # Position within the scan = position in the table less the rows of skipped fragments.
-        skipped = np.cumsum(np.where(scanned, 0, np.diff(self.starts)))
-        owner = np.searchsorted(self.starts, positions, side="right") - 1
-        local = positions - skipped[owner]
-        fragments = [self.fragments[i] for i in np.flatnonzero(scanned)]
-        start = 0
-        for batch in self._batches([self.layout.value, "checksum"], fragments):
-            stop = start + batch.num_rows
-            first, last = np.searchsorted(local, (start, stop))
-            if last > first:
-                values, sums = self._columns(batch)
-                picked = local[first:last] - start
-                if not np.array_equal(picked, np.arange(batch.num_rows)):  # else spare the copy
-                    values, sums = values[picked], sums[picked]
-                yield slice(first, last), values, sums
-            start = stop
-
-    def _fetch_positions(self, positions: Positions) -> Iterator[_Rows]:
-        """Take rows from a store, see `embcache.store.fetching`."""
-        calls = plan(positions, 4 * self.dim + _CHECKSUM_BYTES)
-        for call, table in several_at_once(self._call, calls):
-            values, sums = self._columns(table.combine_chunks().to_batches()[0])
-            if call.picked is not None:
-                values, sums = values[call.picked], sums[call.picked]
-            yield call.span, values, sums
-
-    def _call(self, call: Call) -> pa.Table:
-        table = self.dataset.take(call.positions, columns=[self.layout.value, "checksum"])
-        if table.num_rows != len(call.positions):
-            raise ValueError(f"Lance returned {table.num_rows} of {len(call.positions)} rows")
-        return table
-
-    def _take_positions(self, positions: Positions) -> Iterator[_Rows]:
-        """Take scattered rows, several calls at a time."""
-        size = self.batch_rows
-        spans = [
-            slice(start, min(start + size, len(positions)))
-            for start in range(0, len(positions), size)
-        ]
-
-        def take(span: slice) -> pa.Table:
-            return self.dataset.take(positions[span], columns=[self.layout.value, "checksum"])
-
-        with DaemonPool(_TAKE_THREADS) as pool:
-            # A few calls ahead of the consumer, not all of them: memory stays bounded.
-            for at in range(0, len(spans), 4 * _TAKE_THREADS):
-                group = spans[at : at + 4 * _TAKE_THREADS]
-                for span, table in zip(group, pool.map(take, group), strict=True):
-                    if table.num_rows != span.stop - span.start:
-                        raise ValueError(
-                            f"Lance returned {table.num_rows} of {span.stop - span.start} rows"
-                        )
-                    yield span, *self._columns(table.combine_chunks().to_batches()[0])
-
-    def _columns(self, batch: pa.RecordBatch) -> tuple[Values, npt.NDArray[np.uint64]]:
-        return batch_values(batch, self.layout), batch.column("checksum").to_numpy()
 
 
 def _files(fragment: lance.LanceFragment) -> str:

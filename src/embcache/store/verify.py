@@ -133,6 +133,8 @@ def row_checksums(keys: Keys, values: Values) -> npt.NDArray[np.uint64]:
     width = KEY_BYTES + 4 * dim
     step = max(1, min(count, _SCRATCH_BYTES // width))
     scratch = np.empty((step, width), np.uint8)
+    memory = scratch.reshape(-1).data
+    each = [memory[at : at + width] for at in range(0, step * width, width)]
     sums = np.empty(count, np.uint64)
     digest = xxhash.xxh3_64_intdigest
     raw_keys = keys.astype(">u8").view(np.uint8).reshape(count, KEY_BYTES)
@@ -142,7 +144,7 @@ def row_checksums(keys: Keys, values: Values) -> npt.NDArray[np.uint64]:
         rows = scratch[: stop - start]
         rows[:, :KEY_BYTES] = raw_keys[start:stop]
         rows[:, KEY_BYTES:] = raw_values[start:stop]
-        sums[start:stop] = [digest(row) for row in rows]
+        sums[start:stop] = list(map(digest, each[: stop - start]))
     return sums
 
 
