@@ -10,6 +10,7 @@ everything through a pipe for good would stand between the user and every other 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -68,6 +69,9 @@ class _Capture:
         try:
             self._screen = os.dup(_STDERR)
             self._memory = os.memfd_create("embcache-stderr")
+            # Else threads that write at once overwrite each other: Linux keeps no lock on the
+            # offset of such a file, as it does on that of others.
+            fcntl.fcntl(self._memory, fcntl.F_SETFL, os.O_APPEND)
             os.dup2(self._memory, _STDERR)
         except OSError:  # no standard error, or no descriptor left: then it is as it is
             self._close()
