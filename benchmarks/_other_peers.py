@@ -1,0 +1,229 @@
+"""Contenders of the parts `evaluate`, `partly` and `tool`: embcache, and what it is due."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from _cold_peers import MAX_NUM_SEQS, MEMORY_SHARE
+from _fill import fill_embcache
+from _inputs import (
+    DTYPE,
+    Vectors,
+    as_loader,
+    check_equal,
+    fresh_texts,
+    make_vectors,
+    model_path,
+    stored_texts,
+    task,
+)
+from _setup import WARM_UP, Batch, Contender, Setup, nothing, once
+
+# ---- evaluate: mteb.evaluate of a retrieval task ------------------------------------------------
+
+QUERIES = 200
+
+
+def evaluate_embcache(setup: Setup) -> Contender:
+    """mteb.evaluate with `VllmEncoderWrapper` over the full cache."""
+    from embcache import VllmEncoderWrapper
+
+    encoder = VllmEncoderWrapper(
+        model_path(), dtype=DTYPE, cache_path=setup.folder / "embcache", on_miss="raise"
+    )
+    return _evaluate(setup, encoder)
+
+
+def evaluate_memory(setup: Setup) -> Contender:
+    """mteb.evaluate with an encoder that hands out the matrix, which it has in memory."""
+    from mteb.models.abs_encoder import AbsEncoder
+
+    from embcache import VllmEncoderWrapper
+
+    documents = np.load(setup.folder / "texts.npy")
+    matrices = {"document": documents, "query": documents[:QUERIES]}
+
+    class FromMemory(AbsEncoder):
+        # The same metadata, so that mteb does the same work.
+        mteb_model_meta = VllmEncoderWrapper(model_path(), cache_path=None).mteb_model_meta
+
+        def encode(self, inputs: Any, *, prompt_type: Any = None, **kwargs: Any) -> Vectors:
+            matrix = matrices[prompt_type.value]
+            assert len(inputs.dataset) == len(matrix), "mteb asks for documents in several parts"
+            return matrix
+
+    return _evaluate(setup, FromMemory())
+
+
+def _evaluate(setup: Setup, encoder: Any) -> Contender:
+    import mteb
+    from datasets import Dataset
+    from mteb.abstasks import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    texts = Dataset.load_from_disk(str(setup.folder / "texts"))
+    ids = [f"d{row}" for row in range(len(texts))]
+    corpus = texts.add_column("id", ids)
+
+    class MadeUp(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name="MadeUpRetrieval",
+            description="Made-up texts, each the answer to itself.",
+            dataset={"path": "benchmark/made-up", "revision": "1"},
+            type="Retrieval",
+            category="t2t",
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
+        )
+
+        def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+            self.dataset = {
+                "default": {
+                    "test": {
+                        "corpus": corpus,
+                        "queries": corpus.select(range(QUERIES)),
+                        "relevant_docs": {name: {name: 1} for name in ids[:QUERIES]},
+                        "top_ranked": None,
+                    }
+                }
+            }
+            self.data_loaded = True
+
+    def check(result: Any) -> None:
+        """Each text finds itself, by its own vector."""
+        score = result[0].scores["test"][0]["main_score"]
+        if score != 1:
+            raise SystemExit(
+                f"WRONG VECTORS: nDCG@10 is {score}, and every text is its own answer."
+            )
+
+    made_up = MadeUp()
+    return once(
+        lambda: mteb.evaluate(encoder, made_up, cache=None, show_progress_bar=False).task_results,
+        check,
+    )
+
+
+# ---- partly: some of the texts are cached -------------------------------------------------------
+
+PARTLY_CALLS = ("partly", "hits", "misses")
+"""What the n-th call of a batch does; each batch stands in a row three times."""
+
+
+def partly(setup: Setup) -> Contender:
+    """An engine that is started and warmed up, and for each call a cache of its own.
+
+    For each batch: its texts and the cached ones beside them, shuffled; the cached ones alone; its
+    texts alone, with an empty cache.
+    """
+    from embcache import VllmEncoderWrapper
+
+    encoders: list[Any] = []  # all alive to the end: one that goes closes the engine
+    arguments = task()
+
+    def new(cache: Path) -> Any:
+        given: dict[str, Any] = {"max_num_seqs": MAX_NUM_SEQS, "cache_path": cache}
+        if encoders:
+            given["make_engine"] = lambda *_: encoders[0]._engine
+        given |= {"dtype": DTYPE, "gpu_memory_utilization": MEMORY_SHARE}
+        encoders.append(VllmEncoderWrapper(model_path(), **given))
+        return encoders[-1]
+
+    def prepare(number: int) -> Callable[[], Any]:
+        batch, kind = setup.batches[number], PARTLY_CALLS[number % len(PARTLY_CALLS)]
+        misses = fresh_texts(batch, setup.turn, number // len(PARTLY_CALLS))
+        hits = stored_texts(batch.cached)
+        cache = setup.folder / f"partly-{setup.turn}-{number}"
+        if kind != "misses":
+            shutil.copytree(setup.folder / f"partly-{batch.cached}", cache)
+        texts = {"partly": _shuffled(misses, hits), "hits": hits, "misses": misses}[kind]
+        loader, encoder = as_loader(texts), new(cache)
+        return partial(encoder.encode, loader, **arguments, show_progress_bar=False)
+
+    def check(vectors: Any, number: int) -> None:
+        batch, kind = setup.batches[number], PARTLY_CALLS[number % len(PARTLY_CALLS)]
+        hits = 0 if kind == "misses" else batch.cached
+        misses = 0 if kind == "hits" else batch.texts
+        stats = encoders[-1].stats
+        assert (stats.hits, stats.encoded) == (hits, misses), stats
+        if kind == "hits":
+            check_equal(vectors, make_vectors(batch.cached))
+
+    first = new(setup.folder / f"partly-{setup.turn}-first")
+    warm_up = as_loader(fresh_texts(Batch(64, 8, 20), setup.turn, WARM_UP))
+    first.encode(warm_up, **arguments, show_progress_bar=False)
+    return Contender(prepare, check)
+
+
+def fill_partly(setup: Setup) -> Contender:
+    """Leave a full cache for each number of cached texts."""
+
+    def fill() -> None:
+        sizes = sorted({batch.cached for batch in setup.batches})
+        for size in sizes:
+            path = setup.folder / f"partly-{size}"
+            fill_embcache(path, stored_texts(size), make_vectors(size))
+
+    return once(fill, nothing)
+
+
+def _shuffled(misses: list[str], hits: list[str]) -> list[str]:
+    order = np.random.default_rng(0).permutation(len(misses) + len(hits))
+    both = misses + hits
+    return [both[row] for row in order]
+
+
+# ---- tool: a fully warm corpus through `warm` ---------------------------------------------------
+
+
+def fill_tool(setup: Setup) -> Contender:
+    """Leave the texts in a Parquet file, and a cache that has them all."""
+
+    def fill() -> None:
+        texts = stored_texts(setup.texts)
+        pq.write_table(pa.table({"text": texts}), setup.folder / "texts.parquet")
+        fill_embcache(setup.folder / "embcache", texts, make_vectors(setup.texts, setup.dim))
+
+    return once(fill, nothing)
+
+
+def tool_embcache(setup: Setup) -> Contender:
+    """`Warmer` over the file: it reads, hashes and looks up."""
+    from embcache import VllmEncoderWrapper
+    from embcache.warm import Columns, Warmer
+    from embcache.warm.parts import parts
+
+    encoder = VllmEncoderWrapper(model_path(), dtype=DTYPE, cache_path=setup.folder / "embcache")
+
+    def run() -> Any:
+        found = parts("parquet", [setup.folder / "texts.parquet"], Columns())
+        return Warmer(encoder).run(batch for part in found for batch in part.read(print))
+
+    def check(stats: Any) -> None:
+        assert (stats.hits, stats.encoded) == (setup.texts, 0), stats
+
+    return once(run, check)
+
+
+def tool_floor(setup: Setup) -> Contender:
+    """Read the file and hash every text with xxh3_128, one core: what no warm can leave out."""
+
+    def run() -> int:
+        digest, count = xxhash.xxh3_128_digest, 0
+        for batch in pq.ParquetFile(setup.folder / "texts.parquet").iter_batches(2**13):
+            count += len(set(map(digest, map(str.encode, batch.column(0).to_pylist()))))
+        return count
+
+    def check(count: int) -> None:
+        assert count == setup.texts, count
+
+    return once(run, check)
