@@ -58,6 +58,7 @@ def draw(part: Part, path: Path) -> None:
         axes.invert_yaxis()
         if max(middle) > _WIDE * min(middle):
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(x=0.12)
         axes.set_xlabel(f"time, {part.contenders[part.base].label} = 1 (less is better)")
         axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")

@@ -21,7 +21,8 @@ MAX_NUM_SEQS = 128
 # for their turns beside each other.
 MEMORY_SHARE = 0.2
 WARM_UP_TEXTS = 64
-BATCH_SIZES = (8, 32, 128)  # of Sentence Transformers, the best of which is taken
+# By kind of device, how many texts Sentence Transformers tries batch sizes with, and which.
+TRIALS = {"cpu": (48, (8, 16, 32)), "cuda": (1024, (32, 128, 512))}
 
 
 def embcache(setup: Setup) -> Contender:
@@ -83,18 +84,7 @@ def transformers_flash(setup: Setup) -> Contender:
 
 def _sentence_transformers(setup: Setup, name: str, attention: str = "sdpa") -> Contender:
     model = _load_transformers(setup, attention)
-    sizes: dict[Batch, int] = {}
-    for batch in set(setup.batches):
-        seconds = {}
-        for number in range(2):  # the first time counts only if the second is not faster
-            for size in BATCH_SIZES:
-                few = Batch(WARM_UP_TEXTS, batch.least, batch.most)
-                texts = fresh_texts(few, setup.turn, WARM_UP)
-                began = time.perf_counter()
-                model.encode(texts, batch_size=size, show_progress_bar=False)
-                took = time.perf_counter() - began
-                seconds[size] = min(took, seconds.get(size, took)) if number else took
-        sizes[batch] = min(seconds, key=lambda size: seconds[size])
+    sizes = {batch: _best_size(model, setup, batch) for batch in set(setup.batches)}
 
     def prepare(number: int) -> Callable[[], Any]:
         size = sizes[setup.batches[number]]
@@ -102,6 +92,19 @@ def _sentence_transformers(setup: Setup, name: str, attention: str = "sdpa") -> 
         return lambda: model.encode(texts, batch_size=size, show_progress_bar=False)
 
     return Contender(prepare, lambda vectors, number: _leave(setup, name, vectors, number))
+
+
+def _best_size(model: Any, setup: Setup, batch: Batch) -> int:
+    """The batch size with which Sentence Transformers is fastest with texts of such lengths."""
+    count, sizes = TRIALS[model.device.type]
+    texts = fresh_texts(Batch(count, batch.least, batch.most), setup.turn, WARM_UP)
+    model.encode(texts[:8], show_progress_bar=False)
+    seconds = {}
+    for size in sizes:
+        began = time.perf_counter()
+        model.encode(texts, batch_size=size, show_progress_bar=False)
+        seconds[size] = time.perf_counter() - began
+    return min(sizes, key=lambda size: seconds[size])
 
 
 # ---- start: from the start of a process to the first vectors ------------------------------------

@@ -7,7 +7,6 @@ which rows are open, and the command that fills them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,9 +21,9 @@ embcache beside others who do the same work, measured by `make bench` in one run
 Each sample is taken in a process of its own, and contenders take turns, so that a machine that gets
 slower meanwhile gets slower for all. Figures are medians, with the least and the greatest; ratios
 are of medians. Seconds are this machine's; the ratios travel. Goals that are missed are named. All
-vectors that come back are compared with what was filled in, or with each other: a wrong one ends the
-run. (Real engines, which take long to start, get one process a round for all lengths of texts, or
-for all shares that are cached.)
+vectors that come back are compared with what was filled in, or with each other: a wrong one ends
+the run. (Real engines, which take long to start, get one process a round for all lengths of texts,
+or for all shares that are cached.)
 
 `make bench` measures your machine, and writes this page anew between the markers below;
 `make bench ARGS='--only warm'` measures one part and writes nothing.
@@ -119,7 +118,7 @@ def _replace(text: str, kind: str, made: str, path: Path) -> str:
 def _made(
     kind: str, parts: Sequence[Part], goals: Sequence[Goal], about: dict[str, str], command: str
 ) -> str:
-    title = "## With a GPU" if kind == "gpu" else "## On a processor"
+    title = "## With a GPU" if kind == "gpu" else "## Without a GPU"
     machine = ", ".join(f"{name} {value}" for name, value in about.items())
     blocks = [title, f"`{command}` on: {machine}."]
     if goals:
@@ -127,8 +126,9 @@ def _made(
     for part in parts:
         head = columns(part)
         blocks += [
-            f"### {part.title}",
-            f"![{part.title}: time of each contender](pictures/{_picture(kind, part)})",
+            f"### {part.name}",
+            f"{part.title}.",
+            f"![{part.name}: time of each contender](pictures/{_picture(kind, part)})",
             _table(head, rows(part), right=len(head) - 1),
         ]
         blocks += filter(None, (part.verdict(), *part.notes))
@@ -147,7 +147,7 @@ def _summary(goals: Sequence[Goal]) -> str:
 
 
 def _picture(kind: str, part: Part) -> str:
-    return f"bench-{kind}-{part.name}.svg".replace(os.sep, "-")
+    return f"bench-{kind}-{part.name}.svg"
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]], right: int = 0) -> str:

@@ -12,6 +12,7 @@ from _report import Goal, Part, ratio_goal
 from _setup import Setup
 from _turns import Measured, Peer, Plan, fill, make_part, one_by_one, run_once
 
+REAL_KEYS = 10_000_000  # of the largest space that is made for real
 FLOOR = "xxh3 of every text, rows gathered from a mapped matrix"
 NOT_VERIFIED = (
     "embcache verifies every row that it returns by a checksum; LMDB verifies none, and nor does "
@@ -90,18 +91,17 @@ def evaluate(plan: Plan) -> Measured:
 
 def scale(plan: Plan) -> Measured:
     """Opening a space and 100,000 look-ups, with more and more keys."""
-    most = min(plan.keys, 400_000) if plan.quick else plan.keys
-    sizes = [size for size in (most // 10, most) if size <= 10_000_000]
-    sizes = sizes if sizes[-1:] == [most] else [1_000_000, 10_000_000]
+    sizes = (40_000, 400_000) if plan.quick else (1_000_000, 10_000_000)
     at = "_scale_peers"
     peers = {
         f"{size}": Peer(f"{size:,} keys", f"{at}:open_and_find", f"{at}:fill", rival=False)
         for size in sizes
     }
-    if most > sizes[-1]:
-        label = f"{most:,} keys, the index alone, simulated"
+    if plan.keys > REAL_KEYS:
+        size = sizes[1] + 1 if plan.quick else plan.keys
+        label = f"{size:,} keys, the index alone, simulated"
         where = f"{at}:open_and_find_simulated"
-        peers[f"{most}"] = Peer(label, where, f"{at}:fill_simulated", rival=False)
+        peers[f"{size}"] = Peer(label, where, f"{at}:fill_simulated", rival=False)
     title = "Scale: opening a space, and looking 100,000 keys up, half of which are there"
     part = make_part("scale", title, 0, peers)
     part.base = f"{sizes[0]}"

@@ -81,7 +81,9 @@ class Part:
         ]
         if faster:
             return f"embcache loses here to {' and to '.join(faster)}."
-        return f"embcache is faster here than {'each of the others' if rivals else 'any'}."
+        return (
+            f"embcache is the fastest here, beside {', '.join(s.label for s in rivals.values())}."
+        )
 
 
 @dataclass(frozen=True)

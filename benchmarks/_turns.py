@@ -43,7 +43,7 @@ class Plan:
         folder: An empty folder for the caches and vectors of one part.
         quick: Whether it is a smoke test: few texts, one round.
         rounds: How many rounds, if not as many as the part has by itself.
-        keys: The most keys of the part `scale`.
+        keys: How many keys the part `scale` simulates, if that is more than it makes for real.
         model: Another model that a real engine loads, beside all-MiniLM-L6-v2; "" for none.
     """
 

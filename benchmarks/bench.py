@@ -17,7 +17,7 @@ from pathlib import Path
 
 from _page import PageError, write_page
 from _parts_engine import cold, partly, start
-from _parts_stored import evaluate, scale, tool, warm, warm_large
+from _parts_stored import REAL_KEYS, evaluate, scale, tool, warm, warm_large
 from _process import ContenderError
 from _report import Goal, Part, machine, print_report, to_json
 from _turns import Measure, Plan, progress
@@ -84,10 +84,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few texts, one round: a smoke test")
     parser.add_argument("--rounds", type=int, help="how many, if not as many as each part has")
     parser.add_argument(
-        "--keys",
-        type=int,
-        default=10_000_000,
-        help="the most keys of scale; 100000000 is simulated",
+        "--keys", type=int, default=REAL_KEYS, help="more keys for scale, which are simulated"
     )
     parser.add_argument("--model", default="", help="another model for cold: hub name or folder")
     parser.add_argument("--page", type=Path, metavar="FILE", help="the page that is written")
