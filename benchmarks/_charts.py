@@ -13,7 +13,7 @@ from typing import Any
 from _report import Part
 
 OURS, THEIRS, FLOOR, INK = "#1f9e6e", "#5b8bd0", "#a0a0a0", "#7d7d7d"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.hashsalt": "embcache",
     "svg.fonttype": "none",  # text stays text: smaller, and in the reader's own font
     "font.size": 10,

@@ -108,7 +108,8 @@ def _fill_mteb(setup: Setup, name: str, backend: Any) -> None:
         mteb_model_meta = None
 
         def encode(self, inputs: Any, **kwargs: Any) -> Vectors:
-            return np.load(setup.folder / "texts.npy")
+            vectors: Vectors = np.load(setup.folder / "texts.npy")
+            return vectors
 
     known: Any = Known()
     cached = CachedEmbeddingWrapper(known, setup.folder / name, backend)

@@ -49,7 +49,7 @@ def evaluate_memory(setup: Setup) -> Contender:
     from embcache import VllmEncoderWrapper
 
     documents = np.load(setup.folder / "texts.npy")
-    matrices = {"document": documents, "query": documents[:QUERIES]}
+    matrices: dict[str, Vectors] = {"document": documents, "query": documents[:QUERIES]}
 
     class FromMemory(AbsEncoder):
         # The same metadata, so that mteb does the same work.

@@ -27,7 +27,8 @@ HITS_SECONDS = 1.0
 def cold(plan: Plan) -> Measured:
     """Nothing cached, real vLLM: short, mixed and long texts; with a GPU in bfloat16 too."""
     has_gpu = bool(gpus())
-    parts, goals = [], []
+    parts: list[Part] = []
+    goals: list[Goal] = []
     for model in ["", plan.model] if plan.model else [""]:
         for dtype in ("float32", "bfloat16") if has_gpu else ("float32",):
             folder = plan.folder / f"{dtype}-{len(parts)}"
@@ -63,9 +64,8 @@ def _cold(plan: Plan, setup: Setup, *, has_gpu: bool) -> Measured:
             f"Cold: {batch.texts:,} {name} texts of {batch.least} to {batch.most} tokens, "
             f"{model}, {setup.dtype}"
         )
-        word = "-".join(
-            filter(None, ("cold", name, has_gpu and setup.dtype, setup.model and model))
-        )
+        words = ["cold", name, setup.dtype if has_gpu else "", model if setup.model else ""]
+        word = "-".join(filter(None, words))
         parts.append(make_part(word, title, batch.texts, peers))
     least = LEAST_COSINE[setup.dtype]
     rounds = plan.pick_rounds(3)
