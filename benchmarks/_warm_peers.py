@@ -109,10 +109,11 @@ def fill_lmdb(setup: Setup) -> Contender:
 
 
 def lmdb(setup: Setup) -> Contender:
-    """LMDB at its best: `getmulti` of all keys in one transaction, and no copy but the last.
+    """LMDB at its best: all keys in one read transaction, and no copy of a value but the last.
 
-    It hashes as the floor does. No row is verified: LMDB keeps no checksums. Tried, and no faster:
-    asking in the order of the keys, `readahead=False`.
+    It hashes as the floor does. No row is verified: LMDB keeps no checksums. Tried: `getmulti` of a
+    cursor takes 1.6 times as long with `buffers=True`, and as long as this without; asking in the
+    order of the keys 1.1 to 1.5 times; `readahead=False` changes nothing.
     """
     import lmdb  # noqa: F401  imports are not timed
 
@@ -120,9 +121,7 @@ def lmdb(setup: Setup) -> Contender:
 
     def get() -> Vectors:
         with _lmdb(setup, readonly=True) as database, database.begin(buffers=True) as transaction:
-            keys = _keys(loader.dataset)
-            found = transaction.cursor().getmulti(keys)
-            joined = bytearray().join([value for _, value in found])
+            joined = bytearray().join(map(transaction.get, _keys(loader.dataset)))
             return np.frombuffer(joined, np.float32).reshape(-1, dim)
 
     return _warm(setup, get)
