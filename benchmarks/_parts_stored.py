@@ -34,6 +34,7 @@ def stored_peers() -> dict[str, Peer]:
             f"{at}:langchain",
             f"{at}:fill_langchain",
             "langchain-classic",
+            most_rounds=3,
         ),
     }
 
@@ -45,7 +46,7 @@ def warm(plan: Plan) -> Measured:
     part = make_part("warm", _title(texts, setup.dim), texts, peers)
     part.notes.append(NOT_VERIFIED)
     fill(peers, setup, part.name)
-    one_by_one(part, peers, setup, plan.pick_rounds(7))
+    one_by_one(part, peers, setup, plan.pick_rounds(5))
     return [part], _stored_goals(part, floor=2.0)
 
 
@@ -55,6 +56,7 @@ def warm_large(plan: Plan) -> Measured:
     setup, peers = Setup(plan.folder, texts, dim), stored_peers()
     for slow in ("faiss", "langchain"):
         del peers[slow]
+    peers["numpy"] = replace(peers["numpy"], most_rounds=2)
     whole = make_part("warm-large", _title(texts, dim), texts, peers)
     title = f"Warm: the first encode() of a new process, a random tenth of these {texts:,} texts"
     tenth = make_part("tenth", title, texts // 10, dict(peers))
@@ -67,7 +69,7 @@ def warm_large(plan: Plan) -> Measured:
     fill(peers, setup, whole.name)
     rounds = plan.pick_rounds(3)
     one_by_one(whole, peers, setup, rounds)
-    one_by_one(tenth, peers, replace(setup, asked="tenth"), plan.pick_rounds(5))
+    one_by_one(tenth, peers, replace(setup, asked="tenth"), rounds)
     return [whole, tenth], _stored_goals(whole, floor=2.0) + _stored_goals(tenth, floor=3.0)
 
 

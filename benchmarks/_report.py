@@ -139,7 +139,7 @@ def ratio_goal(part: Part, text: str, above: str, below: str, limit: float, *, m
         most: Whether it may not be exceeded.
     """
     upper, lower = (part.contenders[name].seconds for name in (above, below))
-    each = [a / b for a, b in zip(upper, lower, strict=True)]
+    each = [a / b for a, b in zip(upper, lower, strict=False)]  # those of the same rounds
     found = median(upper) / median(lower)
     return Goal(part.name, text, limit, most, found, (min(each), max(each)))
 

@@ -26,6 +26,8 @@ class Peer:
         fill: What fills its cache before; "" for nothing.
         package: What must be installed for it; "" for what always is.
         rival: See `Samples`.
+        most_rounds: In how many rounds it takes part at most: fewer for one that takes long, and
+            whose ratio is far from any goal; None for all.
     """
 
     label: str
@@ -33,6 +35,7 @@ class Peer:
     fill: str = ""
     package: str = ""
     rival: bool = True
+    most_rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ def one_by_one(
     """
     for number in range(rounds):
         for key, peer in peers.items():
+            if peer.most_rounds is not None and number >= peer.most_rounds:
+                continue
             progress.print(_say(part, number, rounds, peer), highlight=False)
             with Process(peer.where, replace(setup, turn=number)) as process:
                 seconds = process.call()
