@@ -56,7 +56,7 @@ def test_goals_are_met_or_missed_by_medians(modules: dict[str, Any], part: Any) 
 def test_embcache_says_to_whom_it_loses(modules: dict[str, Any], part: Any) -> None:
     assert part.verdict() == "embcache loses here to Quick (0.50 of embcache's time)."
     del part.contenders["quick"]
-    assert part.verdict() == "embcache is the fastest here, beside Slow."
+    assert part.verdict() == "embcache is faster here than Slow."
     del part.contenders["slow"]
     assert part.verdict() == ""
 
