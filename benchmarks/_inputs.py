@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from _setup import Batch, Setup
 
 DIM = 384
@@ -101,6 +103,20 @@ def as_loader(texts: list[str]) -> Any:
     from datasets import Dataset
 
     return _loader(Dataset.from_dict({"text": texts}))
+
+
+def raw_texts(table: pa.Table) -> Iterator[memoryview]:
+    """Each text as UTF-8, where it lies in Arrow's buffers; no string is made.
+
+    Args:
+        table: Has the texts in its column `text`.
+    """
+    for chunk in table.column("text").chunks:
+        _, offsets, data = chunk.buffers()
+        width = np.int64 if pa.types.is_large_string(chunk.type) else np.int32
+        ends = np.frombuffer(offsets, width)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+        raw = memoryview(data)
+        yield from map(raw.__getitem__, map(slice, ends[:-1], ends[1:]))
 
 
 def saved_dataset(setup: Setup) -> Any:

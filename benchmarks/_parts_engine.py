@@ -18,7 +18,7 @@ from _turns import Measured, Peer, Plan, make_part, one_by_one, progress, run_on
 # that is more.
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.99}
 LENGTHS = {"short": (8, 20), "mixed": (8, 250), "long": (200, 250)}
-CPU_TEXTS = {"short": 2000, "mixed": 240, "long": 140}  # 5 to 15 s on two cores with AVX2
+CPU_TEXTS = {"short": 1500, "mixed": 160, "long": 100}  # 5 to 15 s on two cores with AVX2
 GPU_TIMES = 50  # as many texts there
 MISSES_SECONDS = 17.0
 HITS_SECONDS = 1.0

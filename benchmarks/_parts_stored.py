@@ -120,7 +120,7 @@ def scale(plan: Plan) -> Measured:
 
 
 def tool(plan: Plan) -> Measured:
-    """A fully warm corpus through `warm`, out of a Parquet file."""
+    """A fully warm corpus through `warm`, out of an Arrow file."""
     texts = 5_000 if plan.quick else 500_000
     setup = Setup(plan.folder, texts, dim=8)
     at = "_other_peers"
@@ -128,7 +128,7 @@ def tool(plan: Plan) -> Measured:
         "embcache": Peer("embcache's Warmer", f"{at}:tool_embcache", f"{at}:fill_tool"),
         "floor": Peer("xxh3 of every text of the file", f"{at}:tool_floor", rival=False),
     }
-    title = f"warm: {texts:,} texts of a Parquet file, all cached"
+    title = f"warm: {texts:,} texts of an Arrow file, all cached"
     part = make_part("tool", title, texts, peers)
     fill(peers, setup, part.name)
     one_by_one(part, peers, setup, plan.pick_rounds(5))

@@ -81,9 +81,8 @@ class Part:
         ]
         if faster:
             return f"embcache loses here to {' and to '.join(faster)}."
-        return (
-            f"embcache is the fastest here, beside {', '.join(s.label for s in rivals.values())}."
-        )
+        others = ", ".join(samples.label for samples in rivals.values())
+        return f"embcache is faster here than {others}."
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ timed; imports do not. Functions `fill_...` fill the caches of those that `_fill
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 from _inputs import (
     DTYPE,
     Vectors,
     check_equal,
     model_path,
+    raw_texts,
     saved_dataset,
     saved_loader,
     saved_vectors,
@@ -78,18 +78,6 @@ def _heads(dataset: Any) -> Any:
     return np.frombuffer(hashed, np.uint64)[::2].copy()
 
 
-def _raw_texts(dataset: Any) -> Iterator[memoryview]:
-    """Each text as UTF-8, where it lies; no string is made."""
-    for chunk in dataset.data.table.column("text").chunks:
-        _, offsets, data = chunk.buffers()
-        width = np.int64 if pa.types.is_large_string(chunk.type) else np.int32
-        bounds = np.frombuffer(offsets, width)[
-            chunk.offset : chunk.offset + len(chunk) + 1
-        ].tolist()
-        raw = memoryview(data)
-        yield from map(raw.__getitem__, map(slice, bounds[:-1], bounds[1:]))
-
-
 # ---- LMDB ----------------------------------------------------------------------------------------
 
 _MAP_BYTES = 2**36  # the most that a database may grow to; nothing is reserved
@@ -140,7 +128,7 @@ def _lmdb(setup: Setup, *, readonly: bool) -> Any:
 
 
 def _keys(dataset: Any) -> list[bytes]:
-    return list(map(xxhash.xxh3_128_digest, _raw_texts(dataset)))
+    return list(map(xxhash.xxh3_128_digest, raw_texts(dataset.data.table)))
 
 
 # ---- mteb's own cache ----------------------------------------------------------------------------
