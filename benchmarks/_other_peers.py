@@ -44,11 +44,14 @@ def evaluate_embcache(setup: Setup) -> Contender:
 
 def evaluate_memory(setup: Setup) -> Contender:
     """mteb.evaluate with an encoder that hands out the matrix, which it has in memory."""
+    return _evaluate(setup, _from_memory(np.load(setup.folder / "texts.npy")))
+
+
+def _from_memory(documents: Vectors) -> Any:
     from mteb.models.abs_encoder import AbsEncoder
 
     from embcache import VllmEncoderWrapper
 
-    documents = np.load(setup.folder / "texts.npy")
     matrices: dict[str, Vectors] = {"document": documents, "query": documents[:QUERIES]}
 
     class FromMemory(AbsEncoder):
@@ -60,16 +63,36 @@ def evaluate_memory(setup: Setup) -> Contender:
             assert len(inputs.dataset) == len(matrix), "mteb asks for documents in several parts"
             return matrix
 
-    return _evaluate(setup, FromMemory())
+    return FromMemory()
 
 
 def _evaluate(setup: Setup, encoder: Any) -> Contender:
+    """A call of mteb.evaluate. What mteb imports at the first one is imported before."""
     import mteb
     from datasets import Dataset
+
+    def evaluate(made_up: Any, model: Any) -> Any:
+        return mteb.evaluate(model, made_up, cache=None, show_progress_bar=False).task_results
+
+    def check(result: Any) -> None:
+        """Each text finds itself, by its own vector."""
+        score = result[0].scores["test"][0]["main_score"]
+        if score != 1:
+            raise SystemExit(
+                f"WRONG VECTORS: nDCG@10 is {score}, and every text is its own answer."
+            )
+
+    few = Dataset.from_dict({"text": [f"text {row}" for row in range(QUERIES)]})
+    evaluate(_made_up_task(few), _from_memory(make_vectors(QUERIES)))
+    texts = Dataset.load_from_disk(str(setup.folder / "texts"))
+    return once(partial(evaluate, _made_up_task(texts), encoder), check)
+
+
+def _made_up_task(texts: Any) -> Any:
+    """A retrieval task whose documents are some texts, and whose queries are the first of them."""
     from mteb.abstasks import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    texts = Dataset.load_from_disk(str(setup.folder / "texts"))
     ids = [f"d{row}" for row in range(len(texts))]
     corpus = texts.add_column("id", ids)
 
@@ -98,19 +121,7 @@ def _evaluate(setup: Setup, encoder: Any) -> Contender:
             }
             self.data_loaded = True
 
-    def check(result: Any) -> None:
-        """Each text finds itself, by its own vector."""
-        score = result[0].scores["test"][0]["main_score"]
-        if score != 1:
-            raise SystemExit(
-                f"WRONG VECTORS: nDCG@10 is {score}, and every text is its own answer."
-            )
-
-    made_up = MadeUp()
-    return once(
-        lambda: mteb.evaluate(encoder, made_up, cache=None, show_progress_bar=False).task_results,
-        check,
-    )
+    return MadeUp()
 
 
 # ---- partly: some of the texts are cached -------------------------------------------------------
