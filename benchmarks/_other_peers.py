@@ -69,7 +69,10 @@ def _from_memory(documents: Vectors) -> Any:
 def _evaluate(setup: Setup, encoder: Any) -> Contender:
     """A call of mteb.evaluate. What mteb imports at the first one is imported before."""
     import mteb
-    from datasets import Dataset
+    from datasets import Dataset, disable_caching
+
+    # Else whoever comes first leaves the documents, as mteb prepares them, to all who follow.
+    disable_caching()
 
     def evaluate(made_up: Any, model: Any) -> Any:
         return mteb.evaluate(model, made_up, cache=None, show_progress_bar=False).task_results
