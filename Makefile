@@ -36,8 +36,8 @@ format: setup  ## reformat, and fix what ruff can fix
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
-bench: setup  ## measure this machine
-	@$(PY) benchmarks/first_look.py $(ARGS)
+bench: setup  ## embcache beside its peers on this machine: docs/benchmarks.md
+	@$(PY) benchmarks/bench.py $(ARGS)
 
 bench-dtypes: setup  ## what float32, bfloat16 and float16 cost on this machine
 	@$(PY) benchmarks/dtypes.py $(ARGS)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import random
-import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+from _setup import Batch, Setup
 
 DIM = 384
 DTYPE: Final = "float32"
 WARM_TOKENS = (30, 250)
 COLD_TOKENS = (10, 250)
-# What a first run on CPU commits at a time, about; a GPU commits more.
-CHUNK_TEXTS = 512
 
 Vectors = npt.NDArray[np.float32]
 
@@ -48,16 +48,48 @@ def make_texts(count: int, tokens: tuple[int, int], seed: int = 0) -> list[str]:
     return [" ".join(rng.choices(words(), k=rng.randint(*tokens))) for _ in range(count)]
 
 
-def make_vectors(count: int) -> Vectors:
+def stored_texts(count: int) -> list[str]:
+    """Make texts of about 700 characters, quickly: half a million of them in a second or two.
+
+    Each begins with its number, so that none comes twice, and goes on with a piece of one long text
+    of random words; lengths are uniform from 300 to 1,100 characters.
+
+    Args:
+        count: How many texts.
+    """
+    pool = " ".join(random.Random(0).choices(words(), k=200_000))
+    rng = np.random.default_rng(0)
+    starts = rng.integers(0, len(pool) - 1100, count).tolist()
+    lengths = rng.integers(300, 1100, count).tolist()
+    cut = zip(starts, lengths, strict=True)
+    # Blanks at the ends are left off: mteb does so with documents.
+    return [f"{i} {pool[at : at + size].strip()}" for i, (at, size) in enumerate(cut)]
+
+
+def fresh_texts(batch: Batch, turn: int, number: int) -> list[str]:
+    """Texts for one call of a real engine, which no other call has.
+
+    Args:
+        batch: How many, and how long they are.
+        turn: Number of the round.
+        number: Number of the call in it, or `WARM_UP`.
+    """
+    call = 1 + number + turn * 20
+    tokens = batch.least - 1, batch.most - 1
+    return [f"{words()[call]} {text}" for text in make_texts(batch.texts, tokens, seed=call)]
+
+
+def make_vectors(count: int, dim: int = DIM) -> Vectors:
     """Make random vectors as a model might return them.
 
     Args:
         count: How many vectors.
+        dim: Their components.
 
     Returns:
-        `(count, DIM) float32`, each of length 1, always the same.
+        `(count, dim) float32`, each of length 1, always the same.
     """
-    vectors = np.random.default_rng(0).standard_normal((count, DIM), np.float32)
+    vectors = np.random.default_rng(0).standard_normal((count, dim), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 
@@ -73,15 +105,62 @@ def as_loader(texts: list[str]) -> Any:
     return _loader(Dataset.from_dict({"text": texts}))
 
 
-def saved_loader(folder: Path) -> Any:
-    """A DataLoader over the texts that `fill` left, memory-mapped as those of a task are.
+def raw_texts(table: pa.Table) -> Iterator[memoryview]:
+    """Each text as UTF-8, where it lies in Arrow's buffers; no string is made.
 
     Args:
-        folder: The folder that was filled.
+        table: Has the texts in its column `text`.
+    """
+    for chunk in table.column("text").chunks:
+        _, offsets, data = chunk.buffers()
+        width = np.int64 if pa.types.is_large_string(chunk.type) else np.int32
+        ends = np.frombuffer(offsets, width)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+        raw = memoryview(data)
+        yield from map(raw.__getitem__, map(slice, ends[:-1], ends[1:]))
+
+
+def saved_dataset(setup: Setup) -> Any:
+    """The texts that a contender is asked for, memory-mapped as those of a task are.
+
+    Args:
+        setup: Says where they lie, and whether it is all of them.
     """
     from datasets import Dataset
 
-    return _loader(Dataset.load_from_disk(str(folder / "texts")))
+    return Dataset.load_from_disk(str(setup.folder / setup.asked))
+
+
+def saved_loader(setup: Setup) -> Any:
+    """A DataLoader over the texts that a contender is asked for.
+
+    Args:
+        setup: See `saved_dataset`.
+    """
+    return _loader(saved_dataset(setup))
+
+
+def saved_vectors(setup: Setup) -> Vectors:
+    """What a contender has to return.
+
+    Args:
+        setup: See `saved_dataset`.
+
+    Returns:
+        `(n, dim) float32`, row i belongs to the i-th text; mapped from a file.
+    """
+    return np.asarray(np.load(setup.folder / f"{setup.asked}.npy", mmap_mode="r"))
+
+
+def check_equal(found: Any, expected: Vectors) -> None:
+    """End the process unless a contender returned what its cache was filled with.
+
+    Args:
+        found: What it returned.
+        expected: What it should have returned.
+    """
+    matrix = np.asarray(found)
+    if matrix.dtype != np.float32 or not np.array_equal(matrix, expected):
+        raise SystemExit("WRONG VECTORS: what came back is not what the cache was filled with.")
 
 
 def _loader(dataset: Any) -> Any:
@@ -96,56 +175,3 @@ def task() -> dict[str, Any]:
 
     metadata = mteb.get_task("NFCorpus").metadata
     return {"task_metadata": metadata, "hf_split": "test", "hf_subset": "default"}
-
-
-def fill(folder: Path, texts: list[str], *, for_mteb: bool) -> None:
-    """Leave texts, vectors and filled caches in a folder; no engine computes anything.
-
-    Args:
-        folder: Where they are written.
-        texts: The texts.
-        for_mteb: Whether mteb's own cache is filled too.
-    """
-    from datasets import Dataset
-
-    vectors = make_vectors(len(texts))
-    np.save(folder / "vectors.npy", vectors)
-    Dataset.from_dict({"text": texts}).save_to_disk(str(folder / "texts"))
-    _fill_embcache(folder / "embcache", texts, vectors)
-    if for_mteb:
-        _fill_mteb(folder, vectors)
-
-
-def _fill_embcache(path: Path, texts: list[str], vectors: Vectors) -> None:
-    from embcache import VllmEncoderWrapper
-    from embcache.identity.dtype import vllm_version
-    from embcache.identity.keys import text_keys
-    from embcache.store import Database, Rows
-
-    shutil.rmtree(path, ignore_errors=True)
-    identity = VllmEncoderWrapper(model_path(), dtype=DTYPE, cache_path=path).identity
-    space = Database(path, writable=True).space(
-        identity, model_path(), vllm_version() or "none", store_text=True
-    )
-    keys = text_keys(identity.to_bytes(), "", texts)
-    lengths = np.array([text.count(" ") + 3 for text in texts], np.int32)  # with [CLS] and [SEP]
-    longest_first = np.argsort(-lengths, kind="stable")  # as the pipeline sends them
-    for start in range(0, len(texts), CHUNK_TEXTS):
-        rows = longest_first[start : start + CHUNK_TEXTS]
-        chunk = [texts[row] for row in rows]
-        columns = {"text": chunk, "prompt": "", "task": "NFCorpus"}
-        space.add(Rows(keys[rows], vectors[rows], columns, lengths[rows]))
-
-
-def _fill_mteb(folder: Path, vectors: Vectors) -> None:
-    from mteb.models.cache_wrappers import CachedEmbeddingWrapper
-
-    class Known:
-        mteb_model_meta = None
-
-        def encode(self, inputs: Any, **kwargs: Any) -> Vectors:
-            return vectors
-
-    known: Any = Known()
-    cached = CachedEmbeddingWrapper(known, folder / "mteb")
-    cached.encode(saved_loader(folder), **task(), show_progress_bar=False)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from _contenders import ANSWER
+from _setup import ANSWER, Setup
 
 
 class ContenderError(Exception):
@@ -20,35 +20,34 @@ class Process:
     """Starts a contender and waits until it is ready; leaving the `with` block ends it.
 
     Args:
-        name: Which contender, a key of `_contenders.CONTENDERS`.
-        folder: Where caches and vectors lie.
-        texts: How many texts one encode has.
+        where: Which contender: `module:function`, see `_contender`.
+        setup: What it is told.
 
     Attributes:
-        before_s: Seconds from the start of the process until it was ready to encode.
+        before_s: Seconds from the start of the process until it was ready.
 
     Raises:
         ContenderError: The process ended before it was ready.
     """
 
-    def __init__(self, name: str, folder: Path, texts: int) -> None:
-        self._name = name
+    def __init__(self, where: str, setup: Setup) -> None:
+        self._where = where
         self._wrote: list[str] = []
         began = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("_contenders.py"), name, folder, str(texts)],
+            [sys.executable, Path(__file__).with_name("_contender.py"), where, setup.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=_environment(folder),
+            env=_environment(setup.folder),
         )
         self._answer()
         self.before_s = time.perf_counter() - began
 
-    def encode(self) -> float:
-        """Have the contender encode once.
+    def call(self) -> float:
+        """Have the contender do its work once.
 
         Returns:
             The seconds that it took.
@@ -88,7 +87,7 @@ class Process:
 
     def _failure(self) -> ContenderError:
         status = self._process.wait()
-        return ContenderError(f"{''.join(self._wrote)}\n{self._name} failed, exit code {status}.")
+        return ContenderError(f"{''.join(self._wrote)}\n{self._where} failed, exit code {status}.")
 
 
 def _environment(folder: Path) -> dict[str, str]:

