@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -14,11 +15,14 @@ import numpy.typing as npt
 
 from embcache.engine.base import Embedded, Prepared, estimated_tokens
 from embcache.engine.failures import too_little_memory
+from embcache.engine.vllm_compiled import PROCESSOR, compiled_models_found, told_of_processor
 from embcache.engine.vllm_process import (
     cannot_compile,
     check_device,
+    collector_off,
     cpu_memory_share,
     forget_models,
+    heap_set_aside,
     llvmlite_hidden,
     prepare_environment,
     process_state_kept,
@@ -141,8 +145,9 @@ class VllmEngine:
             warnings.simplefilter("ignore", FutureWarning)  # torch's, about vllm's own code
             logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # none on CPU
             try:
-                check_device(self.version)
-                from vllm import LLM, EngineArgs
+                with collector_off():
+                    check_device(self.version)
+                    from vllm import LLM, EngineArgs
             except EngineError:
                 raise
             except Exception as error:
@@ -162,7 +167,9 @@ class VllmEngine:
                     convert=self.convert,
                     **arguments,
                 )
-                return LLM(**vars(engine_args))
+                named = PROCESSOR in (arguments.get("additional_config") or ())
+                with compiled_models_found() if named else nullcontext(), heap_set_aside():
+                    return LLM(**vars(engine_args))
             except Exception as error:
                 hint = ""
                 if "Connect" in type(error).__name__:
@@ -296,6 +303,9 @@ class VllmEngine:
         if not arguments.get("enforce_eager") and (reason := cannot_compile()):
             logger.warning("%s: vLLM runs in eager mode, a little slower.", reason)
             arguments["enforce_eager"] = True
+        beside = arguments.get("additional_config")
+        if not arguments.get("enforce_eager") and isinstance(beside, Mapping | None):
+            arguments["additional_config"] = told_of_processor(beside)
         # An engine in this process starts and encodes faster on CPU than in the separate process
         # that is vLLM's default, and scripts need no __main__ guard.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
