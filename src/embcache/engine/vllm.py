@@ -17,6 +17,7 @@ from embcache.engine.base import Embedded, Prepared, estimated_tokens
 from embcache.engine.failures import too_little_memory
 from embcache.engine.vllm_compiled import PROCESSOR, compiled_models_found, told_of_processor
 from embcache.engine.vllm_process import (
+    attention_is_slow,
     cannot_compile,
     check_device,
     collector_off,
@@ -306,6 +307,11 @@ class VllmEngine:
         beside = arguments.get("additional_config")
         if not arguments.get("enforce_eager") and isinstance(beside, Mapping | None):
             arguments["additional_config"] = told_of_processor(beside)
+        if self.convert == "embed" and attention_is_slow(arguments.get("dtype")):
+            logger.info(
+                "On this processor (AVX2) Sentence Transformers is some 13%% faster on long texts: "
+                "CachedEncoder(mteb.get_model(...), cache_path=...) has it behind a cache."
+            )
         # An engine in this process starts and encodes faster on CPU than in the separate process
         # that is vLLM's default, and scripts need no __main__ guard.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
