@@ -252,6 +252,23 @@ class TestPlatformArguments:
         assert self.arguments(enforce_eager=False)["enforce_eager"]
         assert "in a path with spaces" in caplog.text
 
+    @pytest.mark.parametrize(
+        ("processor", "dtype", "said"),
+        [("AVX2", "float32", True), ("AVX512", "float32", False), ("AVX2", "bfloat16", False)],
+    )
+    def test_where_another_engine_is_faster(
+        self,
+        processor: str,
+        dtype: str,
+        said: bool,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+        with caplog.at_level("INFO", "embcache"):
+            self.arguments(dtype=dtype)
+        assert ("CachedEncoder(mteb.get_model(" in caplog.text) is said
+
     def test_pooler_config_from_a_dict(self) -> None:
         from vllm.config import PoolerConfig
 

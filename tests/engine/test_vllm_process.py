@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import queue
 import sys
 import threading
@@ -10,7 +11,13 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from embcache.engine.failures import died
-from embcache.engine.vllm_process import forget_models, llvmlite_hidden, woken_if_killed
+from embcache.engine.vllm_process import (
+    collector_off,
+    forget_models,
+    heap_set_aside,
+    llvmlite_hidden,
+    woken_if_killed,
+)
 
 
 def test_llvmlite_is_back_whatever_happens() -> None:
@@ -30,6 +37,41 @@ def test_without_llvmlite(monkeypatch: pytest.MonkeyPatch) -> None:
     with llvmlite_hidden():
         pass
     assert "llvmlite.binding.ffi" not in sys.modules
+
+
+def test_the_collector_is_on_again_whatever_happens() -> None:
+    with pytest.raises(RuntimeError, match="no such module"), collector_off():
+        assert not gc.isenabled()
+        raise RuntimeError("no such module")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with collector_off():
+            pass
+        assert not gc.isenabled()  # the user's own doing
+    finally:
+        gc.enable()
+
+
+def test_the_heap_is_set_aside_for_an_engine_in_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gc.unfreeze()
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    with heap_set_aside():
+        assert not gc.get_freeze_count()
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    with pytest.raises(RuntimeError, match="does not start"), heap_set_aside():
+        assert gc.get_freeze_count()
+        raise RuntimeError("does not start")
+    assert not gc.get_freeze_count()
+    gc.freeze()
+    try:
+        with pytest.raises(RuntimeError, match="does not start"), heap_set_aside():
+            raise RuntimeError("does not start")
+        assert gc.get_freeze_count()  # the user's own doing
+    finally:
+        gc.unfreeze()
 
 
 def test_files_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
