@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embcache.errors import InputError, shown
+from embcache.identity.arrow_texts import ArrowTexts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,7 +26,7 @@ class Items:
             lists.
     """
 
-    texts: list[str]
+    texts: Sequence[str]
     dataset: Dataset
     collate_fn: Callable[[list[Any]], Any]
 
@@ -61,11 +62,11 @@ def read_items(inputs: Any) -> Items | None:
     return Items(_read_batches(batches), Dataset.from_dict(rows or {"text": []}), _collate)
 
 
-def read_texts(inputs: Any) -> list[str]:
+def read_texts(inputs: Any) -> Sequence[str]:
     """Collect the texts of a DataLoader, in its order.
 
-    Where the DataLoader walks an Arrow-backed Dataset from front to back, the column is read at
-    once, which is faster. Anything else is iterated.
+    Where the DataLoader walks an Arrow-backed Dataset from front to back, they stay in Arrow's
+    memory until one is asked for, which is faster. Anything else is iterated.
 
     Args:
         inputs: Iterable of batches, each a mapping with a list of strings under `text`.
@@ -132,7 +133,7 @@ def _text_only(columns: Any) -> bool:
     return "text" in names and not any(name in names for name in OTHER_MODALITIES)
 
 
-def _read_column(inputs: Any) -> list[str] | None:
+def _read_column(inputs: Any) -> ArrowTexts | None:
     """The whole column, or None where that might not be what iterating gives."""
     dataset: Any = getattr(inputs, "dataset", None)
     if not _is_plain_dataset(dataset) or not _walks_in_order(inputs):
@@ -142,8 +143,7 @@ def _read_column(inputs: Any) -> list[str] | None:
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
         raise InputError(f"row {row} has no text (None). Drop or fill it.")
-    texts: list[str] = column.to_pylist()
-    return texts
+    return ArrowTexts(column)
 
 
 def _read_batches(inputs: Any) -> list[str]:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import xxhash
 
 from embcache.errors import InputError, shown
+from embcache.identity.arrow_texts import ArrowTexts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,9 +56,9 @@ def text_keys(identity: bytes, prompt: str, texts: Sequence[str]) -> Keys:
     prefix = _part(identity) + _part(_encode(prompt, "the prompt"))
     digest = xxhash.xxh3_128_digest
     try:
-        # One loop over ready-made bytes; hashing Arrow's buffers without making strings first is
-        # no faster.
-        hashed = [digest(prefix + _len8(len(raw)) + raw) for raw in map(str.encode, texts)]
+        # One loop over ready-made bytes; slices of Arrow's buffers are no faster.
+        raws = texts.utf8() if isinstance(texts, ArrowTexts) else map(str.encode, texts)
+        hashed = [digest(prefix + _len8(len(raw)) + raw) for raw in raws]
     except (UnicodeEncodeError, TypeError):
         for row, text in enumerate(texts):
             _encode(text, f"row {row}")

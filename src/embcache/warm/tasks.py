@@ -189,7 +189,7 @@ class _AskingModel:
 
     def _pass_on(
         self,
-        texts: list[str],
+        texts: Sequence[str],
         task_metadata: TaskMetadata,
         prompt_type: Any,
         numbers: Sequence[int] = (),
@@ -197,7 +197,7 @@ class _AskingModel:
     ) -> None:
         kind = None if prompt_type is None else str(prompt_type.value)
         batch = TextBatch(
-            texts,
+            list(texts),
             task_metadata.name,
             prompt=self._encoder.prompt_for(kind, task_metadata),
             prompt_type=kind,

@@ -1,0 +1,51 @@
+"""Texts that lie in Arrow memory: hashed there, made Python strings only where one is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import overload
+
+import pyarrow as pa
+
+_AT_ONCE = 1000  # a few at a time: their memory is used again, where all would fault in new pages
+
+
+class ArrowTexts(Sequence[str]):
+    """A column of strings, as a sequence of texts.
+
+    Who has all its vectors in a cache needs no text, only their bytes: in a new process, to make
+    strings of 50,000 abstracts takes as long as to hash them.
+
+    Args:
+        column: Strings, or large strings; none is null.
+    """
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[str]: ...
+    def __getitem__(self, row: int | slice) -> str | Sequence[str]:
+        return self._strings[row]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._strings)
+
+    def utf8(self) -> Iterator[bytes]:
+        """The texts' bytes, one after the other."""
+        large = pa.types.is_large_string(self._column.type)
+        kind = pa.large_binary() if large else pa.binary()
+        for chunk in self._column.chunks:
+            for start in range(0, len(chunk), _AT_ONCE):
+                yield from chunk.slice(start, _AT_ONCE).cast(kind).to_pylist()
+
+    @cached_property
+    def _strings(self) -> list[str]:
+        strings: list[str] = self._column.to_pylist()
+        return strings

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embcache.identity import arrow_texts
+from embcache.identity.arrow_texts import ArrowTexts
+from embcache.identity.keys import text_keys
+
+TEXTS = ["", "a", "Ünïcødé", "漢字 🐍", "with\0nul", "x" * 5000]
+
+
+@given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"])))), st.booleans())
+def test_bytes_and_keys_are_those_of_the_strings(chunks: list[list[str]], large: bool) -> None:
+    kind = pa.large_string() if large else pa.string()
+    texts = [text for chunk in chunks for text in chunk]
+    found = ArrowTexts(pa.chunked_array(chunks, kind))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow_texts, "_AT_ONCE", 2)
+        assert list(found.utf8()) == [text.encode() for text in texts]
+        keys = text_keys(b"identity", "prompt", found)
+    assert (keys == text_keys(b"identity", "prompt", texts)).all()
+    assert (list(found), len(found)) == (texts, len(texts))
+
+
+def test_a_slice_of_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_texts, "_AT_ONCE", 3)
+    found = ArrowTexts(pa.chunked_array([TEXTS, TEXTS]).slice(4, 5))
+    expected = (TEXTS + TEXTS)[4:9]
+    assert [raw.decode() for raw in found.utf8()] == expected == list(found)
+    assert (found[1], found[-1], found[1:3]) == (expected[1], expected[-1], expected[1:3])
+    with pytest.raises(IndexError, match="out of range"):
+        found[5]
+
+
+def test_hashing_makes_no_strings(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ArrowTexts(pa.chunked_array([TEXTS]))
+    text_keys(b"identity", "", found)
+    assert "_strings" not in vars(found)
+    assert found[2] == TEXTS[2] and "_strings" in vars(found)
