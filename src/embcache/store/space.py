@@ -26,7 +26,7 @@ from embcache.errors import (
 from embcache.identity import keys as key_bytes
 from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
-from embcache.store import commits, index_file
+from embcache.store import commits, index_file, panics
 from embcache.store.background import Compactor
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
@@ -404,11 +404,14 @@ class Space:
             return last if last.reader is None else SpaceSnapshot()
         if last.reader is not None and not (anew and remote) and self._is_latest(last.reader):
             return last
-        try:
-            reader = self._open_sound()
-        except ConfigError:  # there is none yet, or it was removed just now
-            return last if last.reader is None else SpaceSnapshot()
-        return last if last.is_of(reader) else self._indexed(reader)
+        # Off screen as a whole: going there and back for each batch of keys takes six system calls,
+        # and after each a thread that computes keys meanwhile keeps Python for 5 ms.
+        with panics.off_screen():
+            try:
+                reader = self._open_sound()
+            except ConfigError:  # there is none yet, or it was removed just now
+                return last if last.reader is None else SpaceSnapshot()
+            return last if last.is_of(reader) else self._indexed(reader)
 
     def _indexed(self, reader: Reader) -> SpaceSnapshot:
         with lance_errors("Reading the keys of", self.location, READ_FIX):

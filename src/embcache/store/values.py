@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _CHECKSUM = "checksum"
 _CHECKSUM_BYTES = 8
+_SUMS_AT_ONCE = 2**16
 # From a tenth of a fragment's rows on, scanning the fragment is faster than taking them one by one.
 _SCAN_FROM_FRACTION = 0.1
 # From so many bytes of a fragment on, it pays to find out where its vectors lie: a millisecond.
@@ -90,9 +91,10 @@ def _direct(reader: Reader, positions: Positions, keys: Keys) -> Iterator[Part]:
         return
     sums = np.zeros(len(positions), np.uint64)
     some = np.flatnonzero(np.isin(owner, chosen))
-    for found in _through_lance(reader, positions[some], [_CHECKSUM]):
-        column = found.batch.column(_CHECKSUM).to_numpy()
-        sums[some[found.at]] = column if found.picked is None else column[found.picked]
+    with panics.off_screen():
+        for found in _through_lance(reader, positions[some], [_CHECKSUM], _SUMS_AT_ONCE):
+            column = found.batch.column(_CHECKSUM).to_numpy()
+            sums[some[found.at]] = column if found.picked is None else column[found.picked]
 
     for number, pages in _located(reader, chosen):
         first, last = np.searchsorted(owner, (number, number + 1)).tolist()
@@ -128,7 +130,7 @@ def _owners(reader: Reader, positions: Positions) -> Positions:
 
 
 def _through_lance(
-    reader: Reader, positions: Positions, columns: Sequence[str]
+    reader: Reader, positions: Positions, columns: Sequence[str], at_once: int | None = None
 ) -> Iterator[_Found]:
     """Some columns of rows, in the way that is the fastest; not checked."""
     if reader.location.folder is None:
@@ -138,14 +140,20 @@ def _through_lance(
     wanted = np.bincount(owner, minlength=len(reader.fragments))
     scanned = wanted >= _SCAN_FROM_FRACTION * np.diff(reader.starts)
     scan, take = np.flatnonzero(scanned[owner]), np.flatnonzero(~scanned[owner])
-    for found in panics.each_off_screen(_scanned(reader, positions[scan], columns, scanned)):
+    size = at_once or reader.batch_rows
+    scans = _scanned(reader, positions[scan], columns, scanned, size)
+    for found in panics.each_off_screen(scans):
         yield found._replace(at=scan[found.at])
-    for found in panics.each_off_screen(_taken(reader, positions[take], columns)):
+    for found in panics.each_off_screen(_taken(reader, positions[take], columns, size)):
         yield found._replace(at=take[found.at])
 
 
 def _scanned(
-    reader: Reader, positions: Positions, columns: Sequence[str], scanned: npt.NDArray[np.bool_]
+    reader: Reader,
+    positions: Positions,
+    columns: Sequence[str],
+    scanned: npt.NDArray[np.bool_],
+    size: int,
 ) -> Iterator[_Found]:
     """Scan the chosen fragments in order and pick the wanted rows out of each batch."""
     if not len(positions):
@@ -155,7 +163,7 @@ def _scanned(
     local = positions - skipped[_owners(reader, positions)]
     fragments = [reader.fragments[i] for i in np.flatnonzero(scanned)]
     start = 0
-    for batch in reader.batches(columns, fragments):
+    for batch in reader.batches(columns, fragments, batch_rows=size):
         stop = start + batch.num_rows
         first, last = np.searchsorted(local, (start, stop))
         if last > first:
@@ -176,9 +184,10 @@ def _fetched(reader: Reader, positions: Positions, columns: Sequence[str]) -> It
         yield _Found(np.arange(call.span.start, call.span.stop), batch, call.picked)
 
 
-def _taken(reader: Reader, positions: Positions, columns: Sequence[str]) -> Iterator[_Found]:
+def _taken(
+    reader: Reader, positions: Positions, columns: Sequence[str], size: int
+) -> Iterator[_Found]:
     """Take scattered rows, several calls at a time."""
-    size = reader.batch_rows
     spans = [np.arange(at, min(at + size, len(positions))) for at in range(0, len(positions), size)]
 
     def take(span: Positions) -> pa.RecordBatch:
