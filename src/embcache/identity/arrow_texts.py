@@ -41,11 +41,25 @@ class ArrowTexts(Sequence[str]):
         """The texts' bytes, one after the other."""
         large = pa.types.is_large_string(self._column.type)
         kind = pa.large_binary() if large else pa.binary()
-        for chunk in self._column.chunks:
-            for start in range(0, len(chunk), _AT_ONCE):
-                yield from chunk.slice(start, _AT_ONCE).cast(kind).to_pylist()
+        for piece in _pieces(self._column.chunks):
+            for start in range(0, len(piece), _AT_ONCE):
+                yield from piece.slice(start, _AT_ONCE).cast(kind).to_pylist()
 
     @cached_property
     def _strings(self) -> list[str]:
         strings: list[str] = self._column.to_pylist()
         return strings
+
+
+def _pieces(chunks: list[pa.Array]) -> Iterator[pa.Array]:
+    """The same strings in pieces that are worth a call: chosen rows are a chunk each."""
+    some: list[pa.Array] = []
+    rows = 0
+    for chunk in chunks:
+        some.append(chunk)
+        rows += len(chunk)
+        if rows >= _AT_ONCE:
+            yield some[0] if len(some) == 1 else pa.concat_arrays(some)
+            some, rows = [], 0
+    if some:
+        yield pa.concat_arrays(some)
