@@ -108,6 +108,9 @@ class VectorPages:
         memory = values.reshape(-1).view(np.uint8).data
         handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if len(block.runs) > 1:  # else a disk would be asked for one piece after the other
+                for offset, size in block.runs:
+                    os.posix_fadvise(handle, offset, size, os.POSIX_FADV_WILLNEED)
             at = 0
             for offset, size in block.runs:
                 _read_into(memory[at : at + size], handle, offset)
