@@ -35,6 +35,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,7 +52,7 @@ from rich.table import Table
 from embcache import VllmEncoderWrapper
 from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
-from embcache.store import Database, Location, Rows, Space
+from embcache.store import Database, Location, Rows, Space, values
 from embcache.store.fetching import Readahead, readahead
 from embcache.store.reader import Reader
 from embcache.store.traffic import Traffic
@@ -295,7 +296,8 @@ def fetch(found: Places, rounds: int) -> None:
         space = a_space(f"{found.url}/fetch-{dim}", found.options)
         space.add(some_rows(IDENTITY, [f"text {number}" for number in range(ROWS)], dim))
         reader = space.open()
-        exhaust(reader._take_positions, np.arange(0, ROWS, ROWS // 10))  # the file's end too
+        ways = [partial(values.fetched, reader), partial(values.taken, reader)]
+        exhaust(ways[1], np.arange(0, ROWS, ROWS // 10))  # the file's end too
         for delay in found.delays:
             name = found.at(delay)
             scanned = middle([timed(reader.location, scan, reader) for _ in range(rounds)])
@@ -303,9 +305,7 @@ def fetch(found: Places, rounds: int) -> None:
                 wanted = scattered(int(ROWS * fraction))
                 both: list[list[Cost]] = [[], []]
                 for _ in range(rounds):
-                    for how, costs in zip(
-                        (reader._fetch_positions, reader._take_positions), both, strict=True
-                    ):
+                    for how, costs in zip(ways, both, strict=True):
                         costs.append(timed(reader.location, exhaust, how, wanted))
                 fetched, taken = map(middle, both)
                 cells = [*fetched.cells(), *taken.cells(), *scanned.cells()]
@@ -320,7 +320,7 @@ def fetch(found: Places, rounds: int) -> None:
 
 def exhaust(how: Callable[..., Iterator[Any]], wanted: Any) -> None:
     """Fetch rows of a reader."""
-    for _ in how(wanted):
+    for _ in how(wanted, ["vector", "checksum"]):
         pass
 
 

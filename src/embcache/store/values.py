@@ -41,7 +41,7 @@ _DIRECT_FROM_BYTES = 2**20
 _THREADS = 2
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """Rows from Lance.
 
     Attributes:
@@ -131,10 +131,10 @@ def _owners(reader: Reader, positions: Positions) -> Positions:
 
 def _through_lance(
     reader: Reader, positions: Positions, columns: Sequence[str], at_once: int | None = None
-) -> Iterator[_Found]:
+) -> Iterator[Found]:
     """Some columns of rows, in the way that is the fastest; not checked."""
     if reader.location.folder is None:
-        yield from panics.each_off_screen(_fetched(reader, positions, columns))
+        yield from panics.each_off_screen(fetched(reader, positions, columns))
         return
     owner = _owners(reader, positions)
     wanted = np.bincount(owner, minlength=len(reader.fragments))
@@ -144,7 +144,7 @@ def _through_lance(
     scans = _scanned(reader, positions[scan], columns, scanned, size)
     for found in panics.each_off_screen(scans):
         yield found._replace(at=scan[found.at])
-    for found in panics.each_off_screen(_taken(reader, positions[take], columns, size)):
+    for found in panics.each_off_screen(taken(reader, positions[take], columns, size)):
         yield found._replace(at=take[found.at])
 
 
@@ -154,7 +154,7 @@ def _scanned(
     columns: Sequence[str],
     scanned: npt.NDArray[np.bool_],
     size: int,
-) -> Iterator[_Found]:
+) -> Iterator[Found]:
     """Scan the chosen fragments in order and pick the wanted rows out of each batch."""
     if not len(positions):
         return
@@ -169,25 +169,39 @@ def _scanned(
         if last > first:
             picked = local[first:last] - start
             whole = np.array_equal(picked, np.arange(batch.num_rows))  # then spare the copy
-            yield _Found(np.arange(first, last), batch, None if whole else picked)
+            yield Found(np.arange(first, last), batch, None if whole else picked)
         start = stop
 
 
-def _fetched(reader: Reader, positions: Positions, columns: Sequence[str]) -> Iterator[_Found]:
-    """Take rows from a store, see `embcache.store.fetching`."""
+def fetched(reader: Reader, positions: Positions, columns: Sequence[str]) -> Iterator[Found]:
+    """Take rows from a store, see `embcache.store.fetching`; not checked.
+
+    Args:
+        reader: Of the version.
+        positions: `(n,) int64`, sorted.
+        columns: Which.
+    """
 
     def fetch(call: Call) -> pa.RecordBatch:
         return _take(reader, call.positions, columns)
 
     calls = plan(positions, 4 * reader.dim + _CHECKSUM_BYTES)
     for call, batch in several_at_once(fetch, calls):
-        yield _Found(np.arange(call.span.start, call.span.stop), batch, call.picked)
+        yield Found(np.arange(call.span.start, call.span.stop), batch, call.picked)
 
 
-def _taken(
-    reader: Reader, positions: Positions, columns: Sequence[str], size: int
-) -> Iterator[_Found]:
-    """Take scattered rows, several calls at a time."""
+def taken(
+    reader: Reader, positions: Positions, columns: Sequence[str], at_once: int | None = None
+) -> Iterator[Found]:
+    """Take scattered rows, several calls at a time; not checked.
+
+    Args:
+        reader: Of the version.
+        positions: `(n,) int64`.
+        columns: Which.
+        at_once: Rows of a call; None for the reader's.
+    """
+    size = at_once or reader.batch_rows
     spans = [np.arange(at, min(at + size, len(positions))) for at in range(0, len(positions), size)]
 
     def take(span: Positions) -> pa.RecordBatch:
@@ -198,7 +212,7 @@ def _taken(
         for at in range(0, len(spans), 4 * _THREADS):
             group = spans[at : at + 4 * _THREADS]
             for span, batch in zip(group, pool.map(take, group), strict=True):
-                yield _Found(span, batch, None)
+                yield Found(span, batch, None)
 
 
 def _take(reader: Reader, positions: Positions, columns: Sequence[str]) -> pa.RecordBatch:
