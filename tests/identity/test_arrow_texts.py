@@ -35,6 +35,19 @@ def test_a_slice_of_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
         found[5]
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_long_texts_one_by_one(kind: pa.DataType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_texts, "_BYTES_AT_ONCE", 1000)
+    found = ArrowTexts(pa.chunked_array([TEXTS, [], TEXTS[::-1], TEXTS], kind).slice(2, 15))
+    assert [raw.decode() for raw in found.utf8()] == (TEXTS + TEXTS[::-1] + TEXTS)[2:17]
+
+
+def test_chosen_rows_of_more_than_an_array_holds() -> None:
+    text = "x" * 3_000_000
+    found = ArrowTexts(pa.chunked_array([pa.array([text])] * 800))  # 2.4 GB, if they were copied
+    assert {len(raw) for raw in found.utf8()} == {len(text)}
+
+
 def test_hashing_makes_no_strings(monkeypatch: pytest.MonkeyPatch) -> None:
     found = ArrowTexts(pa.chunked_array([TEXTS]))
     text_keys(b"identity", "", found)

@@ -7,8 +7,10 @@ from functools import cached_property
 from typing import overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 _AT_ONCE = 1000  # a few at a time: their memory is used again, where all would fault in new pages
+_BYTES_AT_ONCE = 2**24
 
 
 class ArrowTexts(Sequence[str]):
@@ -43,7 +45,11 @@ class ArrowTexts(Sequence[str]):
         kind = pa.large_binary() if large else pa.binary()
         for piece in _pieces(self._column.chunks):
             for start in range(0, len(piece), _AT_ONCE):
-                yield from piece.slice(start, _AT_ONCE).cast(kind).to_pylist()
+                some = piece.slice(start, _AT_ONCE)
+                if _are_long(some):
+                    yield from (text.as_buffer().to_pybytes() for text in some)
+                else:
+                    yield from some.cast(kind).to_pylist()
 
     @cached_property
     def _strings(self) -> list[str]:
@@ -59,7 +65,18 @@ def _pieces(chunks: list[pa.Array]) -> Iterator[pa.Array]:
         some.append(chunk)
         rows += len(chunk)
         if rows >= _AT_ONCE:
-            yield some[0] if len(some) == 1 else pa.concat_arrays(some)
+            yield from _joined(some)
             some, rows = [], 0
-    if some:
-        yield pa.concat_arrays(some)
+    yield from _joined(some)
+
+
+def _joined(chunks: list[pa.Array]) -> list[pa.Array]:
+    """As one, where that is not much to copy; nor more than the 2 GB that fit into one."""
+    if len(chunks) <= 1 or _are_long(pa.chunked_array(chunks)):
+        return chunks
+    return [pa.concat_arrays(chunks)]
+
+
+def _are_long(texts: pa.Array | pa.ChunkedArray) -> bool:
+    """Whether a copy of them would take much memory."""
+    return (pc.sum(pc.binary_length(texts)).as_py() or 0) > _BYTES_AT_ONCE
