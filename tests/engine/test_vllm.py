@@ -269,6 +269,15 @@ class TestPlatformArguments:
             self.arguments(dtype=dtype)
         assert ("CachedEncoder(mteb.get_model(" in caplog.text) is said
 
+    def test_additional_config_as_an_object(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """vLLM takes whatever has a hash for the names of compiled models."""
+        import vllm
+
+        own = types.SimpleNamespace(compute_hash=lambda: "hash")
+        monkeypatch.setattr(vllm, "EngineArgs", types.SimpleNamespace, raising=False)
+        monkeypatch.setattr(vllm, "LLM", types.SimpleNamespace, raising=False)
+        assert VllmEngine("m", None, {"additional_config": own})._load().additional_config is own
+
     def test_pooler_config_from_a_dict(self) -> None:
         from vllm.config import PoolerConfig
 

@@ -168,7 +168,8 @@ class VllmEngine:
                     convert=self.convert,
                     **arguments,
                 )
-                named = PROCESSOR in (arguments.get("additional_config") or ())
+                beside = arguments.get("additional_config")  # or an object of the user's own
+                named = isinstance(beside, Mapping) and PROCESSOR in beside
                 with compiled_models_found() if named else nullcontext(), heap_set_aside():
                     return LLM(**vars(engine_args))
             except Exception as error:
