@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embcache.errors import InputError
 from embcache.identity import arrow_texts
 from embcache.identity.arrow_texts import ArrowTexts
 from embcache.identity.keys import text_keys
@@ -46,6 +47,18 @@ def test_chosen_rows_of_more_than_an_array_holds() -> None:
     text = "x" * 3_000_000
     found = ArrowTexts(pa.chunked_array([pa.array([text])] * 800))  # 2.4 GB, if they were copied
     assert {len(raw) for raw in found.utf8()} == {len(text)}
+
+
+def test_bytes_that_are_no_text() -> None:
+    """Arrow takes them unseen, from a Parquet file, say."""
+    raws = pa.array([b"a text", b"\xed\xa0\x80"])
+    broken = pa.StringArray.from_buffers(2, raws.buffers()[1], raws.buffers()[2])
+    found = ArrowTexts(pa.chunked_array([pa.array(["one", "two"]), broken]))
+    text_keys(b"identity", "", found)
+    with pytest.raises(
+        InputError, match=r"^row 3 is no text: b.* no UTF-8 from byte 0 on, .* Drop"
+    ):
+        found[0]
 
 
 def test_hashing_makes_no_strings(monkeypatch: pytest.MonkeyPatch) -> None:

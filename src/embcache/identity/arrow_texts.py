@@ -9,6 +9,8 @@ from typing import overload
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embcache.errors import InputError, shown
+
 _AT_ONCE = 1000  # a few at a time: their memory is used again, where all would fault in new pages
 _BYTES_AT_ONCE = 2**24
 
@@ -17,7 +19,8 @@ class ArrowTexts(Sequence[str]):
     """A column of strings, as a sequence of texts.
 
     Who has all its vectors in a cache needs no text, only their bytes: in a new process, to make
-    strings of 50,000 abstracts takes as long as to hash them.
+    strings of 50,000 abstracts takes as long as to hash them. Where one is no UTF-8, as files of
+    others may hold, `InputError` is raised when the first of them is asked for.
 
     Args:
         column: Strings, or large strings; none is null.
@@ -53,8 +56,24 @@ class ArrowTexts(Sequence[str]):
 
     @cached_property
     def _strings(self) -> list[str]:
-        strings: list[str] = self._column.to_pylist()
+        try:
+            strings: list[str] = self._column.to_pylist()
+        except UnicodeDecodeError:
+            for row, raw in enumerate(self.utf8()):
+                _check(raw, row)
+            raise
         return strings
+
+
+def _check(raw: bytes, row: int) -> None:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"row {row} is no text: {shown(raw)} is no UTF-8 from byte {error.start} on, and every "
+            "string in Arrow has to be. Drop the row, or clean it where the column is made, with "
+            "raw.decode('utf-8', 'replace')."
+        ) from error
 
 
 def _pieces(chunks: list[pa.Array]) -> Iterator[pa.Array]:
