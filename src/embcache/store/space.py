@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -405,8 +405,9 @@ class Space:
         if last.reader is not None and not (anew and remote) and self._is_latest(last.reader):
             return last
         # Off screen as a whole: going there and back for each batch of keys takes six system calls,
-        # and after each a thread that computes keys meanwhile keeps Python for 5 ms.
-        with panics.off_screen():
+        # and after each a thread that computes keys meanwhile keeps Python for 5 ms. In a store it
+        # may take seconds, and who starts a process meanwhile would not see its errors.
+        with nullcontext() if remote else panics.off_screen():
             try:
                 reader = self._open_sound()
             except ConfigError:  # there is none yet, or it was removed just now

@@ -91,11 +91,9 @@ def _direct(reader: Reader, positions: Positions, keys: Keys) -> Iterator[Part]:
         return
     sums = np.zeros(len(positions), np.uint64)
     some = np.flatnonzero(np.isin(owner, chosen))
-    with panics.off_screen():
-        for found in _through_lance(reader, positions[some], [_CHECKSUM], _SUMS_AT_ONCE):
-            column = found.batch.column(_CHECKSUM).to_numpy()
-            sums[some[found.at]] = column if found.picked is None else column[found.picked]
-
+    for found in _through_lance(reader, positions[some], [_CHECKSUM], _SUMS_AT_ONCE):
+        column = found.batch.column(_CHECKSUM).to_numpy()
+        sums[some[found.at]] = column if found.picked is None else column[found.picked]
     for number, pages in _located(reader, chosen):
         first, last = np.searchsorted(owner, (number, number + 1)).tolist()
         for block in pages.blocks(positions[first:last] - reader.starts[number]):
