@@ -54,31 +54,27 @@ def main() -> int:
                 found, wanted = PARTS[name](plan)
             parts += found
             goals += [] if arguments.quick else wanted  # goals are about the full size
-    except ContenderError as error:
+            _write(arguments, parts, goals, about)  # who ends it early has what was measured
+    except (ContenderError, PageError) as error:
         print(error, file=sys.stderr)
         return 1
     print_report(parts, goals, about)
-    return _write(arguments, parts, goals, about)
+    return 0
 
 
 def _write(
     arguments: argparse.Namespace, parts: list[Part], goals: list[Goal], about: dict[str, str]
-) -> int:
+) -> None:
     if arguments.json:
         report = json.dumps(to_json(parts, goals, about), indent=1)
         arguments.json.write_text(report, encoding="utf-8")
     page = arguments.page or (None if arguments.only or arguments.quick else PAGE)
     if page is None:
-        return 0
+        return
     given = shlex.join(sys.argv[1:])
     command = f"make bench ARGS={shlex.quote(given)}" if given else "make bench"
-    try:
-        write_page(page, parts, goals, about, command)
-    except PageError as error:
-        print(error, file=sys.stderr)
-        return 1
-    progress.print(f"{page} is written", highlight=False)
-    return 0
+    write_page(page, parts, goals, about, command)
+    progress.print(f"{page} is written: {', '.join(part.name for part in parts)}", highlight=False)
 
 
 def _parse_arguments() -> argparse.Namespace:
