@@ -107,7 +107,7 @@ def scale(plan: Plan) -> Measured:
     title = "Scale: opening a space, and looking 100,000 keys up, half of which are there"
     part = make_part("scale", title, 0, peers)
     part.base = f"{sizes[0]}"
-    setups = {key: Setup(plan.folder, int(key)) for key in peers}
+    setups = {key: Setup(plan.folder, int(key), dim=0) for key in peers}
     for key, peer in peers.items():
         run_once(peer.fill, setups[key], f"{part.name}: {peer.label} are made")
     rounds = plan.pick_rounds(5)

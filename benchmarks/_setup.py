@@ -56,6 +56,11 @@ class Setup:
     turn: int = 0
     batches: tuple[Batch, ...] = ()
 
+    @property
+    def result_bytes(self) -> int:
+        """Of the matrix of the stored vectors that are asked for, float32."""
+        return (self.texts // 10 if self.asked == "tenth" else self.texts) * self.dim * 4
+
     def to_json(self) -> str:
         """As one argument of a command line."""
         return json.dumps({**asdict(self), "folder": str(self.folder)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -122,7 +123,9 @@ def one_by_one(
         from_start: Whether what comes before the call counts, from the start of the process on.
     """
     for number in range(rounds):
-        for key, peer in peers.items():
+        # In another order each time: what one leaves in memory, the next one may gain from.
+        for key in random.Random(number).sample(sorted(peers), len(peers)):
+            peer = peers[key]
             if peer.most_rounds is not None and number >= peer.most_rounds:
                 continue
             progress.print(_say(part, number, rounds, peer), highlight=False)
