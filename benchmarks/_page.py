@@ -18,14 +18,14 @@ TEMPLATE = """\
 # Benchmarks
 
 embcache beside others who do the same work, measured by `make bench` in one run on one machine.
-Each sample is taken in a process of its own, and contenders take turns, in another order each round,
-so that a machine that gets slower meanwhile gets slower for all. Before it is timed, each process uses
-as much memory as the result takes, and gives it back: what a virtual machine's host has taken away
-costs whoever touches it first more than all the work that is measured. Figures are medians, with the least and the greatest; ratios
-are of medians. Seconds are this machine's; the ratios travel. Goals that are missed are named. All
-vectors that come back are compared with what was filled in, or with each other: a wrong one ends
-the run. (Real engines, which take long to start, get one process a round for all lengths of texts,
-or for all shares that are cached.)
+Each sample is taken in a process of its own, and contenders take turns, in another order each
+round, so that a machine that gets slower meanwhile gets slower for all. Before it is timed, each
+process uses as much memory as the result takes, and gives it back: what a virtual machine's host
+has taken away costs whoever touches it first more than all the work that is measured. Figures are
+medians, with the least and the greatest; ratios are of medians. Seconds are this machine's; the
+ratios travel. Goals that are missed are named. All vectors that come back are compared with what
+was filled in, or with each other: a wrong one ends the run. (Real engines, which take long to
+start, get one process a round for all lengths of texts, or for all shares that are cached.)
 
 `make bench` measures your machine, and writes this page anew between the markers below;
 `make bench ARGS='--only warm'` measures one part and writes nothing.
