@@ -71,10 +71,22 @@ def _write(
     page = arguments.page or (None if arguments.only or arguments.quick else PAGE)
     if page is None:
         return
-    given = shlex.join(sys.argv[1:])
+    given = shlex.join(_without_files(sys.argv[1:]))
     command = f"make bench ARGS={shlex.quote(given)}" if given else "make bench"
     write_page(page, parts, goals, about, command)
     progress.print(f"{page} is written: {', '.join(part.name for part in parts)}", highlight=False)
+
+
+def _without_files(arguments: list[str]) -> list[str]:
+    """The arguments without those that only say where something is written: paths of a machine."""
+    kept: list[str] = []
+    skip = False
+    for one in arguments:
+        is_file = one.partition("=")[0] in ("--json", "--page")
+        if not (skip or is_file):
+            kept.append(one)
+        skip = is_file and "=" not in one
+    return kept
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -132,3 +132,11 @@ def test_what_is_not_installed_is_left_out(modules: dict[str, Any]) -> None:
     part = modules["_turns"].make_part("warm", "Warm", 1, peers)
     assert part.notes == ["No: not installed: pip install no-such-package"]
     assert list(part.contenders) == list(peers) == ["embcache"]
+
+
+def test_the_command_names_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import bench  # type: ignore[import-not-found]
+
+    given = ["--only", "warm", "--json", "/a/b", "--page=c.md", "--rounds", "3", "--page", "d"]
+    assert bench._without_files(given) == ["--only", "warm", "--rounds", "3"]
