@@ -1,29 +1,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.benchmarks.scripts import run_script
 
 
 def measured(tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
     """The tables of a quick run, which compares vectors itself; its figures mean nothing here."""
-    result = subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "benchmarks" / "bench.py"), "--quick", *arguments),
-            *("--json", str(tmp_path / "r.json"), "--page", str(tmp_path / "docs" / "page.md")),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=600,
-        check=False,
-    )
+    written = ("--json", str(tmp_path / "r.json"), "--page", str(tmp_path / "docs" / "page.md"))
+    result = run_script("bench.py", "--quick", *arguments, *written, folder=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "round 1 of 1" in result.stderr
     report = json.loads((tmp_path / "r.json").read_text())
@@ -68,12 +57,7 @@ def test_real_engines_compute_the_same(tmp_path: Path) -> None:
     }
 
 
-def test_a_part_that_is_none_is_refused() -> None:
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "bench.py"), "--only", "lukewarm"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_part_that_is_none_is_refused(tmp_path: Path) -> None:
+    result = run_script("bench.py", "--only", "lukewarm", folder=tmp_path)
     assert result.returncode == 2
     assert "invalid choice: 'lukewarm'" in result.stderr

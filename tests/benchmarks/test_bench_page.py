@@ -17,7 +17,7 @@ GPU = {**CPU, "GPU": "Loom"}
 def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The benchmark's modules, by name."""
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
-    return {name: importlib.import_module(name) for name in ("_report", "_page", "_turns")}
+    return {name: importlib.import_module(name) for name in ("_report", "_page", "_turns", "bench")}
 
 
 @pytest.fixture
@@ -134,9 +134,6 @@ def test_what_is_not_installed_is_left_out(modules: dict[str, Any]) -> None:
     assert list(part.contenders) == list(peers) == ["embcache"]
 
 
-def test_the_command_names_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import bench  # type: ignore[import-not-found]
-
+def test_the_command_names_no_files(modules: dict[str, Any]) -> None:
     given = ["--only", "warm", "--json", "/a/b", "--page=c.md", "--rounds", "3", "--page", "d"]
-    assert bench._without_files(given) == ["--only", "warm", "--rounds", "3"]
+    assert modules["bench"]._without_files(given) == ["--only", "warm", "--rounds", "3"]

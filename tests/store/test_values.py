@@ -21,7 +21,7 @@ COUNT = 6000
 
 @pytest.fixture
 def space(open_space: Callable[..., Space]) -> Space:
-    """Six fragments: large ones, and small ones of which nothing is read directly."""
+    """Five fragments: large ones, and small ones of which nothing is read directly."""
     space = open_space(compact_automatically=False)
     rows = all_rows()
     for start, stop in ((0, 2500), (2500, 2600), (2600, 4900), (4900, 4950), (4950, 6000)):
