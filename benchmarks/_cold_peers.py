@@ -164,6 +164,14 @@ def import_mteb(setup: Setup) -> Contender:
     return once(lambda: None, nothing)
 
 
+def import_mteb_and_torch(setup: Setup) -> Contender:
+    """The imports alone of whoever calls an encoder as mteb does: with a DataLoader."""
+    import mteb  # noqa: F401
+    from torch.utils.data import DataLoader  # noqa: F401
+
+    return once(lambda: None, nothing)
+
+
 def import_vllm(setup: Setup) -> Contender:
     """Only the import, which whoever starts vLLM pays."""
     from vllm import LLM  # noqa: F401

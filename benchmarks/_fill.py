@@ -92,6 +92,7 @@ def fill_embcache(path: Path, texts: list[str], vectors: Vectors) -> None:
         rows = longest_first[start : start + chunk]
         columns = {"text": [texts[row] for row in rows], "prompt": "", "task": "NFCorpus"}
         space.add(Rows(keys[rows], vectors[rows], columns, lengths[rows]))
+    space.keep_index()  # as each run does at its end
 
 
 def _leave(folder: Path, name: str, texts: list[str], vectors: Vectors) -> None:

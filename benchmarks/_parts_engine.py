@@ -68,7 +68,7 @@ def _cold(plan: Plan, setup: Setup, *, has_gpu: bool) -> Measured:
         word = "-".join(filter(None, words))
         parts.append(make_part(word, title, batch.texts, peers))
     least = LEAST_COSINE[setup.dtype]
-    rounds = plan.pick_rounds(2)
+    rounds = plan.pick_rounds(3)
     side_by_side(parts, peers, setup, rounds, lambda n: _check_same(setup.folder, peers, n, least))
     return parts, [goal for part in parts for goal in _cold_goals(part)]
 
@@ -106,16 +106,18 @@ def start(plan: Plan) -> Measured:
         "import-vllm": Peer("import of vllm alone", f"{at}:import_vllm", rival=False),
         "import-mteb": mteb,
     }
+    both = "import of mteb, and of torch, with which mteb hands on texts"
     hitting = {
         "embcache": Peer("embcache", f"{at}:start_hits"),
         "transformers": transformers,
+        "import-both": Peer(both, f"{at}:import_mteb_and_torch", rival=False),
         "import-mteb": mteb,
     }
     title = "Start: from the start of a process to the vectors of 32 short texts"
     misses = make_part("start-misses", f"{title}, nothing cached", 0, missing)
     hits = make_part("start-hits", f"{title}, all cached", 0, hitting)
     run_once("_fill:few", setup, "start: the cache is filled")
-    rounds = plan.pick_rounds(2)
+    rounds = plan.pick_rounds(3)
     for part, peers in ((misses, missing), (hits, hitting)):
         one_by_one(part, peers, setup, rounds, from_start=True)
     took = misses.contenders["embcache"].seconds
@@ -144,7 +146,7 @@ def partly(plan: Plan) -> Measured:
     setup = Setup(plan.folder, batches=batches)
     run_once("_other_peers:fill_partly", setup, "partly: the caches are filled")
     parts = [_partly_part(batch) for batch in batches[::3]]
-    rounds = plan.pick_rounds(2)
+    rounds = plan.pick_rounds(3)
     for number in range(rounds):
         progress.print(f"partly, round {number + 1} of {rounds}", highlight=False)
         told = Setup(plan.folder, turn=number, batches=batches)

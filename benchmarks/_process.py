@@ -93,4 +93,8 @@ class Process:
 def _environment(folder: Path) -> dict[str, str]:
     """The user's environment, without a network, and with embcache's memo in the folder."""
     ours = {"EMBCACHE_HOME": str(folder), "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    return {**os.environ, **ours}
+    kept = dict(os.environ)
+    # Packages are installed with their bytecode; in a checkout embcache would have none, and be
+    # compiled again by each process.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**kept, **ours}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from _setup import Setup
 from rich.console import Console
 
 progress = Console(stderr=True)
+
+_REST_SECONDS = 3.0  # an engine's process keeps a core busy for a second after its work
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ def side_by_side(
     rounds: int,
     check: Callable[[int], None],
 ) -> None:
-    """Measure contenders that take long to get ready: started once a round, then in turns.
+    """Measure contenders that take long to get ready: started once a round, then in turns, in
+    another order for each batch.
 
     Args:
         parts: One for each batch of the setup; get the samples.
@@ -163,8 +167,10 @@ def side_by_side(
                 for part in parts:
                     part.contenders[key].before_s.append(processes[key].before_s)
             for batch, part in enumerate(parts):
-                for key, peer in peers.items():
+                for key in random.Random(f"{number} {batch}").sample(sorted(peers), len(peers)):
+                    peer = peers[key]
                     progress.print(_say(part, number, rounds, peer), highlight=False)
+                    time.sleep(_REST_SECONDS)
                     part.contenders[key].seconds.append(processes[key].call())
                 check(batch)
 

@@ -124,6 +124,7 @@ class Job:
     def _read(self, rows: Positions) -> Positions:
         assert self.result is not None
         self.make_room()
+        self.result.expect_all()
         positions = self._find(rows)
         found = positions >= 0
         hits = rows[found]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embcache.errors import CacheError, ConfigError
+from embcache.pipeline.memory import get_ahead
 from embcache.store.index import Positions
 
 Vectors = npt.NDArray[np.float32]
@@ -90,6 +91,7 @@ class Result:
         self._count = count
         self._truncation = truncation
         self._dim: int | None = None
+        self._expected = False
         self.values: Vectors = np.empty((count, 0), np.float32)
 
     def allocate(self, dim: int) -> None:
@@ -112,6 +114,12 @@ class Result:
                 f"the engine returned {dim}. Move the space's folder away, or use another "
                 "cache_path."
             )
+
+    def expect_all(self) -> None:
+        """Get ready for all rows to be put; a later call does nothing."""
+        if not self._expected:
+            self._expected = True
+            get_ahead(self.values)
 
     def put(self, rows: Positions, vectors: Vectors) -> None:
         """Fill in some rows, cut if need be.

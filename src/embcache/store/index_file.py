@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 FILE = "_keys.arrow"
 """Its name, in the table's folder."""
 
-LEAST_KEYS = 2**20
-"""From which on it pays: to read the keys of a million rows takes a tenth of a second."""
+LEAST_KEYS = 2**18
+"""From which on it pays: half a million keys are opened in 3 ms instead of 35. Fewer than these are
+read before a call's texts are hashed."""
 
 Marks = list[tuple[object, ...]]
 """Fragments in scan order, see `embcache.store.snapshot.Mark`."""
