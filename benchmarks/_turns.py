@@ -147,8 +147,7 @@ def side_by_side(
     rounds: int,
     check: Callable[[int], None],
 ) -> None:
-    """Measure contenders that take long to get ready: started once a round, then in turns, in
-    another order for each batch.
+    """Measure contenders that take long to get ready, which are started once a round, in turns.
 
     Args:
         parts: One for each batch of the setup; get the samples.
