@@ -43,7 +43,11 @@ class Process:
             errors="replace",
             env=_environment(setup.folder),
         )
-        self._answer()
+        try:
+            self._answer()
+        except BaseException:  # there is no `with` yet that would end it
+            self._process.kill()
+            raise
         self.before_s = time.perf_counter() - began
 
     def call(self) -> float:
