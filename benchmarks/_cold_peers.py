@@ -20,7 +20,7 @@ MAX_NUM_SEQS = 128
 # Of the GPU's memory, or of system memory on CPU: a small model needs little, and the engines wait
 # for their turns beside each other.
 MEMORY_SHARE = 0.2
-WARM_UP_TEXTS = 64
+WARM_UP_TEXTS = 48
 # By kind of device, how many texts Sentence Transformers tries batch sizes with, and which.
 TRIALS = {"cpu": (48, (8, 16, 32)), "cuda": (1024, (32, 128, 512))}
 
@@ -50,7 +50,7 @@ def embcache(setup: Setup) -> Contender:
         _leave(setup, "embcache", vectors, number)
 
     contender = Contender(lambda number: partial(encode, _texts(setup, number)), check)
-    return _warmed_up(contender)
+    return _warmed_up(setup, contender)
 
 
 def mteb(setup: Setup) -> Contender:
@@ -62,14 +62,14 @@ def mteb(setup: Setup) -> Contender:
     )
     arguments = task()
     return _warmed_up(
-        _saving(setup, "mteb", lambda texts: encoder.encode(as_loader(texts), **arguments))
+        setup, _saving(setup, "mteb", lambda texts: encoder.encode(as_loader(texts), **arguments))
     )
 
 
 def vllm(setup: Setup) -> Contender:
     """The engine by itself, with embcache's settings."""
     llm = _plain_llm(setup)
-    return _warmed_up(_saving(setup, "vllm", lambda texts: _plain_encode(llm, texts)))
+    return _warmed_up(setup, _saving(setup, "vllm", lambda texts: _plain_encode(llm, texts)))
 
 
 def transformers(setup: Setup) -> Contender:
@@ -187,15 +187,16 @@ def _model(setup: Setup) -> str:
 
 
 def _texts(setup: Setup, number: int) -> list[str]:
-    if number == WARM_UP:
-        batch = setup.batches[0]
-        return fresh_texts(Batch(WARM_UP_TEXTS, batch.least, batch.most), setup.turn, WARM_UP)
+    if number <= WARM_UP:
+        batch = setup.batches[WARM_UP - number]
+        return fresh_texts(Batch(WARM_UP_TEXTS, batch.least, batch.most), setup.turn, number)
     return fresh_texts(setup.batches[number], setup.turn, number)
 
 
-def _warmed_up(contender: Contender) -> Contender:
-    """Encode once before anything is timed: the first encode compiles, imports and creates."""
-    contender.prepare(WARM_UP)()
+def _warmed_up(setup: Setup, contender: Contender) -> Contender:
+    """Encode once of each length before anything is timed: that compiles, imports and creates."""
+    for number in range(len(setup.batches)):
+        contender.prepare(WARM_UP - number)()
     return contender
 
 

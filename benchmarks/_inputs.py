@@ -72,9 +72,9 @@ def fresh_texts(batch: Batch, turn: int, number: int) -> list[str]:
     Args:
         batch: How many, and how long they are.
         turn: Number of the round.
-        number: Number of the call in it, or `WARM_UP`.
+        number: Number of the call in it; `WARM_UP` or less, of one that is not timed.
     """
-    call = 1 + number + turn * 20
+    call = 5 + number + turn * 20
     tokens = batch.least - 1, batch.most - 1
     return [f"{words()[call]} {text}" for text in make_texts(batch.texts, tokens, seed=call)]
 

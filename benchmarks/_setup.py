@@ -12,7 +12,7 @@ ANSWER = "embcache-bench:"
 """What a contender's line begins with that says how many seconds a call took."""
 
 WARM_UP = -1
-"""The number of a call that is not timed."""
+"""The number of the first call that is not timed; the next ones are one less each."""
 
 
 @dataclass(frozen=True)
