@@ -17,8 +17,6 @@ from rich.console import Console
 
 progress = Console(stderr=True)
 
-_REST_SECONDS = 3.0  # an engine's process keeps a core busy for a second after its work
-
 
 @dataclass(frozen=True)
 class Peer:
@@ -146,6 +144,7 @@ def side_by_side(
     setup: Setup,
     rounds: int,
     check: Callable[[int], None],
+    rest_s: float,
 ) -> None:
     """Measure contenders that take long to get ready, which are started once a round, in turns.
 
@@ -155,6 +154,7 @@ def side_by_side(
         setup: What they are told.
         rounds: How many processes each contender gets.
         check: Called after each turn with the number of its batch.
+        rest_s: Seconds before each call in which nobody has anything to do.
     """
     for number in range(rounds):
         with ExitStack() as stack:
@@ -169,7 +169,7 @@ def side_by_side(
                 for key in random.Random(f"{number} {batch}").sample(sorted(peers), len(peers)):
                     peer = peers[key]
                     progress.print(_say(part, number, rounds, peer), highlight=False)
-                    time.sleep(_REST_SECONDS)
+                    time.sleep(rest_s)
                     part.contenders[key].seconds.append(processes[key].call())
                 check(batch)
 
