@@ -74,7 +74,7 @@ def fresh_texts(batch: Batch, turn: int, number: int) -> list[str]:
         turn: Number of the round.
         number: Number of the call in it; `WARM_UP` or less, of one that is not timed.
     """
-    call = 5 + number + turn * 20
+    call = 5 + number + turn * 20  # there is one call that is not timed for each of three batches
     tokens = batch.least - 1, batch.most - 1
     return [f"{words()[call]} {text}" for text in make_texts(batch.texts, tokens, seed=call)]
 

@@ -34,10 +34,8 @@ def get_ahead(array: npt.NDArray[Any]) -> None:
 
 
 def _get(array: npt.NDArray[Any]) -> None:
-    first = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
-    size = (array.ctypes.data + array.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    first, end = array.ctypes.data, array.ctypes.data + array.nbytes
     # Not mmap.madvise: that is for its own memory, and keeps Python waiting.
     madvise = ctypes.CDLL(None).madvise
-    for at in range(first, first + size, _AT_ONCE):
-        count = min(_AT_ONCE, first + size - at)
-        madvise(ctypes.c_void_p(at), ctypes.c_size_t(count), _POPULATE_WRITE)
+    for at in range(first - first % mmap.PAGESIZE, end, _AT_ONCE):
+        madvise(ctypes.c_void_p(at), ctypes.c_size_t(min(_AT_ONCE, end - at)), _POPULATE_WRITE)
