@@ -17,6 +17,7 @@ from embcache.errors import (
     UnreachableError,
 )
 from embcache.store.forks import in_use
+from embcache.store.refusals import error_number, way_out
 
 if TYPE_CHECKING:
     from embcache.store.location import Location
@@ -39,9 +40,9 @@ READ_FIX = Fix(
     "saves the rows of the others. Or move the folder away: its texts are encoded again.",
     DamagedSpaceError,
 )
+_SAFE = "Rows committed before are safe and the next run goes on from there."
 WRITE_FIX = Fix(
-    "Rows committed before are safe and the next run goes on from there. Is the disk full, the "
-    "folder not writable, or a file damaged (`check_space`)?",
+    f"{_SAFE} Is the disk full, the folder not writable, or a file damaged (`check_space`)?",
     CacheWriteError,
 )
 
@@ -50,7 +51,8 @@ _OUTAGE = (
     "and the next run goes on from it."
 )
 
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust says it
+# Lance's own words for a layer of its code, and where in that an error was raised.
+_CODE = re.compile(r"LanceError\(\w+\): |,? \S+\.rs:\d+:\d+")
 _NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
 _CONFLICT = ("ommit conflict", "Too many concurrent writers")  # in Lance's message
 
@@ -73,18 +75,15 @@ def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
     """
 
     def fail(error: BaseException) -> NoReturn:
-        if isinstance(error, Exception):
-            said = f"{type(error).__name__}: {error}"
-        else:
-            said = f"Lance panicked: {error}"
+        said = words_of(error)
         shown = where.without_secrets(said)
         kind: type[CacheError]
         if where.is_outage(error):
             kind = CacheWriteError if fix.error is CacheWriteError else UnreachableError
-            message = f"{doing} {where} failed: {shown}. {_OUTAGE}"
+            message = f"{doing} {where} failed: {without_code(shown)}. {_OUTAGE}"
         else:
             kind = CacheError if fix is READ_FIX and _is_no_damage(error) else fix.error
-            message = f"{doing} {where} failed: {shown}. {fix.text}"
+            message = f"{doing} {where} failed: {without_code(shown)}. {_advice(fix, error)}"
         # A traceback shows the cause as well, so one with a secret in it is left out.
         raise kind(message) from (error if shown == said else None)
 
@@ -108,6 +107,17 @@ def failing_as(fail: Callable[[BaseException], NoReturn]) -> Iterator[None]:
         if not is_of_lance(error):
             raise
         fail(error)
+
+
+def words_of(error: BaseException) -> str:
+    """What was raised, as Lance says it."""
+    kind = type(error).__name__ if isinstance(error, Exception) else "Lance panicked"
+    return f"{kind}: {error}"
+
+
+def without_code(said: str) -> str:
+    """What Lance said, for people: without the places in its code."""
+    return _CODE.sub("", said)
 
 
 _SUPERSEDED = re.compile(r"_versions/\d+\.manifest was not found")
@@ -149,6 +159,9 @@ def is_of_lance(error: BaseException) -> bool:
 
 def _is_no_damage(error: BaseException) -> bool:
     """Whether files may be whole that cannot be read now, or not by this user."""
-    found = _OS_ERROR.search(str(error))
-    number = int(found[1]) if found else getattr(error, "errno", None)
-    return isinstance(error, MemoryError) or number in _NO_DAMAGE
+    return isinstance(error, MemoryError) or error_number(error) in _NO_DAMAGE
+
+
+def _advice(fix: Fix, error: BaseException) -> str:
+    known = way_out(error_number(error)) if fix is WRITE_FIX else None
+    return fix.text if known is None else f"{_SAFE} {known}"

@@ -15,7 +15,7 @@ from embcache.store import panics
 from embcache.store.base import Part
 from embcache.store.fetching import readahead
 from embcache.store.index import Positions
-from embcache.store.lance_errors import READ_FIX, lance_errors
+from embcache.store.lance_errors import READ_FIX, lance_errors, without_code, words_of
 from embcache.store.location import Location
 from embcache.store.locks import Pin
 from embcache.store.schema import (
@@ -341,7 +341,7 @@ class Reader:
                     yield batch
         except DamagedSpaceError as error:
             cause = error.__cause__ or error
-            said = f"{type(cause).__name__}: {cause}"[:_ERROR_CHARACTERS]
+            said = without_code(words_of(cause))[:_ERROR_CHARACTERS]
             raise DamagedSpaceError(f"{_files(fragment)}: {said}") from cause
         if rows != promised:
             raise DamagedSpaceError(

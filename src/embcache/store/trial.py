@@ -20,10 +20,9 @@ from uuid import uuid4
 from embcache.errors import CacheWriteError
 from embcache.store.leftovers import CREATING, TRIAL
 from embcache.store.manifests import COMMIT_FOLDERS, FOLDER
+from embcache.store.refusals import NO_PERMISSION, NO_SPACE, way_out
 
 _CONTENT = bytes(4096)  # a block: an empty file may fit where nothing else does
-_NO_PERMISSION = (errno.EACCES, errno.EPERM)
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def try_commit(table: Path) -> None:
@@ -85,21 +84,15 @@ def _refusal(doing: str, folder: Path) -> Iterator[None]:
 
 
 def _fix(number: int | None, doing: str, folder: Path) -> str:
-    if number in _NO_SPACE:
-        return "Free some space, or have the quota raised."
-    if number == errno.EROFS:
-        return "It is mounted read-only: give another cache_path, or mount it for writing."
-    if doing == "a hard link":
+    known = way_out(number)
+    if doing == "a hard link" and number not in (*NO_SPACE, errno.EROFS):
         return (
             "Lance commits with one, and some file systems have none (gcsfuse, exFAT): put the "
             "cache on a local disk, and copy it here when nothing writes to it."
         )
-    if number in _NO_PERMISSION:
-        return (
-            f"{_owner(folder)} Have its owner allow it (chmod or chown, with everything in it), "
-            "or give another cache_path."
-        )
-    return "Mend that, or give another cache_path."
+    if number in NO_PERMISSION:
+        return f"{_owner(folder)} {known}"
+    return known or "Mend that, or give another cache_path."
 
 
 def _owner(folder: Path) -> str:
