@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import embcache
@@ -18,6 +20,22 @@ def test_importing_it_imports_nothing_heavy() -> None:
     names = "('mteb', 'torch', 'vllm', 'typer')"
     code = f"import embcache; print([name for name in {names} if name in sys.modules])"
     assert run_python(code) == "[]\n"
+
+
+def test_lance_itself_prints_no_lines(tmp_path: Path) -> None:
+    """Of a hint that it cannot write, say, where a folder is deleted during a commit."""
+    code = (
+        "import os, pathlib, sys\n"
+        "os.dup2(1, 2)\n"
+        "from tests.spaces import IDENTITY, Database, folder, make_rows\n"
+        f"space = Database({str(tmp_path)!r}, writable=True).space(IDENTITY, 'm', 'v')\n"
+        "space.add(make_rows(['a']))\n"
+        "hint = folder(space) / '_versions' / 'latest_version_hint.json'\n"
+        "hint.unlink()\n"
+        "(hint / 'in the way').mkdir(parents=True)\n"
+        "print(len(space.add(make_rows(['b']))))\n"
+    )
+    assert run_python(code) == "2\n"
 
 
 def test_other_names() -> None:

@@ -6,6 +6,7 @@ the misses to vLLM; and `Cache`, to look into what they cached.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
     from embcache.tools.import_ import ImportReport
     from embcache.tools.search import CachedText, Match
     from embcache.tools.transfer import TransferReport
+
+# Read when lance is imported. Its warnings, of a hint that it could not write beside a commit, say,
+# are lines of Rust's on the screen; what they lead to is raised, or nothing.
+os.environ.setdefault("LANCE_LOG", "error")
 
 _MODULES = {
     "Cache": "embcache.cache",
