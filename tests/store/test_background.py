@@ -152,6 +152,32 @@ def test_a_lost_race_is_no_warning(
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize(
+    ("said", "warnings"),
+    [
+        ("No space left on device (os error 28)", 0),  # the next commit says what is lost
+        ("Not found: a.lance/data/b.lance", 0),  # and the next read
+        ("Permission denied (os error 13)", 1),  # of files that are to be removed, say
+    ],
+)
+def test_what_a_writer_or_reader_says_is_not_said_twice(
+    open_space: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    said: str,
+    warnings: int,
+) -> None:
+    def fail(*_: object) -> bool:
+        raise CacheError(f"Compacting x failed: OSError: {said}.")
+
+    monkeypatch.setattr(background, "merge_fragments", fail)
+    with caplog.at_level(logging.INFO):
+        fill(open_space(), FANOUT)
+        settle()
+    assert said in caplog.text
+    assert sum(record.levelno >= logging.WARNING for record in caplog.records) == warnings
+
+
 def test_a_space_that_is_removed_meanwhile(
     open_space: Open, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

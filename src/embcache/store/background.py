@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -18,12 +19,15 @@ from embcache.store.lance_errors import is_conflict
 from embcache.store.location import Location
 from embcache.store.locks import sole_compactor
 from embcache.store.manifests import FOLDER
+from embcache.store.refusals import NO_SPACE, error_number
 
 logger = logging.getLogger(__name__)
 
 GRACE = timedelta(seconds=2)
 """How long a version stays that was the latest: for who opens it at this moment without a pin."""
 
+# Who writes or reads next runs into the same, and says what it costs.
+_SAID_BY_OTHERS = frozenset({*NO_SPACE, errno.EROFS, errno.EIO, errno.ENOENT})
 _PAUSE_SECONDS = 60  # after a failure
 _POLL_SECONDS = (
     0.1  # joining the main thread would be told of its end, but breaks Python 3.11's exit
@@ -105,13 +109,14 @@ class Compactor:
             logger.info("%s", error)
             return
         self._pause_until = time.monotonic() + _PAUSE_SECONDS
+        quiet = self._warned or error_number(error) in _SAID_BY_OTHERS
         logger.log(
-            logging.INFO if self._warned else logging.WARNING,
+            logging.INFO if quiet else logging.WARNING,
             "%s This was compaction in the background; what is cached is not affected. "
             "compact_automatically=False turns it off.",
             error,
         )
-        self._warned = True
+        self._warned |= not quiet
 
 
 def _start(work: Callable[[], None]) -> threading.Thread:
