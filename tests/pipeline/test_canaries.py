@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from embcache import ChangedModelError, EngineError
+from embcache import CacheWriteError, ChangedModelError, EngineError
 from embcache.engine.base import Embedded, Prepared
 from embcache.identity.identity import Identity
 from embcache.pipeline.canary_texts import LONG, PAIRS, TEXTS
@@ -268,6 +268,47 @@ def test_an_engine_that_encodes_none_gets_a_warning(
 
     assert run(make(Mute()), "a").shape == (1, 8)
     assert "gets no canaries" in caplog.text and "400: no such input" in caplog.text
+
+
+def test_canaries_that_cannot_be_written_wait_for_the_next_write(
+    make: Make, open_space: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add, full = Space.add, True
+
+    def refused(self: Space, rows: Any) -> Any:
+        if full and self.name == "_canaries":
+            raise CacheWriteError("no space left")
+        return add(self, rows)
+
+    monkeypatch.setattr(Space, "add", refused)
+    pipeline = make()
+    run(pipeline, "a")
+    run(pipeline, "b")
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert "could not be written" in said and "no space left" in said
+    full = False
+    run(pipeline, "c")
+    assert kept(open_space()) == len(TEXTS)
+
+
+def test_where_rows_cannot_be_written_nothing_more_is_said_of_canaries(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that is full after the first rows: one message, of the rows."""
+    add, commits = Space.add, []
+
+    def refused(self: Space, rows: Any) -> Any:
+        if commits:
+            raise CacheWriteError("no space left")
+        commits.append(self)
+        return add(self, rows)
+
+    monkeypatch.setattr(Space, "add", refused)
+    pipeline = make()
+    pipeline.chunker.tokens, pipeline.chunker.adapts = 1, False
+    run(pipeline, "a", "b", "c")
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert "2 of 3 texts that were not cached are returned, but not kept" in said
 
 
 @pytest.mark.parametrize("kind", ["data", "_versions"])

@@ -61,6 +61,8 @@ class Canaries:
         self._compared: set[Hashable] = set()
         self._lent: list[KnownCanaries] = []
         self._new: list[Rows] = []
+        self._unwritten: CacheWriteError | None = None
+        self._told = False
         self._lock = ForkLock()  # upstreams are read beside the engine
 
     def forget(self) -> None:
@@ -139,6 +141,8 @@ class Canaries:
     def commit(self) -> None:
         """Add what `check` encoded, after the first rows: an empty space needs no canaries.
 
+        Where they cannot be written, they wait for the next time; see `tell_of_refusal`.
+
         Raises:
             ChangedModelError: Another process, which began to fill the same space at the same
                 time, has added others.
@@ -151,15 +155,26 @@ class Canaries:
             try:
                 self._space.canaries.add(rows)
             except CacheWriteError as error:  # of the net beside the cache; the rows are written
-                logger.warning(
-                    "The canaries of %s could not be written; the next run tries again. %s",
-                    self._space.location,
-                    error,
-                )
+                self._unwritten = error
+                with self._lock:
+                    self._new.append(rows)
             except CacheError as error:
                 self._warn(self._space, error)
             else:
+                self._unwritten = None
                 self._compare_kept(self._space, rows)
+
+    def tell_of_refusal(self) -> None:
+        """Warn once that canaries could not be written; not where the same keeps rows out."""
+        if self._unwritten is None or self._space is None or self._told:
+            return
+        self._told = True
+        logger.warning(
+            "The canaries of %s could not be written, so that nothing tells yet whether the model "
+            "changes one day; the next write tries again. %s",
+            self._space.location,
+            self._unwritten,
+        )
 
     def _compare_kept(self, space: Space, rows: Rows) -> None:
         """Compare canaries that were just added with those that are there: the first ones count."""

@@ -88,6 +88,11 @@ class CheckedEngine:
         if self._canaries is not None and job.store.writes:
             self._canaries.commit()
 
+    def ended(self, job: Job) -> None:
+        """Say at a call's end what was not said, where rows are written and canaries are not."""
+        if self._canaries is not None and job.store.writes:
+            self._canaries.tell_of_refusal()
+
     def spare_prompts(self, request: Request) -> list[Any]:
         """A prompt of embcache's own, where it may send such."""
         if self._canaries is None:

@@ -163,6 +163,7 @@ class Pipeline:
         finally:
             self.flush()
         result.repeat(source)
+        self._checked.ended(job)
         if self.space is not None and self._write:
             self.space.compactor.join()  # who has the vectors may remove the cache's folder
             self.space.keep_index()
@@ -228,6 +229,7 @@ class Pipeline:
             encoded = self._fill(
                 job, missing, watcher, lambda found: refuse(job.with_duplicates(found)), stop
             )
+        self._checked.ended(job)
         self.space.keep_index()
         seconds = time.perf_counter() - request.began
         hits, refused = len(first) - len(missing), len(job.refused)
