@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from embcache import CacheError, CacheWriteError, EncodeStats
 from embcache.pipeline.pipeline import Pipeline
 from embcache.pipeline.request import TextRequest
 from embcache.pipeline.stats import Watcher
-from embcache.store import Database, Space
+from embcache.store import Database, Space, commits
 from tests.conftest import run_python
 from tests.fakes import FakeEngine, fake_vector
 from tests.pipeline.test_pipeline import IDENTITY, damage
@@ -117,6 +118,53 @@ def test_a_folder_that_is_deleted_meanwhile_is_made_again(tmp_path: Path, what: 
     fresh = FakeEngine()
     assert right(encode(small_chunks(open_space(tmp_path / "cache"), fresh), TEXTS)[0], TEXTS)
     assert fresh.starts == 0
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_folder_that_is_deleted_during_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    """Rows that it took along are written once more, to the table that is made again."""
+    space, engine = open_space(tmp_path / "cache"), FakeEngine()
+    pipeline = small_chunks(space, engine)
+    encode(pipeline, TEXTS[:4])
+    append, calls = commits.append, []
+
+    def append_and_lose(location: Any, *args: Any) -> Any:
+        calls.append(location)
+        if len(calls) != 2:
+            return append(location, *args)
+        if when == "before":
+            removed(folder(space))
+            raise OSError("failed to persist temp file: No such file or directory (os error 2)")
+        done = append(location, *args)
+        removed(folder(space))
+        return done
+
+    monkeypatch.setattr(commits, "append", append_and_lose)
+    found, stats = encode(pipeline, TEXTS)
+    assert right(found, TEXTS) and stats.unwritten == 0 and not caplog.records
+    fresh = FakeEngine()
+    assert right(encode(small_chunks(open_space(tmp_path / "cache"), fresh), TEXTS)[0], TEXTS)
+    assert fresh.starts == 0
+
+
+def test_a_folder_that_is_deleted_time_and_again_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = open_space(tmp_path / "cache")
+    append = commits.append
+
+    def append_and_lose(location: Any, *args: Any) -> Any:
+        done = append(location, *args)
+        shutil.rmtree(folder(space))
+        return done
+
+    monkeypatch.setattr(commits, "append", append_and_lose)
+    found, stats = encode(small_chunks(space), TEXTS)
+    assert right(found, TEXTS) and stats.unwritten == len(TEXTS)
+    (said,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "40 of 40 texts" in said and "was removed meanwhile" in said
 
 
 def test_a_later_call_tries_again_and_the_warning_comes_once(
@@ -269,4 +317,4 @@ def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         again, stats = encode(pipeline, texts)
         assert (again == found).all() and stats.hits
     finally:
-        os.system(f"umount {disk}")
+        os.system(f"umount -l {disk}")  # pins of versions keep files open

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,7 @@ from embcache.identity.keys import Keys
 from embcache.store.base import Part, Snapshot
 from embcache.store.forks import ForkLock
 from embcache.store.index import KeyIndex, KeyParts, Positions, unique_keys
+from embcache.store.refusals import error_number
 from embcache.store.rows import Rows
 from embcache.store.salvage import is_damage
 from embcache.store.snapshot import SpaceSnapshot
@@ -158,7 +160,7 @@ class Overlay:
         """Write rows, or keep them in memory; those whose keys are not there yet."""
         with self._lock:
             if self._below is not None and self.writes:
-                self._write_to(self._below, lambda space: self._see(space.add(rows)))
+                self._write_to(self._below, lambda space: self._commit(space, rows))
                 self.written += len(rows) if self.writes else 0
                 if self.writes and self._below.stages:
                     return self.snapshot  # whoever only fills a space reads none of them
@@ -186,19 +188,29 @@ class Overlay:
         self.refusal = error
 
     def _write_to(self, space: Space, write: Callable[[Space], None]) -> None:
-        """Write to the space; a second time, where damage was in the way of the first."""
+        """Write to the space; a second time, where the first met damage or a deletion."""
         try:
             try:
                 write(space)
             except CacheError as error:
-                if not self._salvage or not is_damage(error):
+                if self._salvage and is_damage(error):
+                    self._see(space.salvage(write=True, values=False))
+                elif not _was_removed(space, error):
                     raise
-                self._see(space.salvage(write=True, values=False))
                 write(space)
         except CacheError as error:
             if not (isinstance(error, CacheWriteError) or is_damage(error)):
                 raise
             self.refuse(error)
+
+    def _commit(self, space: Space, rows: Rows) -> None:
+        """Add rows, and once more where a deletion took them along at the same moment."""
+        for _ in range(2):
+            snapshot = space.add(rows)
+            self._see(snapshot)
+            if space.stages or (snapshot.find(rows.keys) >= 0).all():
+                return
+        raise space.removed_error()
 
     def _see(self, below: SpaceSnapshot) -> None:
         if below is not self._snapshot.below:
@@ -224,3 +236,10 @@ class Overlay:
         if self._write:
             self.unwritten += len(new)
         return self.snapshot
+
+
+def _was_removed(space: Space, error: CacheError) -> bool:
+    """Whether a folder went while it was written to: it is made again with the next try."""
+    if space.location.folder is None:  # to look takes as long as the outage that it may be
+        return False
+    return error_number(error) == errno.ENOENT or not space.location.has_table()

@@ -278,7 +278,7 @@ class Space:
         """
         with lance_errors("Writing to", self.location, WRITE_FIX):
             if not self.location.has_table():
-                raise self._removed()
+                raise self.removed_error()
             return commits.add_staged(self.location, staged).get_fragments()
 
     def keep_index(self) -> None:
@@ -392,6 +392,13 @@ class Space:
             warnings.filterwarnings("ignore", r"optimize\(cleanup_older_than=0\)", UserWarning)
             self.table().optimize(cleanup_older_than=older_than)
 
+    def removed_error(self) -> CacheWriteError:
+        """Make the error for a table that is gone while it is written to."""
+        return CacheWriteError(
+            f"Writing to {self.location} failed: it was there, and was removed meanwhile. "
+            f"{WRITE_FIX.text}"
+        )
+
     def table(self) -> lancedb.table.Table:
         """LanceDB's own handle, always at the latest version."""
         return _connect(self.location.parent).open_table(self.name)
@@ -489,13 +496,7 @@ class Space:
         try:
             return open_table(self.location)
         except ConfigError as error:
-            raise self._removed() from error
-
-    def _removed(self) -> CacheWriteError:
-        return CacheWriteError(
-            f"Writing to {self.location} failed: it was there, and was removed meanwhile. "
-            f"{WRITE_FIX.text}"
-        )
+            raise self.removed_error() from error
 
     def _see(self, written: lance.LanceDataset) -> SpaceSnapshot:
         """The snapshot after a commit: in a store it is known what was committed, and onto what."""
