@@ -12,9 +12,10 @@ from embcache.errors import EmbcacheError
 # What allocators say: CUDA's, ROCm's, XPU's and MPS's ("CUDA out of memory"), torch's on CPU, C++,
 # NumPy's, Arrow's, ONNX Runtime's, cuBLAS's, the system's; and vLLM of its cache.
 _OUT_OF_MEMORY = re.compile(
-    r"out[ _]of[ _]memory|\bOOM\b|can't allocate memory|cannot allocate memory|not enough memory"
-    r"|failed to allocate|unable to allocate|bad_alloc|bad allocation|alloc_failed"
-    r"|no available memory for the cache|outofmemory",
+    r"out[ _]of[ _]((device|host)[ _])?memory|outofmemory|\bOOM\b|not enough memory"
+    r"|insufficient (\w+ )?memory|(can't|cannot|could not|failed to|unable to) allocate"
+    r"|memory ?allocation|smaller than requested bytes|bad_alloc|bad allocation|alloc_failed"
+    r"|no available memory for the cache",
     re.IGNORECASE,
 )
 # What vLLM says at its start, besides.
@@ -88,12 +89,18 @@ def memory_advice(engine: Any) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it came of, and of a group those in it."""
     seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
         seen.add(id(one))
         yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+        waiting.append(one.__cause__ or (None if one.__suppress_context__ else one.__context__))
 
 
 def _is_wrapped(error: BaseException) -> bool:
