@@ -68,7 +68,7 @@ class CacheWriteError(CacheError):
 
 
 class UnreachableError(CacheError):
-    """The store that holds a cache does not answer, or refuses; the cache itself may be sound."""
+    """What holds a cache does not answer, or refuses; the cache itself may be sound."""
 
 
 class ForkedProcessError(EmbcacheError, RuntimeError):

@@ -18,7 +18,7 @@ from embcache import CacheError, CacheWriteError, EncodeStats
 from embcache.pipeline.pipeline import Pipeline
 from embcache.pipeline.request import TextRequest
 from embcache.pipeline.stats import Watcher
-from embcache.store import Database, Space, commits
+from embcache.store import Database, Space, commits, manifests
 from tests.conftest import run_python
 from tests.fakes import FakeEngine, fake_vector
 from tests.pipeline.test_pipeline import IDENTITY, damage
@@ -206,6 +206,24 @@ def test_whatever_the_system_refuses(
     found, stats = encode(small_chunks(space), TEXTS)
     assert right(found, TEXTS) and stats.unwritten == len(TEXTS)
     assert os.strerror(number) in caplog.text and not folder(space).exists()
+
+
+def test_a_folder_that_cannot_even_be_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Out of file handles, say, in the middle of a call: what is computed is returned."""
+    space, engine = open_space(tmp_path), FakeEngine()
+    pipeline = small_chunks(space, engine)
+
+    def look(_: object) -> bool:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    at_chunk(engine, 0, lambda: monkeypatch.setattr(manifests, "has_manifest", look))
+    at_chunk(engine, 2, monkeypatch.undo)
+    found, stats = encode(pipeline, TEXTS)
+    assert right(found, TEXTS) and stats.unwritten == len(TEXTS)
+    (said,) = [r.getMessage() for r in caplog.records if "cannot be written" in r.getMessage()]
+    assert "cannot be looked into: Too many open files" in said and "ulimit -n" in said
 
 
 def test_a_commit_that_conflicts(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from embcache import CacheError, ConfigError
-from embcache.store import Location, Space
+from embcache import CacheError, ConfigError, UnreachableError
+from embcache.store import Database, Location, Space, manifests
 from tests.spaces import folder, make_rows
 
 
@@ -84,3 +86,20 @@ def test_size_of_files_that_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "stays").write_bytes(b"12345")
     monkeypatch.setattr("os.walk", lambda path: [(str(path), [], ["gone", "stays"])])
     assert Location.of(tmp_path).size() == 5
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 200] * 25)])
+def test_a_name_that_is_too_long_is_an_error_of_embcaches(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CacheError, match=r"(cannot be looked into|written): File name too long"):
+        Database(tmp_path / name, writable=True)
+
+
+def test_what_the_system_refuses_to_show_is_an_error_of_embcaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(manifests, "has_manifest", refuse)
+    with pytest.raises(UnreachableError, match=r"a\.lance cannot be looked into: Input/output err"):
+        Location.of(tmp_path / "a.lance").has_table()

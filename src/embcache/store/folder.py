@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar, cast
 
 import lance
 
-from embcache.errors import CacheError, CacheWriteError
+from embcache.errors import CacheError, CacheWriteError, UnreachableError
 from embcache.identity.home import user_path
 from embcache.store import aside, leftovers, manifests
 from embcache.store.location import TABLE, Location
+from embcache.store.refusals import way_out
 from embcache.store.trial import try_commit
 from embcache.store.untrusted import check_folder
+
+Looking = TypeVar("Looking", bound=Callable[..., Any])
+
+
+def _looks(method: Looking) -> Looking:
+    """Have what the system refuses to a method that only looks raised as an UnreachableError."""
+
+    @wraps(method)
+    def guarded(self: Folder, *arguments: Any) -> Any:
+        try:
+            return method(self, *arguments)
+        except OSError as error:
+            raise UnreachableError(
+                f"{self} cannot be looked into: {error.strerror or error}. "
+                f"{way_out(error.errno) or 'Mend that, or give another cache_path.'}"
+            ) from error
+
+    return cast("Looking", guarded)
 
 
 @dataclass(frozen=True)
@@ -40,50 +61,61 @@ class Folder(Location):
         """What a path means that is relative to this folder."""
         return self._at(str(self._path / user_path(path, "space")))
 
+    @_looks
     def same_as(self, other: Location) -> bool:
         """Whether both are one folder, links followed."""
         return other.folder is not None and self._path.resolve() == other.folder.resolve()
 
+    @_looks
     def named_as_tables(self) -> list[Self]:
         """Everything in it that is called as tables are."""
         paths = (path for path in self._path.glob(f"*{TABLE}") if path.name.isprintable())
         return sorted((self._at(str(path)) for path in paths), key=str)
 
+    @_looks
     def exists(self) -> bool:
         """Whether there is such a folder."""
         return self._path.is_dir()
 
+    @_looks
     def caches(self) -> list[str]:
         """Names of the folders in it that hold tables."""
         folders = {table.parent for table in self._path.glob(f"*/*{TABLE}")}
         shown = {folder.name for folder in folders if not folder.name.startswith(".")}
         return sorted(name for name in shown if not name.endswith(TABLE))  # canaries
 
+    @_looks
     def holds(self, *names: str) -> bool:
         """Whether files of all these names are in it."""
         return all((self._path / name).exists() for name in names)
 
+    @_looks
     def has_table(self) -> bool:
         """Whether there is a manifest."""
         return manifests.has_manifest(self._path)
 
+    @_looks
     def versions(self) -> list[int]:
         """Versions that have a manifest, newest first."""
         return list(manifests.versions(self._path))
 
+    @_looks
     def is_lost_table(self) -> bool:
         """Whether data files are here and no manifest."""
         return self.is_table and not self.has_table() and bool(manifests.data_paths(self._path))
 
+    @_looks
     def lost_tables(self) -> list[Self]:
         """Folders in it that were tables before all their manifests were lost, by name."""
         found = sorted(path.stem for path in self._path.glob(f"[!.]*{TABLE}"))
         return [table for table in map(self.table, found) if table.is_lost_table()]
 
+    @_looks
     def left_aside(self) -> list[str]:
         """Folders in it with what was set aside as damaged."""
         return [str(path) for path in aside.left(self._path)]
 
+    @_looks
     def size(self) -> int:
         """Bytes of all files; those that another process removes meanwhile are left out."""
         total = 0
@@ -93,6 +125,7 @@ class Folder(Location):
                     total += os.stat(os.path.join(root, name)).st_size
         return total
 
+    @_looks
     def check(self) -> None:
         """Refuse a file."""
         if self._path.exists() and not self._path.is_dir():
@@ -101,6 +134,7 @@ class Folder(Location):
                 "move the file away."
             )
 
+    @_looks
     def check_table(self) -> None:
         """Refuse links, pipes and devices in it."""
         check_folder(self._path)
@@ -119,7 +153,7 @@ class Folder(Location):
 
     def try_committing(self) -> None:
         """Do with files what a commit does."""
-        check_folder(self._path)
+        self.check_table()
         try_commit(self._path)
 
     def remove(self) -> None:

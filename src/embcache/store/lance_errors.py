@@ -69,7 +69,7 @@ def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
         fix: What to do about it, and the error's class.
 
     Raises:
-        CacheError: Lance failed: `fix.error`; but CacheError itself where reading fails for what
+        CacheError: Lance failed: `fix.error`; but UnreachableError where reading fails for what
             is no damage (too many open files, no permission). Errors of embcache's own pass as
             they are.
     """
@@ -82,7 +82,7 @@ def lance_errors(doing: str, where: Location, fix: Fix) -> Iterator[None]:
             kind = CacheWriteError if fix.error is CacheWriteError else UnreachableError
             message = f"{doing} {where} failed: {without_code(shown)}. {_OUTAGE}"
         else:
-            kind = CacheError if fix is READ_FIX and _is_no_damage(error) else fix.error
+            kind = UnreachableError if fix is READ_FIX and _is_no_damage(error) else fix.error
             message = f"{doing} {where} failed: {without_code(shown)}. {_advice(fix, error)}"
         # A traceback shows the cause as well, so one with a secret in it is left out.
         raise kind(message) from (error if shown == said else None)
@@ -163,5 +163,7 @@ def _is_no_damage(error: BaseException) -> bool:
 
 
 def _advice(fix: Fix, error: BaseException) -> str:
-    known = way_out(error_number(error)) if fix is WRITE_FIX else None
-    return fix.text if known is None else f"{_SAFE} {known}"
+    known = way_out(error_number(error))
+    if fix is WRITE_FIX:
+        return fix.text if known is None else f"{_SAFE} {known}"
+    return known if known and _is_no_damage(error) else fix.text

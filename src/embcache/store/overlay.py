@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from embcache.errors import CacheError, CacheWriteError
+from embcache.errors import CacheError, CacheWriteError, UnreachableError
 from embcache.identity.keys import Keys
 from embcache.store.base import Part, Snapshot
 from embcache.store.forks import ForkLock
@@ -199,7 +199,8 @@ class Overlay:
                     raise
                 write(space)
         except CacheError as error:
-            if not (isinstance(error, CacheWriteError) or is_damage(error)):
+            refused = isinstance(error, (CacheWriteError, UnreachableError))
+            if not (refused or is_damage(error)):
                 raise
             self.refuse(error)
 

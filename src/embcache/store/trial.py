@@ -40,7 +40,7 @@ def try_commit(table: Path) -> None:
         if os.path.lexists(folder):
             _try_files(folder, folder, linked=name == FOLDER)
             continue
-        above = next(place for place in folder.parents if place.exists())
+        above = next(place for place in folder.parents if os.path.exists(place))
         with (
             _refusal("making a folder", above),
             tempfile.TemporaryDirectory(prefix=CREATING, dir=above) as made,

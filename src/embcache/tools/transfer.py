@@ -269,9 +269,9 @@ def _open(
             )
         try:
             found[str(space.location)] = space, space.open()
-        except UnreachableError:
-            raise  # of no space in particular
         except CacheError as error:
+            if isinstance(error, UnreachableError) and source.folder is None:
+                raise  # of no space in particular
             errors.append(error)
     return [found[place] for place in sorted(found)], errors
 
