@@ -270,6 +270,26 @@ def test_an_engine_that_encodes_none_gets_a_warning(
     assert "gets no canaries" in caplog.text and "400: no such input" in caplog.text
 
 
+def test_canaries_for_which_memory_does_not_suffice_at_once_are_compared_one_by_one(
+    make: Make,
+) -> None:
+    class Small(FakeEngine):
+        room = 1
+
+        def embed(self, prompts: Any) -> Embedded:
+            if len(prompts) > self.room:
+                raise RuntimeError("CUDA out of memory")
+            return super().embed(prompts)
+
+    run(make(), "a")
+    engine = Small()
+    assert run(make(engine), "b").shape == (1, 8) and engine.encoded
+    engine = Small()
+    engine.room, engine.memory_advice = 0, "Lower max_num_seqs."  # type: ignore[attr-defined]
+    with pytest.raises(EngineError, match=r"canaries .* out of memory\. Lower max_num_seqs\. can"):
+        run(make(engine), "c")
+
+
 def test_canaries_that_cannot_be_written_wait_for_the_next_write(
     make: Make, open_space: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

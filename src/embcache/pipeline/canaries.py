@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
 from embcache.engine.base import Engine
+from embcache.engine.failures import let_go, memory_advice, out_of_memory
 from embcache.errors import CacheError, CacheWriteError, ChangedModelError, EngineError
 from embcache.identity.identity import Identity
 from embcache.pipeline.known_canaries import (
@@ -230,9 +232,10 @@ class Canaries:
         try:
             found = dict(zip(rows, self._encode(request, rows), strict=True))
         except Exception as error:  # of the engine, or of whatever model it calls
+            advice = f"{memory_advice(self._engine)} " if out_of_memory(error) else ""
             raise EngineError(
                 f"The canaries of {keepers[rows[0]].where} cannot be encoded, so that nothing says "
-                f"whether the model is the one that filled it: {str(error).rstrip('.')}. "
+                f"whether the model is the one that filled it: {str(error).rstrip('.')}. {advice}"
                 "canaries=False uses the cache unchecked."
             ) from error
         tolerance = TOLERANCES.get(self._engine.dtype, UNKNOWN_TOLERANCE)
@@ -286,13 +289,24 @@ class Canaries:
         prepared = self._engine.prepare(request.inputs(rows))
         for row, reason in prepared.refused.items():
             raise EngineError(f"canary {request.show(rows[row])} {reason}")
-        found = np.ascontiguousarray(self._engine.embed(prepared.prompts).vectors, np.float32)
+        found = self._embed(prepared.prompts)
         if found.ndim != 2 or len(found) != len(rows) or not np.isfinite(found).all():
             raise EngineError(
                 f"The engine ({self._engine.version}) returned an array of shape {found.shape} for "
                 f"{len(rows)} canaries, or NaN or infinity; one finite vector each is needed."
             )
         return found
+
+    def _embed(self, prompts: Sequence[Any]) -> Values:
+        """All at once; one by one where memory does not suffice for that."""
+        try:
+            return np.ascontiguousarray(self._engine.embed(prompts).vectors, np.float32)
+        except Exception as error:
+            if len(prompts) == 1 or not out_of_memory(error):
+                raise
+            let_go(error)
+            logger.info("Memory does not suffice for all canaries at once; trying each")
+        return np.concatenate([self._embed([prompt]) for prompt in prompts])
 
 
 _WAY_OUT = (
