@@ -192,6 +192,36 @@ def test_a_later_call_tries_again_and_the_warning_comes_once(
     assert fresh.starts == 0
 
 
+def test_a_disk_that_takes_a_little_in_each_call_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = open_space(tmp_path)
+    pipeline = small_chunks(space)
+    add, room = Space.add, [1]
+
+    def add_a_little(self: Space, rows: Any) -> Any:
+        if self is space:
+            if not room[0]:
+                raise CacheWriteError("Writing failed: no space left")
+            room[0] -= 1
+        return add(self, rows)
+
+    monkeypatch.setattr(Space, "add", add_a_little)
+    for start in range(0, 40, 10):
+        room[0] = 1
+        texts = [f"{text} {start}" for text in TEXTS]
+        found, stats = encode(pipeline, texts)
+        assert right(found, texts) and 0 < stats.unwritten < len(texts)
+    assert sum("cannot be written" in r.getMessage() for r in caplog.records) == 1
+    room[0] = 100
+    with caplog.at_level(logging.INFO):
+        assert encode(pipeline, TEXTS)[1].unwritten == 0
+    assert "is written again" in caplog.text
+    room[0] = 0
+    encode(pipeline, [f"{text} more" for text in TEXTS])
+    assert sum("cannot be written" in r.getMessage() for r in caplog.records) == 2
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 def test_whatever_the_system_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int

@@ -163,6 +163,10 @@ class Pipeline:
         finally:
             self.flush()
         result.repeat(source)
+        if store.refusal is None and store.written:
+            if self._told:
+                logger.info("%s is written again", store.name)
+            self._told = False  # only now: a disk that is almost full takes a little in each call
         self._checked.ended(job)
         if self.space is not None and self._write:
             self.space.compactor.join()  # who has the vectors may remove the cache's folder
@@ -459,9 +463,7 @@ class Pipeline:
             missing: How many items it encodes, beside those that were found upstream.
         """
         error = job.store.refusal
-        if error is None:
-            self._told = self._told and not job.store.written
-        elif not job.told:
+        if error is not None and not job.told:
             log = logger.info if self._told else logger.warning
             missing += job.upstream  # which are among those that were written
             log("%s", unwritten_message(job.request, missing, job.store.written, self.space, error))
