@@ -87,20 +87,20 @@ class Clock:
         self._file = folder / "clock"
         self._hours = _HOURS[kind]
         self._rng = random.Random(seed)
+        # Not Debian's (0.9.10): it makes `time.sleep` fail where the clock has jumped.
+        spec = importlib.util.find_spec("libfaketime")
+        folders = [] if spec is None else spec.submodule_search_locations or []
+        self._library = [path for one in folders for path in Path(one).rglob("libfaketime.so.1")]
+        if not self._library and kind != "right":
+            sys.exit("--clock needs libfaketime: pip install libfaketime")
 
     def begin(self) -> None:
         """Have processes that are started from now on go by it."""
         if self._hours == (0,):
             return
-        # Not Debian's (0.9.10): it makes `time.sleep` fail where the clock has jumped.
-        spec = importlib.util.find_spec("libfaketime")
-        folders = [] if spec is None else spec.submodule_search_locations or []
-        found = [path for one in folders for path in Path(one).rglob("libfaketime.so.1")]
-        if not found:
-            sys.exit("--clock needs libfaketime: pip install libfaketime")
         self.jump()
         os.environ |= {
-            "LD_PRELOAD": str(found[0]),
+            "LD_PRELOAD": str(self._library[0]),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

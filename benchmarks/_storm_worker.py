@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import random
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -196,6 +198,9 @@ def work(place: Place, role: str, number: int, seed: int) -> None:
     """The process: any error is written to a file `error-...`, and ends it."""
     os.environ["EMBCACHE_HOME"] = str(place.folder / "home")
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # Where it is, for `Storm`: where it hangs.
+    where = (place.folder / f"where-{number}").open("w", encoding="utf-8")
+    faulthandler.register(signal.SIGUSR1, where)
     logging.basicConfig(level=logging.WARNING, filename=place.folder / f"log-{number}")
     try:
         Worker(place, role, number, seed).run()

@@ -24,6 +24,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -90,6 +91,9 @@ class Storm:
         rng = random.Random(self.seed)
         # Said at forks of the server, in which nothing has been used yet.
         os.environ.setdefault("PYTHONWARNINGS", FORK_WARNINGS)
+        # The fork server is started without this script's folder, and passes over what it misses.
+        paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         self._context = multiprocessing.get_context("forkserver")
         # Imports take seconds, and a kill is to fall into work. lancedb mends itself after a fork.
         modules = [
@@ -134,9 +138,9 @@ class Storm:
     def _wait_until_all_work(self) -> None:
         """Imports take a minute where two cores make them for all."""
         ends = time.monotonic() + 5 * MOST_SECONDS
-        while (
-            len(self._at_work()) < len(self.roles) and time.monotonic() < ends and not self.failures
-        ):
+        while len(self._at_work()) < len(self.roles) and time.monotonic() < ends:
+            if self.failures or self._stopped:
+                return
             time.sleep(0.5)
             self._look_after()
 
@@ -162,16 +166,27 @@ class Storm:
                 self.failures.append(self._error(role, number))
             alive = self.place.folder / f"alive-{number}"
             if alive.exists() and time.time() - alive.stat().st_mtime > self.patience:
-                self.failures.append(f"{role} {number} is stuck")
+                self.failures.append(f"{role} {number} is stuck: {self._where(number)}")
 
     def _finish(self) -> None:
         for number, (role, process) in self.running.items():
             process.join(self.patience)
             if process.exitcode is None:
-                self.failures.append(f"{role} {number} does not end")
+                self.failures.append(f"{role} {number} does not end: {self._where(number)}")
                 process.kill()
             elif process.exitcode:
                 self.failures.append(self._error(role, number))
+
+    def _where(self, number: int) -> str:
+        """What all threads of a process are doing."""
+        file = self.place.folder / f"where-{number}"
+        if not file.exists():
+            return "it does not work yet"
+        pid = self.running[number][1].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGUSR1)
+        time.sleep(2)
+        return file.read_text(encoding="utf-8")
 
     def _error(self, role: str, number: int) -> str:
         file = self.place.folder / f"error-{number}"
@@ -195,6 +210,7 @@ def blow_on_two_hosts(place: Place, mounts: list[Path], arguments: argparse.Name
     context = multiprocessing.get_context("spawn")
     both = Storm(place, HOST_ROLES * 2, arguments.seed)
     results = context.SimpleQueue()
+    Clock(place.folder, arguments.clock, arguments.seed)  # says what is missing
     hosts = []
     for host, mount in enumerate(mounts):
         there = replace(place, cache=str(mount / "cache"))

@@ -73,9 +73,7 @@ def test_names_that_lance_refuses(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "東京", "a%20b", "a#b", "a?b", "*[a]", "a\\b", "\u202ea"])
-def test_names_that_are_unusual(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_that_are_unusual(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     space = Database(f"x/../{name}/", writable=True).space(IDENTITY, "m", "v")
     space.add(make_rows(["a"]))

@@ -76,8 +76,8 @@ class Location(ABC):
         absolute = str(absolute_path(given, argument))
         if (refused := _REFUSED.search(absolute)) is not None:
             raise ConfigError(
-                f"{argument}={given!r} has the character {refused[0]!r} in its absolute path, which "
-                "Lance refuses in names of folders. Give another directory."
+                f"{argument}={given!r} has the character {refused[0]!r} in its absolute path, "
+                "which Lance refuses in names of folders. Give another directory."
             )
         return Folder(absolute, options)
 
