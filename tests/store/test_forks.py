@@ -118,7 +118,5 @@ def test_what_pickling_a_handle_says(
     open_space: Callable[..., Space], how: Callable[[Any], Any]
 ) -> None:
     """As an argument of a process that is spawned; an encoder has a space in it."""
-    with pytest.raises(
-        NotCopiedError, match=r"cannot be pickled or .*make the encoder there"
-    ):
+    with pytest.raises(NotCopiedError, match=r"cannot be pickled or .*make the encoder there"):
         how(open_space())
