@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import random
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -29,13 +31,15 @@ class Place:
 
     Attributes:
         folder: Has the model and the notes.
-        began: When it began, `time.time()`.
+        began: When it began, `time.monotonic()`: a host's clock may jump.
         cache: The cache's directory, or its URL.
+        unseen: For how many seconds what one host writes may not be seen by another one.
     """
 
     folder: Path
     began: float
     cache: str
+    unseen: float = 0
 
     @property
     def in_a_store(self) -> bool:
@@ -49,14 +53,17 @@ class Place:
 
     def newest(self) -> int:
         """How many texts there are by now."""
-        return 500 + int(TEXTS_A_SECOND * (time.time() - self.began))
+        return 500 + int(TEXTS_A_SECOND * (time.monotonic() - self.began))
 
-    def noted(self) -> set[int]:
-        """Numbers of all texts of which some process was told that they are cached."""
+    def noted(self, ago: float = 0) -> set[int]:
+        """Numbers of all texts of which a process was told, so long ago, that they are cached."""
         numbers: set[int] = set()
         for file in self.folder.glob("notes-*"):
-            whole, _, _ = file.read_text(encoding="ascii").rpartition("\n")  # a kill cuts a line
-            numbers.update(map(int, whole.split()))
+            *whole, _ = file.read_text(encoding="ascii").split("\n")  # a kill cuts a line
+            for line in whole:
+                noted, *told = map(int, line.split())
+                if noted < time.monotonic() - ago:
+                    numbers.update(told)
         return numbers
 
     def space(self, name: str = MAIN) -> Any:
@@ -135,7 +142,7 @@ class Worker:
 
     def read(self) -> None:
         """What others were told is cached, without writing or encoding."""
-        noted = sorted(self.place.noted())
+        noted = sorted(self.place.noted(self.place.unseen))
         if not noted:
             time.sleep(0.2)
             return
@@ -184,13 +191,16 @@ class Worker:
 
     def _note(self, numbers: list[int]) -> None:
         with (self.place.folder / f"notes-{self.number}").open("a", encoding="ascii") as notes:
-            notes.write(" ".join(map(str, numbers)) + "\n")
+            notes.write(" ".join(map(str, [int(time.monotonic()), *numbers])) + "\n")
 
 
 def work(place: Place, role: str, number: int, seed: int) -> None:
     """The process: any error is written to a file `error-...`, and ends it."""
     os.environ["EMBCACHE_HOME"] = str(place.folder / "home")
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # Where it is, for `Storm`: where it hangs.
+    where = (place.folder / f"where-{number}").open("w", encoding="utf-8")
+    faulthandler.register(signal.SIGUSR1, where)
     logging.basicConfig(level=logging.WARNING, filename=place.folder / f"log-{number}")
     try:
         Worker(place, role, number, seed).run()

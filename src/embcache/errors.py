@@ -75,6 +75,10 @@ class ForkedProcessError(EmbcacheError, RuntimeError):
     """A fork uses the cache that its process has used before; the cache itself is sound."""
 
 
+class NotCopiedError(EmbcacheError, TypeError):
+    """What uses a cache was to be pickled, for another process, or copied."""
+
+
 class MissingTextsError(EmbcacheError):
     """Some texts are not in the cache, and `on_miss="raise"` forbids encoding them.
 

@@ -55,6 +55,14 @@ def test_a_terminal_that_lacks_characters(cache: Path) -> None:
     assert result.returncode == 0 and "\\u591a" in result.stdout
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(cache: Path, closed: str) -> None:
+    """As some schedulers start processes."""
+    code = f'"{sys.executable}" -m embcache ls "{cache}" {closed}'
+    result = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+
+
 def test_a_closed_pipe(cache: Path) -> None:
     command = f"'{sys.executable}' -m embcache show organization --cache '{cache}' | true"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 
-from embcache import CacheError, ForkedProcessError
-from embcache.store import forks
+from embcache import CacheError, ForkedProcessError, NotCopiedError
+from embcache.store import Space, forks
 from embcache.store.forks import ForkLock, in_use
 
 
@@ -108,3 +111,12 @@ def test_a_fork_before_the_first_use_is_sound(monkeypatch: pytest.MonkeyPatch) -
 def test_a_fork_is_no_damage() -> None:
     """What looks for damage must not set a sound table aside for it."""
     assert not issubclass(ForkedProcessError, CacheError)
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy])
+def test_what_pickling_a_handle_says(
+    open_space: Callable[..., Space], how: Callable[[Any], Any]
+) -> None:
+    """As an argument of a process that is spawned; an encoder has a space in it."""
+    with pytest.raises(NotCopiedError, match=r"cannot be pickled or .*make the encoder there"):
+        how(open_space())

@@ -12,7 +12,7 @@ import pytest
 
 from embcache import CacheError, ConfigError, UnreachableError
 from embcache.store import Database, Location, Space, manifests
-from tests.spaces import folder, make_rows
+from tests.spaces import IDENTITY, folder, make_rows
 
 
 def test_remove(open_space: Callable[..., Space], tmp_path: Path) -> None:
@@ -64,6 +64,43 @@ def test_no_place_at_all() -> None:
         Location.of("", argument="space")
     with pytest.raises(ConfigError, match=r"cache_path='~nobody-of-that-name/x': .* Write it out"):
         Location.of("~nobody-of-that-name/x")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "two\nlines", "a\tb", "\x7f", os.fsdecode(b"\xff")])
+def test_names_that_lance_refuses(name: str) -> None:
+    """Before anything is encoded, not when it is to be written."""
+    with pytest.raises(ConfigError, match="in its absolute path, which Lance refuses"):
+        Location.of(name)
+
+
+@pytest.mark.parametrize("name", ["a b", "東京", "a%20b", "a#b", "a?b", "*[a]", "a\\b", "\u202ea"])
+def test_names_that_are_unusual(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    space = Database(f"x/../{name}/", writable=True).space(IDENTITY, "m", "v")
+    space.add(make_rows(["a"]))
+    assert len(Database(tmp_path / name, writable=False).space(IDENTITY, "m", "v").refresh()) == 1
+    assert [path.name for path in tmp_path.iterdir() if path.name != "x"] == [name]
+
+
+def test_a_working_directory_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match="cache_path='cache' is relative, and the working direc"):
+        Location.of("cache")
+    assert str(Location.of(tmp_path)) == str(tmp_path)
+
+
+def test_a_link_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("not-mounted")
+    (tmp_path / "circle").symlink_to("circle")
+    for name, target in (("link", "not-mounted"), ("circle", "circle")):
+        with pytest.raises(CacheError, match=f"is a symbolic link to .* nothing is: '{target}'"):
+            Database(tmp_path / name, writable=True)
+    (tmp_path / "not-mounted").mkdir()
+    Database(tmp_path / "link", writable=True)
 
 
 def test_secrets_are_not_shown() -> None:

@@ -146,3 +146,23 @@ def test_a_command_over_a_manifest_with_a_flip_in_its_schema(tmp_path: Path) -> 
         said = done.stdout + done.stderr
         assert done.returncode == 1 and "Lance panicked: " in said and "uhnt64" in said
         assert "Traceback" not in said and "stack backtrace" not in said and "thread '" not in said
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_that_are_closed(tmp_path: Path, closed: str) -> None:
+    """Descriptor 2 would be one of Lance's own, and the process hang, or a file of the table."""
+    (tmp_path / "script.py").write_text(
+        "import os, sys\n"
+        "from embcache.store import Database\n"
+        "from tests.spaces import IDENTITY, make_rows\n"
+        "assert [os.readlink(f'/proc/self/fd/{n}') for n in (2,)] == [os.devnull]\n"
+        "space = Database(sys.argv[1], writable=True).space(IDENTITY, 'm', 'v')\n"
+        "for n in range(3):\n"
+        "    space.add(make_rows([f'{n}']))\n"
+        "assert len(space.refresh()) == 3\n"
+        "open(os.path.join(sys.argv[1], 'well'), 'w').close()\n"
+    )
+    command = f'"{sys.executable}" "{tmp_path}/script.py" "{tmp_path}/cache" {closed}'
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(["bash", "-c", command], check=True, timeout=120, env=environment)
+    assert (tmp_path / "cache" / "well").exists()

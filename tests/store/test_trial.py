@@ -97,6 +97,22 @@ def test_no_hard_links(
     assert everything(tmp_path) == before
 
 
+def test_hard_links_that_replace_a_file(
+    open_space: Callable[..., Space], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes would commit one version, and one of them would lose its rows."""
+    space = open_space()
+    link = os.link
+
+    def replace(source: Path, target: Path) -> None:
+        target.unlink(missing_ok=True)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", replace)
+    with pytest.raises(CacheError, match=r"name that is taken is made there.*another file system"):
+        space.location.try_committing()
+
+
 @pytest.mark.parametrize(
     ("call", "number", "message"),
     [

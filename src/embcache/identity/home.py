@@ -28,6 +28,26 @@ def user_path(path: str | os.PathLike[str], argument: str) -> Path:
         ) from error
 
 
+def absolute_path(path: str | os.PathLike[str], argument: str) -> Path:
+    """A path that a user gave, whatever the working directory is later.
+
+    Args:
+        path: The path.
+        argument: What errors call it.
+
+    Raises:
+        ConfigError: As `user_path`; or the path is relative, and the working directory is gone.
+    """
+    expanded = user_path(path, argument)
+    try:
+        return expanded.absolute()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{argument}={os.fspath(path)!r} is relative, and the working directory was removed. "
+            "Change to another one, or give an absolute path."
+        ) from error
+
+
 @contextmanager
 def home_needed() -> Iterator[None]:
     """Say what is missing where something within, mteb's import for one, looks for a home in vain.

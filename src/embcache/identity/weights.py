@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 
 from embcache.errors import ModelNotFoundError
-from embcache.identity.home import user_path
+from embcache.identity.home import absolute_path, user_path
 from embcache.identity.hub import (
     cached_snapshot,
     commit_of_snapshot,
@@ -52,7 +52,7 @@ class ModelSource:
         """Where the engine loads it from; None where it asks the hub."""
         if self.snapshot is not None:
             return Path(self.snapshot)
-        return user_path(self.name, "model").absolute() if self.is_local else None
+        return absolute_path(self.name, "model") if self.is_local else None
 
     @property
     def load_from(self) -> tuple[str, str | None]:

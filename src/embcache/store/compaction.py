@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from lance.optimize import Compaction, CompactionOptions, CompactionTask, Rewrit
 
 from embcache.store import locks
 from embcache.store.aside import has_left
+from embcache.store.hosts import is_shared, now
 from embcache.store.lance_errors import WRITE_FIX, is_conflict, lance_errors
 from embcache.store.leftovers import AGE, remove_leftovers
 from embcache.store.location import Location
@@ -145,7 +145,8 @@ def clean_up(location: Location, grace: timedelta) -> None:
     """Remove old versions that nobody reads, and what killed processes left.
 
     Versions that a process reads (`locks.pin`) stay. So do all others of the last hour, unless they
-    are beyond the slack. In a store, where nobody can say what is read, all of the last hour stay.
+    are beyond the slack. Where nobody can say what is read, in a store and where other hosts may be
+    at the table, all of the last hour stay.
 
     Args:
         location: The table's place.
@@ -168,12 +169,29 @@ def clean_up(location: Location, grace: timedelta) -> None:
             beyond = _garbage(table, dataset) > max(SLACK_BYTES, SLACK * _live(dataset))
             recent = _superseded(table, grace)
             old = recent if beyond else max(old, recent[:-SLACK_VERSIONS], key=len)
-        free = [v for v in old if v < dataset.version and not locks.is_pinned(table, v)]
-        if free:
-            dataset.cleanup_old_versions(
-                older_than=timedelta(0), versions=free, error_if_tagged_old_versions=False
-            )
+        _remove(dataset, [version for version in old if not locks.is_pinned(table, version)])
     remove_left_behind(location)
+
+
+def remove_versions(location: Location, older_than: timedelta) -> None:
+    """Remove the versions of a table in a folder that are so old, whoever reads them.
+
+    Where other hosts may be at it, those of the last hour stay all the same: a writer that sees
+    the table as it was some seconds ago would give its commit the number of one that is gone, and
+    nobody would find it.
+
+    Args:
+        location: The table's place, a folder.
+        older_than: For how long a version has not been the latest.
+
+    Raises:
+        CacheError: The table cannot be opened, or the file system refuses something.
+    """
+    table = location.folder
+    assert table is not None  # in a store, Lance does it
+    with lance_errors("Compacting", location, WRITE_FIX):
+        kept = max(older_than, KEPT) if is_shared(table) else older_than
+        _remove(open_table(location), _superseded(table, kept))
 
 
 def remove_left_behind(location: Location, older_than: timedelta = AGE) -> None:
@@ -181,8 +199,8 @@ def remove_left_behind(location: Location, older_than: timedelta = AGE) -> None:
 
     Data files of commits that never came among it. Lance waits seven days for these, since it
     cannot know whether a commit is still to come. Here nobody is committing meanwhile
-    (`locks.between_turns`); the age is for writers that know nothing of that, and for files that
-    are staged on other machines.
+    (`locks.between_turns`; where that cannot be known, Lance's seven days count); the age is for
+    writers that know nothing of that, and for files that are staged on other machines.
 
     Args:
         location: The table's place.
@@ -275,9 +293,17 @@ def _commit(result: RewriteResult, dataset: lance.LanceDataset, location: Locati
         raise
 
 
+def _remove(dataset: lance.LanceDataset, old: Sequence[int]) -> None:
+    free = [version for version in old if version < dataset.version]
+    if free:
+        dataset.cleanup_old_versions(
+            older_than=timedelta(0), versions=free, error_if_tagged_old_versions=False
+        )
+
+
 def _superseded(table: Path, ago: timedelta) -> list[int]:
     """Versions that have not been the latest for so long."""
-    limit = time.time() - ago.total_seconds()
+    limit = now(table) - ago.total_seconds()
     written: dict[int, float] = {}
     for version, path in reversed(versions(table).items()):
         with suppress(FileNotFoundError):  # another process removes it
@@ -309,7 +335,7 @@ def _garbage(table: Path, dataset: lance.LanceDataset) -> int:
 
 def _remove_orphans(location: Location, table: Path, older_than: timedelta) -> None:
     """Remove old files that belong to no version."""
-    limit = time.time() - older_than.total_seconds()
+    limit = now(table) - older_than.total_seconds()
     old = {
         path
         for path, file in _files(table).items()

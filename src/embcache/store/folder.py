@@ -127,7 +127,13 @@ class Folder(Location):
 
     @_looks
     def check(self) -> None:
-        """Refuse a file."""
+        """Refuse a file, and a link to nothing."""
+        if self._path.is_symlink() and not self._path.exists():
+            raise CacheError(
+                f"cache_path={self.uri!r} is a symbolic link to a place where nothing is: "
+                f"{os.readlink(self._path)!r}. Is that disk mounted? Make the directory, or give "
+                "another path."
+            )
         if self._path.exists() and not self._path.is_dir():
             raise CacheError(
                 f"cache_path={self.uri!r} is a file; a cache is a directory. Give another path, or "

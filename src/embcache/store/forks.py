@@ -16,8 +16,9 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
-from embcache.errors import ForkedProcessError
+from embcache.errors import ForkedProcessError, NotCopiedError
 
 
 class ForkLock:
@@ -67,6 +68,14 @@ class ForkLock:
             yield waited
         finally:
             self.release()
+
+    def __reduce__(self) -> NoReturn:
+        """Say what `pickle` and `copy.deepcopy` of a handle or an encoder may not do."""
+        raise NotCopiedError(
+            "What uses a cache cannot be pickled or copied: it holds locks, open files and perhaps "
+            "an engine. Hand its arguments (the model, cache_path=...) to the other process, and "
+            "make the encoder there."
+        )
 
     def after_fork(self) -> None:
         """Be unlocked, in the new process, if a thread held it that is not there."""

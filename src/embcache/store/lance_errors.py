@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import random
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +56,7 @@ _OUTAGE = (
 # Lance's own words for a layer of its code, and where in that an error was raised.
 _CODE = re.compile(r"LanceError\(\w+\): |,? \S+\.rs:\d+:\d+")
 _NO_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
+_PATIENCE_SECONDS = 30
 _CONFLICT = ("ommit conflict", "Too many concurrent writers")  # in Lance's message
 
 
@@ -121,11 +124,18 @@ def without_code(said: str) -> str:
 
 
 _SUPERSEDED = re.compile(r"_versions/\d+\.manifest was not found")
+# EPERM of a manifest's name: SFTP, and so sshfs, has no other word for one that is taken.
+_TAKEN = re.compile(r"Unable to (rename file|open file .*\.manifest#\d+): .*\(os error 1\)")
 
 
 def is_conflict(error: BaseException) -> bool:
     """Whether Lance refused a commit because of what other processes have committed meanwhile."""
-    return any(said in str(error) for said in _CONFLICT)
+    return any(said in str(error) for said in _CONFLICT) or _is_taken(error)
+
+
+def _is_taken(error: BaseException) -> bool:
+    """Whether another process took a version's number, and Lance does not understand that."""
+    return _TAKEN.search(str(error)) is not None
 
 
 def despite_conflicts(commit: Callable[[], object], attempts: int) -> None:
@@ -136,17 +146,20 @@ def despite_conflicts(commit: Callable[[], object], attempts: int) -> None:
 
     Args:
         commit: What commits, from the beginning each time.
-        attempts: How often, at most; the last one's error is raised.
+        attempts: How often, at most; the last one's error is raised. Lance itself tries each for
+            half a minute, but for conflicts that it does not understand, which is done here.
     """
-    for attempt in range(attempts):
+    until, failed, waits = time.monotonic() + _PATIENCE_SECONDS, 0, itertools.count()
+    while True:
         try:
             commit()
             return
         except (RuntimeError, OSError, ValueError) as error:
             again = is_conflict(error) or _SUPERSEDED.search(str(error))
-            if not again or attempt == attempts - 1:
+            failed += not (_is_taken(error) and time.monotonic() < until)
+            if not again or failed == attempts:
                 raise
-            time.sleep(0.1 * 2**attempt)
+            time.sleep(min(1.0, 0.1 * 2 ** next(waits)) * random.uniform(0.5, 1))
 
 
 def is_of_lance(error: BaseException) -> bool:

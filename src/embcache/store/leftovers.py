@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from embcache.store.hosts import now
 from embcache.store.manifests import COMMIT_FOLDERS
 
 CREATING = ".creating-"
@@ -41,8 +41,11 @@ def remove_leftovers(folder: Path, older_than: timedelta = AGE) -> list[Path]:
     Returns:
         What is gone now. What cannot be removed, another user's, is left where it is.
     """
-    limit = time.time() - older_than.total_seconds()
-    found = [path for path in _candidates(folder) if _changed(path) < limit]
+    candidates = list(_candidates(folder))
+    if not candidates:
+        return []
+    limit = now(folder) - older_than.total_seconds()
+    found = [path for path in candidates if _changed(path) < limit]
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -17,11 +17,13 @@ from typing import Self
 import lance
 
 from embcache.errors import ConfigError
-from embcache.identity.home import user_path
+from embcache.identity.home import absolute_path
 from embcache.store.traffic import Traffic
 
 # One slash: a Path has lost the other. " s3://" and "S3://" are meant as URLs, and refused as such.
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+# Control characters, and bytes that are no UTF-8, as Python reads them.
+_REFUSED = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 TABLE = ".lance"
 """The ending of tables' names."""
 
@@ -56,8 +58,9 @@ class Location(ABC):
             argument: What errors call `path`.
 
         Raises:
-            ConfigError: The path is empty, the home of a user who is not known, or a URL that is
-                of no store or says more than a place.
+            ConfigError: The path is empty, has characters that Lance refuses, is relative to a
+                working directory that was removed, or in the home of a user who is not known; or it
+                is a URL that is of no store or says more than a place.
         """
         from embcache.store.bucket import Bucket  # both are Locations
         from embcache.store.folder import Folder
@@ -70,8 +73,13 @@ class Location(ABC):
         options = checked_options(storage_options)
         if is_url(given):
             return Bucket.at(given, options, argument)
-        absolute = user_path(given, argument).absolute()  # whatever the caller changes to later
-        return Folder(str(absolute), options)
+        absolute = str(absolute_path(given, argument))
+        if (refused := _REFUSED.search(absolute)) is not None:
+            raise ConfigError(
+                f"{argument}={given!r} has the character {refused[0]!r} in its absolute path, "
+                "which Lance refuses in names of folders. Give another directory."
+            )
+        return Folder(absolute, options)
 
     def __str__(self) -> str:
         return self.uri

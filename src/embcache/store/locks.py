@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embcache.store.forks import ForkLock
+from embcache.store.hosts import is_shared
 from embcache.store.manifests import manifest
 
 _COMPACTION = "_compaction.lock"
@@ -91,11 +92,12 @@ def between_turns(table: Path | None) -> Iterator[bool]:
     """While files are removed: nobody is `in_turn`.
 
     Yields:
-        Whether that is so; False also where it cannot be known.
+        Whether that is so; False also where it cannot be known, as other hosts may be at the table.
     """
     # Every commit makes the file; made here, it might be in the way of who deletes the folder.
     with _opened(_in(table, _TURNS), os.O_RDWR) as descriptor:
-        yield descriptor is not None and bool(_lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        had = descriptor is not None and _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield bool(had) and table is not None and not is_shared(table)
 
 
 @contextmanager

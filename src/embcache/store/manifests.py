@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from embcache.store.hosts import now
 
 FOLDER = "_versions"
 
@@ -88,9 +89,10 @@ def newest_committed(table: Path) -> int:
         found.append(int(json.loads((table / FOLDER / _HINT).read_bytes())["version"]))
     except (OSError, ValueError, KeyError, TypeError):  # a hint, that may be missing or damaged
         found.append(0)
+    limit = (now(table) - _COMMIT_SECONDS) * 1e9
     for path in (table / "_transactions").glob("*.txn"):
         based_on = path.name.partition("-")[0]
-        if based_on.isascii() and based_on.isdecimal() and _age(path) > _COMMIT_SECONDS:
+        if based_on.isascii() and based_on.isdecimal() and _written(path) < limit:
             found.append(int(based_on) + 1)
     return max(found)
 
@@ -109,10 +111,6 @@ def _named_by_numbers(table: Path) -> Iterator[Path]:
 def _by_version(found: tuple[Path, int | None]) -> float:
     number = found[1]
     return float("-inf") if number is None else -number
-
-
-def _age(path: Path) -> float:
-    return time.time() - _written(path) / 1e9
 
 
 def _written(path: Path) -> int:

@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,8 @@ class _Capture:
             self._refused = max(0, self._refused - 1)  # after a fork, none
 
     def _begin(self) -> None:
+        if sys.__stderr__ is None:  # closed from the start: 2 may be anybody's, Lance's own, say
+            return
         try:
             self._screen = os.dup(_STDERR)
             self._memory = os.memfd_create("embcache-stderr")
@@ -106,6 +109,17 @@ class _Capture:
         self._lock.release()
 
 
+def _hold_standard_streams() -> None:
+    """Open those of descriptors 0 to 2 that are closed, as some schedulers start processes.
+
+    Else a file of a table gets such a number, and what prints to standard error writes into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+_hold_standard_streams()
 _capture = _Capture()
 
 

@@ -27,9 +27,10 @@ from embcache.store.aside import Aside, read_ends
 from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
 from embcache.store.location import Location
 from embcache.store.locks import in_turn, only_one
-from embcache.store.manifests import versions
+from embcache.store.manifests import manifest, versions
 from embcache.store.reader import Reader
 from embcache.store.snapshot import Mark, SpaceSnapshot, fragment_marks, indexed
+from embcache.store.versions import can_be_opened
 
 logger = logging.getLogger(__name__)
 
@@ -183,9 +184,17 @@ class Salvage:
             except CacheError as error:
                 if not is_damage(error):
                     raise
+                if not self._is_there(version):  # on a network file system, it may be listed still
+                    continue
                 damaged.append(version)
                 first = first or error
         return None, damaged, first
+
+    def _is_there(self, version: int) -> bool:
+        folder = self.location.folder
+        return folder is None or can_be_opened(
+            versions(folder).get(version, manifest(folder, version))
+        )
 
     def _has_rows(self, reader: Reader) -> bool:
         return any(mark not in self.lost for mark in fragment_marks(reader))

@@ -28,6 +28,7 @@ from embcache.identity.identity import Identity
 from embcache.identity.keys import Keys
 from embcache.store import commits, index_file, panics
 from embcache.store.background import Compactor
+from embcache.store.compaction import remove_versions
 from embcache.store.forks import ForkLock
 from embcache.store.index import Positions, unique_keys
 from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LANCES_OWN = timedelta(days=7)
 _DELETE_KEYS = 500  # in one delete statement
 _DELETE_ROWS = 10_000
 
@@ -382,7 +384,10 @@ class Space:
         self._delete("_rowid", [str(row_id) for row_id in row_ids.tolist()], _DELETE_ROWS)
 
     def optimize(self, older_than: timedelta) -> None:
-        """Have Lance rewrite small fragments into large ones and remove old versions' files.
+        """Have Lance rewrite small fragments into large ones, and remove old versions' files.
+
+        Args:
+            older_than: By the file system's clock; in a store, by those of who committed them.
 
         Raises:
             RuntimeError: Another process committed what conflicts with it, at the same time.
@@ -390,7 +395,10 @@ class Space:
         with warnings.catch_warnings(), in_turn(self.location.folder):
             # Zero is what the caller asked for, and was told about.
             warnings.filterwarnings("ignore", r"optimize\(cleanup_older_than=0\)", UserWarning)
-            self.table().optimize(cleanup_older_than=older_than)
+            in_a_store = self.location.folder is None
+            self.table().optimize(cleanup_older_than=older_than if in_a_store else _LANCES_OWN)
+        if not in_a_store:
+            remove_versions(self.location, older_than)
 
     def removed_error(self) -> CacheWriteError:
         """Make the error for a table that is gone while it is written to."""

@@ -58,6 +58,7 @@ def _try_files(folder: Path, shown: Path, *, linked: bool) -> None:
         if linked:
             with _refusal("a hard link", shown):
                 os.link(written, named)
+            _try_taken(written, named, shown)
             with _refusal("removing a file", shown):
                 written.unlink()
         else:
@@ -69,6 +70,19 @@ def _try_files(folder: Path, shown: Path, *, linked: bool) -> None:
         for left in (written, named):
             with suppress(OSError):  # gone already, or the error on its way is the better one
                 left.unlink()
+
+
+def _try_taken(written: Path, named: Path, folder: Path) -> None:
+    """See that a name which is taken is refused: two commits would else get one number."""
+    try:
+        os.link(written, named)
+    except OSError:  # EEXIST; SFTP has no word for it
+        return
+    raise CacheWriteError(
+        f"Nothing is committed to {folder}: a hard link to a name that is taken is made there, so "
+        "that two processes could commit over each other's rows. Put the cache on another file "
+        "system. With read_only=True an encoder uses what is cached and writes nothing."
+    )
 
 
 @contextmanager
