@@ -53,7 +53,7 @@ from embcache.tools.find import find_spaces
 PROMPT = "p: "
 IDENTITY = Identity("organization/name", "0" * 40, "float32")
 ENGINE = "none 1.0"
-_BATCH = 200  # trials of one process
+_BATCH = 1000  # trials of one process, which takes seconds to begin
 _CANARIES = 5
 _LAST = 2**64 - 1
 
