@@ -359,7 +359,7 @@ class Trial:
                 if not checked.ok:
                     raise PromiseError(checked.text)
         for fix in (True, False):
-            for space in find_spaces(None, cache, damaged=True):
+            for space in find_spaces(None, cache):
                 report = check_space(space, fix=fix)
                 if not report.ok or (not fix and report.repair):
                     raise PromiseError(f"check with fix={fix}: {report}")

@@ -95,7 +95,7 @@ IN_PART: dict[str, Callable[[Space], None]] = {
     "a path in it": lambda s: replace_bytes(
         newest(s), files(s, "data")[0].name.encode(), b"x" * len(files(s, "data")[0].name)
     ),
-    "the canaries": lambda s: garble(next(folder(s).glob("_canaries.lance/_versions/*.manifest"))),
+    "the canaries": lambda s: garble(min(folder(s).glob("_canaries.lance/_versions/*.manifest"))),
     "the canaries' rows": lambda s: garble(next(folder(s).glob("_canaries.lance/data/*"))),
 }
 ALL: dict[str, Callable[[Space], None]] = {
@@ -167,13 +167,12 @@ def test_where_nothing_is_written_nothing_is_changed(what: str, space: Space) ->
     assert {path: path.stat().st_mtime_ns for path in folder(space).rglob("*")} == there
 
 
-@pytest.mark.parametrize(
-    "what", set(DAMAGES) - {"_versions is gone", "the canaries", "the canaries' rows"}
-)
+@pytest.mark.parametrize("what", set(DAMAGES) - {"the canaries", "the canaries' rows"})
 def test_on_miss_raise_and_check_report(what: str, space: Space) -> None:
     DAMAGES[what](space)
-    with pytest.raises(EmbcacheError, match=r"organization--name|name--float32|not cached"):
+    with pytest.raises(EmbcacheError, match=r"organization--name|name--float32|not cached") as e:
         encode(small_chunks(space, on_miss="raise", write=False), TEXTS)
+    assert what != "_versions is gone" or isinstance(e.value, DamagedSpaceError)
     assert not check_space(open_space(folder(space).parent)).ok
     assert not list(folder(space).parent.rglob("*.damaged-*"))
 

@@ -82,6 +82,7 @@ class Salvage:
         for _ in range(_ATTEMPTS):
             reader = self._usable(write=write)
             if reader is None:
+                self._give_up(write=write)
                 return SpaceSnapshot()
             if values:
                 names = ["key", reader.layout.value, "checksum"]
@@ -98,24 +99,26 @@ class Salvage:
             f"{self.location} changes or fails again and again while it is read. {READ_FIX.text}"
         )
 
-    def clear_place(self) -> None:
-        """Make room for a new table, where data files are left of one that has no manifests.
-
-        Raises:
-            CacheWriteError: They are in the way, and cannot be set aside.
-        """
+    def _give_up(self, *, write: bool) -> None:
+        """Make room for a new table, where data files are left of one that has no manifests."""
         if not self.location.is_lost_table():
             return
-        with self._alone():
-            if self.location.is_lost_table():  # another process may have been here
-                assert self.location.folder is not None  # only of folders is it known
-                aside = Aside(self.location.folder)
-                aside.move_table()
-                self._tell(
-                    f"{self.location} has data files and no manifest that says what is in them. "
-                    f"They are set aside, not deleted: {aside.folder}. Its texts are encoded "
-                    f"again. {_BRING_BACK}"
-                )
+        what = f"{self.location} has data files and no manifest that says what is in them."
+        if not write:
+            self._tell(f"{what} {_instead(None)} Nothing is changed, as nothing is written.")
+            return
+        try:
+            with self._alone():
+                if self.location.is_lost_table():  # another process may have been here
+                    assert self.location.folder is not None  # only of folders is it known
+                    aside = Aside(self.location.folder)
+                    aside.move_table()
+                    self._tell(
+                        f"{what} They are set aside, not deleted: {aside.folder}. "
+                        f"{_instead(None)} {_BRING_BACK}"
+                    )
+        except CacheWriteError as refused:
+            self._tell(f"{what} {_instead(None)} Nothing is written: {refused} {_MEND}")
 
     def _lose(self, reader: Reader, columns: list[str]) -> int:
         """Find fragments that cannot be read; returns how many of them are new."""

@@ -33,7 +33,7 @@ from embcache.store.index import Positions, unique_keys
 from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
 from embcache.store.location import Location
 from embcache.store.locks import in_turn, pin
-from embcache.store.reader import Reader, open_table
+from embcache.store.reader import Reader, check_not_lost, open_table
 from embcache.store.rows import Rows, conform
 from embcache.store.salvage import Salvage, is_damage
 from embcache.store.schema import (
@@ -344,7 +344,7 @@ class Space:
         """
         with self._lock, lance_errors("Writing to", self.location, WRITE_FIX):
             if not self.location.has_table():
-                self._create(dim, beside=True)
+                self._create(dim)
             table = self._opened_to_write()
             self._check_schema(table.schema, dim)
             commits.append(self.location, table, conform(rows, table.schema))
@@ -401,6 +401,7 @@ class Space:
         last, remote = self._snapshot, self.location.folder is None
         # In a store, to look for a table first takes a request more.
         if not remote and not self.location.has_table():
+            check_not_lost(self.location)
             return last if last.reader is None else SpaceSnapshot()
         if last.reader is not None and not (anew and remote) and self._is_latest(last.reader):
             return last
@@ -507,14 +508,12 @@ class Space:
         self._looked = time.monotonic()
         return self._snapshot
 
-    def _create(self, dim: int, *, beside: bool = False) -> None:
+    def _create(self, dim: int) -> None:
         """Make the table, unless another process does: what that one wrote stays.
 
-        Data files that lie there without a manifest are set aside, or with `beside` stay.
+        Data files that lie there without a manifest stay, too.
         """
         self.location.check_table()  # Lance would create it where a link points to
-        if not beside:
-            self._salvage.clear_place()
         schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
         commits.create(self.location, schema)
 

@@ -99,6 +99,8 @@ def _fix(number: int | None, doing: str, folder: Path) -> str:
             f"{_owner(folder)} Have its owner allow it (chmod or chown, with everything in it), "
             "or give another cache_path."
         )
+    if number == errno.ENOTDIR:
+        return "A file is in a folder's place: `check_space` with fix=True sets it aside."
     return "Mend that, or give another cache_path."
 
 

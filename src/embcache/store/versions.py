@@ -100,8 +100,8 @@ def can_be_opened(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        if error.errno == errno.EIO:
-            return True  # a bad sector is damage
+        if error.errno in (errno.EIO, errno.EISDIR):
+            return True  # a bad sector is damage, and so is a folder in a file's place
         raise CacheError(
             f"{path} cannot be opened: {error.strerror or error}. That says nothing of what it "
             "holds, so nothing is mended; see that it can be read, and try again."
