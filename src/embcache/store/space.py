@@ -488,9 +488,18 @@ class Space:
 
     def _opened_to_write(self) -> lance.LanceDataset:
         try:
-            return open_table(self.location)
+            table = open_table(self.location)
         except ConfigError as error:
             raise self._removed() from error
+        last = self._snapshot.reader
+        if self.location.folder is None or last is None or last.is_gone:
+            return table
+        if table.version < last.dataset.version:  # no commit to it would go through
+            raise DamagedSpaceError(
+                f"The newest manifest of {self.location} says that it is version {table.version}, "
+                f"and version {last.dataset.version} was there: it was swapped, or is damaged."
+            )
+        return table
 
     def _removed(self) -> CacheWriteError:
         return CacheWriteError(

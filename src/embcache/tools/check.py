@@ -233,7 +233,7 @@ def check_canaries(space: Space, *, fix: bool = False) -> CanaryReport:
         CacheError: Deleting failed.
     """
     canaries = space.canaries
-    if not canaries.location.has_table():
+    if not (canaries.location.has_table() or canaries.location.is_lost_table()):
         return CanaryReport()
     try:
         reader = canaries.open()
