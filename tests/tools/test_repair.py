@@ -401,3 +401,17 @@ def test_a_version_that_can_be_read_and_not_written_on(
     monkeypatch.setattr(Space, "delete_rows", refuse)
     _, repair = fixed(space)
     assert missing(space) == [1, 0, 0] and repair.set_aside is not None
+
+
+def test_a_data_file_that_the_manifest_calls_otherwise(open_space: Open) -> None:
+    """Only an older version names it as it is called, and row ids say nothing any more."""
+    space = filled(open_space)
+    space.drop(ROWS[1].keys[:3])
+    (deletions,) = (folder(space) / "_deletions").iterdir()
+    newest, name = manifests(space)[0], data_of(space, 1).name.encode()
+    raw = newest.read_bytes()
+    assert name in raw
+    newest.write_bytes(raw.replace(name, name.replace(b".lance", b".,ance")))
+    deletions.unlink()
+    fixed(space)
+    assert missing(space) == [0, 0, 0]
