@@ -53,7 +53,7 @@ from embcache.tools.find import find_spaces
 PROMPT = "p: "
 IDENTITY = Identity("organization/name", "0" * 40, "float32")
 ENGINE = "none 1.0"
-_BATCH = 200  # trials of one process
+_BATCH = 1000  # trials of one process, which takes seconds to begin
 _CANARIES = 5
 _LAST = 2**64 - 1
 
@@ -359,7 +359,7 @@ class Trial:
                 if not checked.ok:
                     raise PromiseError(checked.text)
         for fix in (True, False):
-            for space in find_spaces(None, cache, damaged=True):
+            for space in find_spaces(None, cache):
                 report = check_space(space, fix=fix)
                 if not report.ok or (not fix and report.repair):
                     raise PromiseError(f"check with fix={fix}: {report}")

@@ -270,7 +270,7 @@ def test_tools_take_them(tmp_path: Path, opened_with: Opened) -> None:
         assert found.location.storage_options == OPTIONS
         (found,) = find_spaces([name], cache, storage_options=OPTIONS)
         assert found.location.storage_options == OPTIONS
-    (found,) = find_spaces(None, cache, damaged=True, storage_options=OPTIONS)
+    (found,) = find_spaces(None, cache, storage_options=OPTIONS)
     assert found.location.storage_options == OPTIONS
     merge_caches(cache, other, storage_options=OPTIONS)
     transfer(cache, other, storage_options=OPTIONS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,14 @@ def test_a_broken_space_does_not_hide_the_others(run: Run, cache: Path) -> None:
     assert "rows" in run("show", "e5-small--float32")
     assert "Opening" in run("show", "bfloat16", code=1)
     assert "2 in" in run("show", "e5-small", code=1)  # a damaged one may be the one that is meant
+
+
+def test_a_space_without_manifests_is_no_cache_without_spaces(run: Run, cache: Path) -> None:
+    broken = next(cache.glob("*bfloat16*"))
+    shutil.rmtree(broken / "_versions")
+    for command in ("ls",), ("show", "bfloat16"), ("compact",), ("get", "bfloat16", "a"):
+        told = run(*command, code=1)
+        assert f"error: {broken} has data files and no manifest" in told and "check" in told
 
 
 def test_a_space_with_a_broken_file_does_not_hide_the_others(run: Run, cache: Path) -> None:

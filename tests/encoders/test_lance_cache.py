@@ -926,3 +926,21 @@ def test_a_damaged_data_file_costs_its_rows(tmp_path: Path, keep: float) -> None
     cache.add([{"text": "a"}], fake_vector("a", DIM)[None])
     cache.save()
     assert (LanceCache(tmp_path).get_vector({"text": "a"}) == fake_vector("a", DIM)).all()
+
+
+def test_reading_ahead_into_a_damaged_file_costs_no_other_row(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for text in "abc":  # five rows each, in a file of its own
+        cache = LanceCache(tmp_path)
+        vectors = np.stack([fake_vector(f"{text}{i}", DIM) for i in range(5)])
+        cache.add([{"text": f"{text}{i}"} for i in range(5)], vectors)
+        cache.close()
+    last = fake_vector("c0", DIM).tobytes()
+    (path,) = [path for path in tmp_path.rglob("data/*") if last in path.read_bytes()]
+    path.write_bytes(b"")
+    texts = [f"{text}{i}" for text in "abc" for i in range(5)]
+    cache = LanceCache(tmp_path)
+    found = [cache.get_vector({"text": text}) for text in texts]
+    assert [text for text, one in zip(texts, found, strict=True) if one is None] == texts[10:]
+    assert "fails its checksum" not in caplog.text and len(cache) == 10

@@ -55,6 +55,11 @@ def garble(path: Path) -> None:
     path.write_bytes(b"\xff" * path.stat().st_size)
 
 
+def put_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def replace_bytes(path: Path, old: bytes, new: bytes) -> None:
     """In the same length, as flips would."""
     assert len(old) == len(new) and old in path.read_bytes()
@@ -84,6 +89,10 @@ IN_PART: dict[str, Callable[[Space], None]] = {
     "the newest manifest is cut": lambda s: truncate(newest(s)),
     "the newest manifest is empty": lambda s: truncate(newest(s), 0),
     "the newest manifest is garbled": lambda s: garble(newest(s)),
+    "a folder is in the newest manifest's place": lambda s: put_folder(newest(s)),
+    "the newest manifest is the canaries'": lambda s: newest(s).write_bytes(
+        min(folder(s).glob("_canaries.lance/_versions/*.manifest")).read_bytes()
+    ),
     "the newest two manifests": lambda s: each(s, "_versions", truncate, 2),
     "a type in the newest manifest": lambda s: replace_bytes(newest(s), b"uint64", b"uhnt64"),
     "the dimension in it": lambda s: replace_bytes(newest(s), b"list:float:8", b"list:float:9"),
@@ -95,7 +104,7 @@ IN_PART: dict[str, Callable[[Space], None]] = {
     "a path in it": lambda s: replace_bytes(
         newest(s), files(s, "data")[0].name.encode(), b"x" * len(files(s, "data")[0].name)
     ),
-    "the canaries": lambda s: garble(next(folder(s).glob("_canaries.lance/_versions/*.manifest"))),
+    "the canaries": lambda s: garble(min(folder(s).glob("_canaries.lance/_versions/*.manifest"))),
     "the canaries' rows": lambda s: garble(next(folder(s).glob("_canaries.lance/data/*"))),
 }
 ALL: dict[str, Callable[[Space], None]] = {
@@ -167,13 +176,12 @@ def test_where_nothing_is_written_nothing_is_changed(what: str, space: Space) ->
     assert {path: path.stat().st_mtime_ns for path in folder(space).rglob("*")} == there
 
 
-@pytest.mark.parametrize(
-    "what", set(DAMAGES) - {"_versions is gone", "the canaries", "the canaries' rows"}
-)
+@pytest.mark.parametrize("what", set(DAMAGES) - {"the canaries", "the canaries' rows"})
 def test_on_miss_raise_and_check_report(what: str, space: Space) -> None:
     DAMAGES[what](space)
-    with pytest.raises(EmbcacheError, match=r"organization--name|name--float32|not cached"):
+    with pytest.raises(EmbcacheError, match=r"organization--name|name--float32|not cached") as e:
         encode(small_chunks(space, on_miss="raise", write=False), TEXTS)
+    assert what != "_versions is gone" or isinstance(e.value, DamagedSpaceError)
     assert not check_space(open_space(folder(space).parent)).ok
     assert not list(folder(space).parent.rglob("*.damaged-*"))
 
@@ -275,3 +283,28 @@ def test_flipped_manifests(seed: int, space: Space, capfd: pytest.CaptureFixture
     check_space(space)
     assert right(encode(small_chunks(open_space(folder(space).parent)), TEXTS)[0], TEXTS)
     assert "panicked" not in capfd.readouterr().err
+
+
+def test_a_version_is_not_used_whose_files_are_lost_too(
+    space: Space, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one before a deletion names the same data files."""
+    each(space, "data", Path.unlink)
+    newest(space).write_bytes(b"")
+    found, _ = encode(small_chunks(space), TEXTS)
+    (told,) = [record.getMessage() for record in caplog.records if "out of" not in record.name]
+    assert right(found, TEXTS) and "again. What is damaged is set aside" in told
+    assert "can be read" not in told.partition("bring back")[0]
+
+
+def test_lost_canaries_are_told_of_once_and_removed(
+    space: Space, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(folder(space) / "_canaries.lance" / "_versions")
+    pipeline = small_chunks(space)
+    for texts in ([*TEXTS, "new"], [*TEXTS, "newer"]):
+        assert right(encode(pipeline, texts)[0], texts)
+    assert caplog.text.count("has data files and no manifest") == 1
+    assert not check_space(open_space(folder(space).parent)).ok
+    assert check_space(open_space(folder(space).parent), fix=True).ok
+    assert not (folder(space) / "_canaries.lance").exists()

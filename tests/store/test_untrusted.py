@@ -126,6 +126,14 @@ def test_a_pipe_is_refused_and_not_waited_for(space: Space) -> None:
         again(space).refresh()
 
 
+def test_a_link_to_itself_is_refused(space: Space) -> None:
+    (file, *_) = (folder(space) / "data").iterdir()
+    file.unlink()
+    file.symlink_to(file.name)
+    with pytest.raises(CacheError, match=rf"{file.name} is a symbolic link to a place where no"):
+        again(space).refresh()
+
+
 def test_rows_elsewhere_are_refused(space: Space, tmp_path: Path) -> None:
     """A shallow clone's manifest names another folder; it could name a place in the network."""
     clone = tmp_path / "clone" / folder(space).name

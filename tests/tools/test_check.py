@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -408,3 +410,51 @@ def test_canaries_survive_a_compaction_and_go_with_their_space(open_space: Open)
     ]
     space.location.remove()
     assert not space.canaries.location.has_table()
+
+
+def _file(place: Path) -> None:
+    shutil.rmtree(place)
+    place.write_bytes(b"junk")
+
+
+def _folder(place: Path) -> None:
+    place.unlink()
+    place.mkdir()
+
+
+def _pipe(place: Path) -> None:
+    place.unlink()
+    os.mkfifo(place)
+
+
+def _link(place: Path) -> None:
+    place.unlink()
+    place.symlink_to(place.name)
+
+
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [
+        *((name, _file) for name in ("_versions", "data", "_transactions", "_canaries.lance")),
+        *((f"{name}/*", how) for name in ("_versions", "data") for how in (_folder, _pipe, _link)),
+        ("_canaries.lance/data/*", _pipe),
+    ],
+)
+def test_what_is_nothing_of_a_table_is_set_aside(
+    open_space: Open, where: str, how: Callable[[Path], None]
+) -> None:
+    space = open_space()
+    space.add(make_rows(["a", "b"]))
+    space.canaries.add(make_rows(["c"]))
+    space.add(make_rows(["d"]))
+    (place, *_) = sorted(folder(space).glob(where))
+    how(place)
+    report = check_space(open_space())
+    assert not report.ok and str(place) in str(report) and "fix=True mends" in str(report)
+    report = check_space(open_space(), fix=True)
+    assert report.ok and report.strangers == (place,) and f"{place} is nothing" in str(report)
+    (aside,) = folder(space).parent.glob(".damaged-*")
+    inside = Path(folder(space).name, place.relative_to(folder(space)))
+    assert os.path.lexists(aside / inside) or os.path.lexists(aside / "rest" / inside)
+    open_space().add(make_rows(["new"]))
+    assert check_space(open_space()).ok

@@ -161,7 +161,7 @@ def _work() -> None:
     watch.start(lambda what: _send("reading", what), job.deadly)
     try:
         cache = Location.of(job.cache, job.storage_options)
-        for space in find_spaces(job.spaces, cache, damaged=True):
+        for space in find_spaces(job.spaces, cache):
             where = str(space.location)
             if where not in job.done:
                 report = check_space(space, fix=job.fix)

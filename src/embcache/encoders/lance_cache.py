@@ -247,9 +247,14 @@ class LanceCache:
         start, block = self._block or (0, None)
         if block is None or not start <= position < start + len(block.keys):
             forward = 0 < position - self._last <= _BLOCK_ROWS
-            assert self._snapshot.reader is not None  # where a position is from
+            reader = self._snapshot.reader
+            assert reader is not None  # where a position is from
+            # Not over a fragment's end: rows are not lost with the next one's file.
+            end = int(reader.starts[np.searchsorted(reader.starts, position, side="right")])
             try:
-                block = self._snapshot.reader.read_range(position, _BLOCK_ROWS if forward else 1)
+                block = reader.read_range(
+                    position, min(_BLOCK_ROWS, end - position) if forward else 1
+                )
             except CacheError as error:
                 if not is_damage(error):
                     raise

@@ -30,7 +30,7 @@ from embcache.pipeline.known_canaries import (
 from embcache.pipeline.request import Request
 from embcache.store import Rows, Space
 from embcache.store.forks import ForkLock
-from embcache.store.space import CANARIES
+from embcache.store.lance_errors import cause_of
 from embcache.store.verify import Values
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class Canaries:
         self._new: list[Rows] = []
         self._unwritten: CacheWriteError | None = None
         self._told = False
+        self._warned = False
         self._lock = ForkLock()  # upstreams are read beside the engine
 
     def forget(self) -> None:
@@ -211,12 +212,15 @@ class Canaries:
             return KnownCanaries()
 
     def _warn(self, space: Space, error: CacheError) -> None:
+        if self._warned:
+            return
+        self._warned = True
         logger.warning(
             "The canaries of %s cannot be used, so the model is not compared with the one that "
-            "filled it: %s Delete %s, and the next write adds them again.",
+            "filled it: %s `check_space` with fix=True deletes them; the next write adds them "
+            "again.",
             space.location,
-            error,
-            space.location.table(CANARIES),
+            cause_of(error),
         )
 
     def _compare(self, request: Request, every: list[KnownCanaries]) -> None:

@@ -93,7 +93,7 @@ def read_ends(files: list[Path]) -> None:
     """Have the operating system read the first and the last bytes of files that look damaged.
 
     Args:
-        files: Those that are not there are left out.
+        files: Those that are not there are left out, and folders in their places.
 
     Raises:
         OSError: It refuses; then nothing says that they are damaged.
@@ -104,5 +104,5 @@ def read_ends(files: list[Path]) -> None:
                 file.read(_END_BYTES)
                 file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES))
                 file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             continue

@@ -180,10 +180,6 @@ class Bucket(Location):
         """False: rows without a manifest are in nobody's way here."""
         return False
 
-    def lost_tables(self) -> list[Self]:
-        """None, see `is_lost_table`."""
-        return []
-
     def left_aside(self) -> list[str]:
         """None: nothing is set aside here."""
         return []

@@ -28,7 +28,7 @@ from embcache.store.hosts import is_shared, now
 from embcache.store.lance_errors import WRITE_FIX, is_conflict, lance_errors
 from embcache.store.leftovers import AGE, remove_leftovers
 from embcache.store.location import Location
-from embcache.store.manifests import COMMIT_FOLDERS, FOLDER, versions
+from embcache.store.manifests import COMMIT_FOLDERS, DELETIONS, FOLDER, versions
 from embcache.store.reader import open_table
 
 FANOUT = 16
@@ -55,7 +55,7 @@ KEPT = timedelta(hours=1)
 _DECODED_BYTES = 32 * 2**20
 _BATCH_BYTES = 2**20
 _BATCH_ROWS = 8192
-_LANCE_FOLDERS = (*COMMIT_FOLDERS, "_deletions")
+_LANCE_FOLDERS = (*COMMIT_FOLDERS, DELETIONS)
 _ROW_VERSIONS = ("created_at_version_meta", "last_updated_at_version_meta")
 
 

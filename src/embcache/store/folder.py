@@ -102,13 +102,9 @@ class Folder(Location):
     @_looks
     def is_lost_table(self) -> bool:
         """Whether data files are here and no manifest."""
-        return self.is_table and not self.has_table() and bool(manifests.data_paths(self._path))
-
-    @_looks
-    def lost_tables(self) -> list[Self]:
-        """Folders in it that were tables before all their manifests were lost, by name."""
-        found = sorted(path.stem for path in self._path.glob(f"[!.]*{TABLE}"))
-        return [table for table in map(self.table, found) if table.is_lost_table()]
+        if not self.is_table or self._path.name.startswith(".") or self.has_table():
+            return False
+        return bool(manifests.data_paths(self._path))
 
     @_looks
     def left_aside(self) -> list[str]:

@@ -48,6 +48,12 @@ WRITE_FIX = Fix(
     CacheWriteError,
 )
 
+
+def cause_of(error: CacheError) -> str:
+    """What failed and why, without what to do about it: for who does something, or says better."""
+    return str(error).replace(READ_FIX.text, "").strip()
+
+
 _OUTAGE = (
     "The store did not answer, or refused, for minutes. What was committed before is safe there, "
     "and the next run goes on from it."

@@ -105,8 +105,9 @@ class Location(ABC):
         return self._at(f"{self.uri.rstrip('/')}/{name}{TABLE}")
 
     def tables(self) -> list[Self]:
-        """Everything in this cache that a table was ever committed to, by name."""
-        return [one for one in self.named_as_tables() if one.has_table()]
+        """Everything in this cache that a table was ever committed to, by name; lost ones too."""
+        named = self.named_as_tables()
+        return [one for one in named if one.has_table() or one.is_lost_table()]
 
     def _at(self, uri: str) -> Self:
         """Another place, of the same store."""
@@ -179,10 +180,6 @@ class Location(ABC):
     @abstractmethod
     def is_lost_table(self) -> bool:
         """Whether rows are here and no manifest is, so that no table is."""
-
-    @abstractmethod
-    def lost_tables(self) -> list[Self]:
-        """Folders of this cache that were tables before all their manifests were lost, by name."""
 
     @abstractmethod
     def left_aside(self) -> list[str]:

@@ -18,6 +18,8 @@ FOLDER = "_versions"
 COMMIT_FOLDERS = ("data", "_transactions", FOLDER)
 """Where a commit puts files."""
 
+DELETIONS = "_deletions"
+
 _SPACE_NAME = re.compile(r"--\w+--([0-9a-f]{10})$")
 _HINT = "latest_version_hint.json"
 _COMMIT_SECONDS = 30

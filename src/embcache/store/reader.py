@@ -87,11 +87,26 @@ def check_table(location: Location) -> None:
 
     Raises:
         ConfigError: There is none.
+        DamagedSpaceError: There was one.
     """
     if not location.has_table():
+        check_not_lost(location)
         raise ConfigError(
             f"{str(location)!r} is no space: there is no Lance table. Give the folder of one, "
             "<cache>/<name>.lance."
+        )
+
+
+def check_not_lost(location: Location) -> None:
+    """Refuse a table that has rows and no version.
+
+    Raises:
+        DamagedSpaceError: It is one.
+    """
+    if location.is_lost_table():
+        raise DamagedSpaceError(
+            f"{location} has data files and no manifest that says what is in them. `check_space` "
+            "with fix=True mends it."
         )
 
 

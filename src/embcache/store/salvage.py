@@ -24,7 +24,7 @@ from embcache.errors import (
     NewerFormatError,
 )
 from embcache.store.aside import Aside, read_ends
-from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
+from embcache.store.lance_errors import READ_FIX, WRITE_FIX, cause_of, lance_errors
 from embcache.store.location import Location
 from embcache.store.locks import in_turn, only_one
 from embcache.store.manifests import manifest, versions
@@ -83,6 +83,7 @@ class Salvage:
         for _ in range(_ATTEMPTS):
             reader = self._usable(write=write)
             if reader is None:
+                self._give_up(write=write)
                 return SpaceSnapshot()
             if values:
                 names = ["key", reader.layout.value, "checksum"]
@@ -99,24 +100,26 @@ class Salvage:
             f"{self.location} changes or fails again and again while it is read. {READ_FIX.text}"
         )
 
-    def clear_place(self) -> None:
-        """Make room for a new table, where data files are left of one that has no manifests.
-
-        Raises:
-            CacheWriteError: They are in the way, and cannot be set aside.
-        """
+    def _give_up(self, *, write: bool) -> None:
+        """Make room for a new table, where data files are left of one that has no manifests."""
         if not self.location.is_lost_table():
             return
-        with self._alone():
-            if self.location.is_lost_table():  # another process may have been here
-                assert self.location.folder is not None  # only of folders is it known
-                aside = Aside(self.location.folder)
-                aside.move_table()
-                self._tell(
-                    f"{self.location} has data files and no manifest that says what is in them. "
-                    f"They are set aside, not deleted: {aside.folder}. Its texts are encoded "
-                    f"again. {_BRING_BACK}"
-                )
+        what = f"{self.location} has data files and no manifest that says what is in them."
+        if not write:
+            self._tell(f"{what} {self._instead(None)} Nothing is changed, as nothing is written.")
+            return
+        try:
+            with self._alone():
+                if self.location.is_lost_table():  # another process may have been here
+                    assert self.location.folder is not None  # only of folders is it known
+                    aside = Aside(self.location.folder)
+                    aside.move_table()
+                    self._tell(
+                        f"{what} They are set aside, not deleted: {aside.folder}. "
+                        f"{self._instead(None)} {_BRING_BACK}"
+                    )
+        except CacheWriteError as refused:
+            self._tell(f"{what} {self._instead(None)} Nothing is written: {refused} {_MEND}")
 
     def _lose(self, reader: Reader, columns: list[str]) -> int:
         """Find fragments that cannot be read; returns how many of them are new."""
@@ -137,8 +140,9 @@ class Salvage:
         reader, damaged, error = self._newest()
         if error is None:
             return reader
+        what = f"{cause_of(error)} {self._instead(reader)}"
         if not write:
-            self._tell(f"{error} {_instead(reader)} Nothing is changed, as nothing is written.")
+            self._tell(f"{what} Nothing is changed, as nothing is written.")
             return reader
         try:
             with self._alone():
@@ -147,7 +151,7 @@ class Salvage:
                     self._set_aside(reader, damaged, error)
                     reader = self._newest()[0]
         except CacheWriteError as refused:
-            self._tell(f"{error} {_instead(reader)} Nothing is written: {refused} {_MEND}")
+            self._tell(f"{what} Nothing is written: {refused} {_MEND}")
         return reader
 
     @contextmanager
@@ -176,6 +180,8 @@ class Salvage:
         for version in self._versions:
             try:
                 reader = self._open(version)
+                if first is not None:  # what a newer one has told of need not be told again
+                    self.lost.update(dict(_unreadable(reader, ["key"], self.lost)))
                 if self._has_rows(reader) or (first is None and not reader.fragments):
                     return reader, damaged, first
                 raise DamagedSpaceError(
@@ -228,11 +234,21 @@ class Salvage:
         for path in manifests if reader is not None else ():
             aside.move(path)
         self._tell(
-            f"{error} {_instead(reader)} What is damaged is set aside, not deleted: "
+            f"{cause_of(error)} {self._instead(reader)} What is damaged is set aside, not deleted: "
             f"{aside.folder}. {_BRING_BACK if reader is None else _MEND}"
         )
         if reader is not None:
             pass_by(self.location, reader.dataset.version, damaged[0])
+
+    def _instead(self, reader: Reader | None) -> str:
+        if reader is None:
+            return "Its texts are encoded again."
+        marks = zip(reader.fragments, fragment_marks(reader), strict=True)
+        rows = sum(one.metadata.num_rows for one, mark in marks if mark not in self.lost)
+        return (
+            f"The newest version that can be read, {reader.dataset.version}, is used instead "
+            f"({rows:,} rows), and what it has not is encoded again."
+        )
 
     def _open(self, version: int) -> Reader:
         open_version = self._open_version()
@@ -272,15 +288,6 @@ def pass_by(location: Location, at: int, version: int) -> None:
                     str(location), nothing, read_version=at, storage_options=location.lance_options
                 )
             at = done.version
-
-
-def _instead(reader: Reader | None) -> str:
-    if reader is None:
-        return "Its texts are encoded again."
-    return (
-        f"The newest version that can be read, {reader.dataset.version}, is used instead "
-        f"({len(reader):,} rows), and what it has not is encoded again."
-    )
 
 
 def _unreadable(reader: Reader, columns: list[str], known: set[Mark]) -> Iterator[tuple[Mark, str]]:

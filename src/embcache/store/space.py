@@ -30,11 +30,12 @@ from embcache.store import commits, index_file, panics
 from embcache.store.background import Compactor
 from embcache.store.compaction import remove_versions
 from embcache.store.forks import ForkLock
+from embcache.store.hosts import is_shared
 from embcache.store.index import Positions, unique_keys
 from embcache.store.lance_errors import READ_FIX, WRITE_FIX, lance_errors
 from embcache.store.location import Location
 from embcache.store.locks import in_turn, pin
-from embcache.store.reader import Reader, open_table
+from embcache.store.reader import Reader, check_not_lost, open_table
 from embcache.store.rows import Rows, conform
 from embcache.store.salvage import Salvage, is_damage
 from embcache.store.schema import (
@@ -346,7 +347,7 @@ class Space:
         """
         with self._lock, lance_errors("Writing to", self.location, WRITE_FIX):
             if not self.location.has_table():
-                self._create(dim, beside=True)
+                self._create(dim)
             table = self._opened_to_write()
             self._check_schema(table.schema, dim)
             commits.append(self.location, table, conform(rows, table.schema))
@@ -416,6 +417,7 @@ class Space:
         last, remote = self._snapshot, self.location.folder is None
         # In a store, to look for a table first takes a request more.
         if not remote and not self.location.has_table():
+            check_not_lost(self.location)
             return last if last.reader is None else SpaceSnapshot()
         if last.reader is not None and not (anew and remote) and self._is_latest(last.reader):
             return last
@@ -502,9 +504,19 @@ class Space:
 
     def _opened_to_write(self) -> lance.LanceDataset:
         try:
-            return open_table(self.location)
+            table = open_table(self.location)
         except ConfigError as error:
             raise self.removed_error() from error
+        last = self._snapshot.reader
+        if last is None or last.is_gone or table.version >= last.dataset.version:
+            return table
+        folder = self.location.folder
+        if folder is None or is_shared(folder):  # a list of versions may be seen late there
+            return table
+        raise DamagedSpaceError(  # no commit to it would go through
+            f"The newest manifest of {self.location} says that it is version {table.version}, "
+            f"and version {last.dataset.version} was there: it was swapped, or is damaged."
+        )
 
     def _see(self, written: lance.LanceDataset) -> SpaceSnapshot:
         """The snapshot after a commit: in a store it is known what was committed, and onto what."""
@@ -516,14 +528,12 @@ class Space:
         self._looked = time.monotonic()
         return self._snapshot
 
-    def _create(self, dim: int, *, beside: bool = False) -> None:
+    def _create(self, dim: int) -> None:
         """Make the table, unless another process does: what that one wrote stays.
 
-        Data files that lie there without a manifest are set aside, or with `beside` stay.
+        Data files that lie there without a manifest stay, too.
         """
         self.location.check_table()  # Lance would create it where a link points to
-        if not beside:
-            self._salvage.clear_place()
         schema = space_schema(self._new_layout, dim, self.metadata, store_text=self._store_text)
         commits.create(self.location, schema)
 

@@ -106,6 +106,8 @@ def _fix(number: int | None, doing: str, folder: Path) -> str:
         )
     if number in NO_PERMISSION:
         return f"{_owner(folder)} {known}"
+    if number == errno.ENOTDIR:
+        return "A file is in a folder's place: `check_space` with fix=True sets it aside."
     return known or "Mend that, or give another cache_path."
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import lance
 
 from embcache.errors import CacheError
-from embcache.store.manifests import has_manifest
+from embcache.store.manifests import COMMIT_FOLDERS, DELETIONS, has_manifest
 
 
 def check_name(table: Path) -> None:
@@ -55,8 +55,30 @@ def check_folder(table: Path) -> None:
         raise CacheError(
             f"{table} is not opened: {entry} is {kind}, and a table's files are all in its own "
             "folder. Compacting it would remove what is in others. Put the folder itself there "
-            "(cp -rL), or move the table away; its texts are encoded again."
+            "(cp -rL), or move the table away; its texts are encoded again. What leads nowhere, "
+            "`check_space` with fix=True sets aside."
         )
+
+
+def strangers(table: Path) -> list[Path]:
+    """What lies in a table, or in one inside, and is nothing of it.
+
+    Pipes, devices, links that lead nowhere, files in a folder's place, folders in a file's. A link
+    to a folder is none of these: whoever put it there has meant something by it.
+
+    Args:
+        table: The table's folder.
+    """
+    nowhere = [Path(entry) for entry in _refused(table) if not os.path.isdir(entry)]
+    inside = [*table.glob("*.lance")]
+    roots = [table, *inside]
+    folders = [root / name for root in roots for name in (*COMMIT_FOLDERS, DELETIONS)]
+    files = [path for folder in folders if folder.is_dir() for path in folder.glob("*.*")]
+    return [
+        *nowhere,
+        *(place for place in (*inside, *folders) if place.is_file()),
+        *(place for place in files if place.is_dir() and not place.is_symlink()),
+    ]
 
 
 def check_manifest(dataset: lance.LanceDataset, table: object) -> None:
@@ -92,5 +114,6 @@ def _refused(table: Path) -> Iterator[str]:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-                elif not entry.is_file() and os.path.lexists(entry.path):
+                # Of the entry itself, a link to itself would be an OSError.
+                elif not os.path.isfile(entry.path) and os.path.lexists(entry.path):
                     yield entry.path

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from embcache.errors import CacheError
 from embcache.store import Location, Space
-from embcache.store.locks import sole_compactor
+from embcache.store.aside import Aside
+from embcache.store.locks import only_one, sole_compactor
 from embcache.store.reader import check_table
+from embcache.store.untrusted import strangers
 from embcache.store.versions import read_versions
 from embcache.tools.repair import Condition, Repair, examine, repair_space
 from embcache.tools.verified_rows import survey
@@ -75,6 +78,8 @@ class CheckReport:
         unnamed: Data files that no version names while a manifest seems to be lost: `fix` takes in
             what rows they hold. Others of that kind are left-overs, which compaction removes.
         deleted: Rows that were deleted one by one; 0 without `fix`.
+        strangers: What lay in the table and is nothing of it (a pipe, a link that leads nowhere, a
+            file in a folder's place), and was set aside by `fix`.
         repair: What was mended; None without `fix`, or where nothing was to be.
         canaries: Of the texts by which a changed model is noticed; they are no rows.
     """
@@ -89,6 +94,7 @@ class CheckReport:
     problems: tuple[str, ...] = ()
     unnamed: int = 0
     deleted: int = 0
+    strangers: tuple[Path, ...] = ()
     repair: Repair | None = None
     canaries: CanaryReport = field(default_factory=CanaryReport)
 
@@ -112,6 +118,7 @@ class CheckReport:
         }
         lines += [f"  {count:,} {what}" for what, count in counts.items() if count]
         lines += [f"  {problem}" for problem in self.problems]
+        lines += [f"  {path} is nothing of the table's: set aside" for path in self.strangers]
         lines += [f"  cannot be read: {file}" for file in self.unreadable]
         lines += [f"  {line}" for line in str(self.canaries).splitlines()]
         lines += [f"  {line}" for line in str(self.repair or "").splitlines()]
@@ -140,12 +147,28 @@ def check_space(space: Space, *, fix: bool = False) -> CheckReport:
         CacheError: It cannot be written.
     """
     location = space.location
+    if location.folder is not None and (found := strangers(location.folder)):
+        return _without_strangers(space, location.folder, found, fix=fix)
     if not location.is_lost_table():
         check_table(location)
     location.check_table()
     # None of another process's merged files is half there, and looks like a lost one.
     with sole_compactor(location.folder, wait=True) if fix else nullcontext():
         return _check(location, fix=fix)
+
+
+def _without_strangers(space: Space, table: Path, found: list[Path], *, fix: bool) -> CheckReport:
+    """Report what is nothing of a table, or set it aside and go on; until then none is opened."""
+    if not fix:
+        problems = (f"{path} is no file, or in the place of a folder or file" for path in found)
+        return CheckReport(space.location, problems=tuple(problems))
+    aside = Aside(table)
+    with only_one(table.parent):
+        for path in found:
+            aside.move(path)
+    if not (space.location.has_table() or space.location.is_lost_table()):
+        return CheckReport(space.location, strangers=tuple(found))
+    return replace(check_space(space, fix=fix), strangers=tuple(found))
 
 
 def _check(location: Location, *, fix: bool) -> CheckReport:
@@ -210,7 +233,7 @@ def check_canaries(space: Space, *, fix: bool = False) -> CanaryReport:
         CacheError: Deleting failed.
     """
     canaries = space.canaries
-    if not canaries.location.has_table():
+    if not (canaries.location.has_table() or canaries.location.is_lost_table()):
         return CanaryReport()
     try:
         reader = canaries.open()

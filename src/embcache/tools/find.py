@@ -68,7 +68,6 @@ def find_spaces(
     spaces: Iterable[str | os.PathLike[str]] | None,
     cache: CachePath = "cache",
     *,
-    damaged: bool = False,
     storage_options: Mapping[str, str] | None = None,
 ) -> list[Space]:
     """The spaces that a user means, which need not be sound; all of a cache's if none is named.
@@ -76,8 +75,6 @@ def find_spaces(
     Args:
         spaces: Each as for `find_space`; None, or none, for all.
         cache: Where to look for names.
-        damaged: Whether folders count too that only their names and data files show to be spaces:
-            all manifests are lost, or the newest one says nothing of embcache any more.
         storage_options: As for `find_space`.
 
     Raises:
@@ -87,8 +84,8 @@ def find_spaces(
     """
     where = Location.of(cache, storage_options)
     if named := [*(spaces or ())]:
-        return [_find(os.fspath(space), where, damaged).space for space in named]
-    return [candidate.space for candidate in _candidates(where, damaged)]
+        return [_find(os.fspath(space), where).space for space in named]
+    return [candidate.space for candidate in _candidates(where)]
 
 
 def hint_of(cache: Location) -> str:
@@ -100,60 +97,60 @@ def hint_of(cache: Location) -> str:
     return ""
 
 
-def _find(space: str, cache: Location, damaged: bool = False) -> _Candidate:
+def _find(space: str, cache: Location) -> _Candidate:
     if not space:
-        return _find_by_name(space, cache, damaged)
+        return _find_by_name(space, cache)
     folder = Location.of(space, cache.storage_options, argument="space")
     if _SCHEME in str(folder):
-        return _find_at(space, folder, damaged)
+        return _find_at(space, folder)
     if folder.is_table:
         if cache.folder is None:
             cache.check()  # in seconds; what comes next is patient with its store
         for table in (folder, cache.within(space)):
-            if table.has_table() or (damaged and table.is_lost_table()):
-                return _named_table(table, damaged)
+            if table.has_table() or table.is_lost_table():
+                return _named_table(table)
         if os.path.dirname(space) and folder.parent.exists():
             cache = folder.parent
     elif folder.exists():
-        return _find_in_folder(space, folder, cache, damaged)
-    return _find_by_name(space, cache, damaged)
+        return _find_in_folder(space, folder, cache)
+    return _find_by_name(space, cache)
 
 
-def _find_at(url: str, place: Location, damaged: bool) -> _Candidate:
+def _find_at(url: str, place: Location) -> _Candidate:
     """The space at a URL, which is a part of no name."""
     if not place.is_table:
-        inside = _candidates(place, damaged)
+        inside = _candidates(place)
         if len(inside) != 1:
             raise ConfigError(_not_one(url, place, inside, inside))
         return inside[0]
     place.check()
-    if place.has_table() or (damaged and place.is_lost_table()):
-        return _named_table(place, damaged)
-    raise ConfigError(_not_one(url, place.parent, [], _candidates(place.parent, damaged)))
+    if place.has_table() or place.is_lost_table():
+        return _named_table(place)
+    raise ConfigError(_not_one(url, place.parent, [], _candidates(place.parent)))
 
 
-def _named_table(table: Location, damaged: bool) -> _Candidate:
-    if (found := _candidate(table, damaged)) is None:
+def _named_table(table: Location) -> _Candidate:
+    if (found := _candidate(table)) is None:
         raise ConfigError(f"{table} is a Lance table, and no space of embcache's.")
     return found
 
 
-def _find_in_folder(space: str, folder: Location, cache: Location, damaged: bool) -> _Candidate:
+def _find_in_folder(space: str, folder: Location, cache: Location) -> _Candidate:
     """The one space of a cache; or, since it is not that, one whose name the folder has by chance.
 
     A model's own directory is often called as a part of a space's name is.
     """
-    inside = _candidates(folder, damaged)
+    inside = _candidates(folder)
     if len(inside) == 1:
         return inside[0]
     try:
-        return _find_by_name(space, cache, damaged)
+        return _find_by_name(space, cache)
     except (ConfigError, CacheError) as error:
         raise ConfigError(_not_one(space, folder, inside, inside)) from error
 
 
-def _find_by_name(space: str, cache: Location, damaged: bool) -> _Candidate:
-    candidates = _candidates(cache, damaged)
+def _find_by_name(space: str, cache: Location) -> _Candidate:
+    candidates = _candidates(cache)
     name = cache.within(space).name if space.endswith(".lance") else space
     found = _matching(candidates, name.lower())
     if len(found) != 1:
@@ -161,22 +158,17 @@ def _find_by_name(space: str, cache: Location, damaged: bool) -> _Candidate:
     return found[0]
 
 
-def _candidates(cache: Location, damaged: bool) -> list[_Candidate]:
+def _candidates(cache: Location) -> list[_Candidate]:
     """The spaces of a cache, by name; those that cannot be opened are among them.
 
     Raises:
         CacheError: There is no such directory.
     """
     Database(cache, writable=False).check_exists()
-    tables = cache.tables()
-    if damaged:
-        tables = sorted([*tables, *cache.lost_tables()], key=str)
-    return [one for table in tables if (one := _candidate(table, damaged)) is not None]
+    return [one for table in cache.tables() if (one := _candidate(table)) is not None]
 
 
-def _candidate(table: Location, damaged: bool) -> _Candidate | None:
-    if damaged and table.is_lost_table():
-        return _Candidate(Space(table), CacheError(f"{table} has data files, and no manifest."))
+def _candidate(table: Location) -> _Candidate | None:
     try:
         found = open_listed(table)
     except CacheError as error:

@@ -49,6 +49,14 @@ def paths_of(location: Location, fragments: Iterable[lance.LanceFragment]) -> li
     return [path for path in paths if path.name in names]
 
 
+def _misnamed(reader: Reader, fragment: lance.LanceFragment) -> list[Path]:
+    """Files that may be a fragment's whose own is not there: its name may be what is damaged."""
+    folder, named = reader.location.folder, data_names(reader.fragments)
+    paths = [] if folder is None else data_paths(folder)
+    files = open_files(path for path in paths if path.name not in named)
+    return [file.path for file in files if len(file) == fragment.metadata.physical_rows]
+
+
 class Recovery:
     """Appends rows of data files to a space, those whose keys it lacks.
 
@@ -99,7 +107,8 @@ class Recovery:
             if fragment.fragment_id in found.broken:
                 row_ids, live = _live_rows(reader, fragment)
                 lost.append(row_ids)
-                for file in open_files(paths_of(reader.location, [fragment])):
+                paths = paths_of(reader.location, [fragment]) or _misnamed(reader, fragment)
+                for file in open_files(paths):
                     for batch in self._parts(file, live):
                         appender.add(batch)
                 for batch in self._by_manifest(reader, fragment):

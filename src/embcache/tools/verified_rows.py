@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from embcache.errors import CacheError
 from embcache.identity.keys import Keys
-from embcache.store import Reader, Verified
+from embcache.store import Reader, Verified, panics
 from embcache.store.index import run_starts, sorting_order
 from embcache.store.verify import key_fits
 from embcache.store.versions import data_names
@@ -162,8 +162,9 @@ def _judge_columns(
 ) -> tuple[list[_Judged], str | None]:
     judged: list[_Judged] = []
     try:
-        for part in reader.read_fragment(fragment, columns):
-            judged.append(_judge(part, reader))
+        with panics.off_screen():  # as a whole: Lance reads ahead
+            for part in reader.read_fragment(fragment, columns):
+                judged.append(_judge(part, reader))
     except CacheError as error:
         return judged, str(error)
     read = len(_all_ids(judged))
