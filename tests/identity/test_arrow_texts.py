@@ -26,13 +26,15 @@ def test_bytes_and_keys_are_those_of_the_strings(chunks: list[list[str]], large:
     assert (list(found), len(found)) == (texts, len(texts))
 
 
-def test_a_slice_of_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most_strings", [0, 2**26])
+def test_a_slice_of_a_column(most_strings: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow_texts, "_AT_ONCE", 3)
+    monkeypatch.setattr(arrow_texts, "_MOST_STRINGS", most_strings)
     found = ArrowTexts(pa.chunked_array([TEXTS, TEXTS]).slice(4, 5))
     expected = (TEXTS + TEXTS)[4:9]
     assert [raw.decode() for raw in found.utf8()] == expected == list(found)
     assert (found[1], found[-1], found[1:3]) == (expected[1], expected[-1], expected[1:3])
-    with pytest.raises(IndexError, match="out of range"):
+    with pytest.raises(IndexError, match=r"out of (range|bounds)"):
         found[5]
 
 
@@ -47,6 +49,16 @@ def test_chosen_rows_of_more_than_an_array_holds() -> None:
     text = "x" * 3_000_000
     found = ArrowTexts(pa.chunked_array([pa.array([text])] * 800))  # 2.4 GB, if they were copied
     assert {len(raw) for raw in found.utf8()} == {len(text)}
+
+
+@pytest.mark.parametrize("most_strings", [0, 2**26])
+def test_strings_of_a_large_column_are_kept_nowhere(
+    most_strings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be mapped from a file that is larger than memory."""
+    monkeypatch.setattr(arrow_texts, "_MOST_STRINGS", most_strings)
+    found = ArrowTexts(pa.chunked_array([TEXTS]))
+    assert (found[5] is found[5]) == (most_strings > 0)
 
 
 def test_bytes_that_are_no_text() -> None:

@@ -15,6 +15,34 @@ if TYPE_CHECKING:
 OTHER_MODALITIES = ("image", "audio", "video")
 
 
+class ListedRows:
+    """Rows in lists, as a Dataset has them, and without a copy of their texts in Arrow's memory.
+
+    Args:
+        columns: `n` values each, by name.
+    """
+
+    def __init__(self, columns: Mapping[str, list[Any]]) -> None:
+        self._columns = columns
+        self.column_names = list(columns)
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values()), []))
+
+    def __getitem__(self, which: int | str) -> Any:
+        if isinstance(which, str):
+            return self._columns[which]
+        return {name: column[which] for name, column in self._columns.items()}
+
+    def select(self, rows: Sequence[int]) -> Dataset:
+        """Some rows as a Dataset, for a model to read."""
+        from datasets import Dataset
+
+        return Dataset.from_dict(
+            {name: [column[row] for row in rows] for name, column in self._columns.items()}
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Items:
     """All of a DataLoader, for a model that may read more than its texts.
@@ -27,7 +55,7 @@ class Items:
     """
 
     texts: Sequence[str]
-    dataset: Dataset
+    dataset: Dataset | ListedRows
     collate_fn: Callable[[list[Any]], Any]
 
 
@@ -59,7 +87,7 @@ def read_items(inputs: Any) -> Items | None:
         return None
     columns = list(dict.fromkeys(name for batch in batches for name in batch))
     rows = {name: [row for batch in batches for row in batch[name]] for name in columns}
-    return Items(_read_batches(batches), Dataset.from_dict(rows or {"text": []}), _collate)
+    return Items(_read_batches(batches), ListedRows(rows or {"text": []}), _collate)
 
 
 def read_texts(inputs: Any) -> Sequence[str]:
@@ -83,7 +111,7 @@ def read_texts(inputs: Any) -> Sequence[str]:
     return _read_batches(inputs) if texts is None else texts
 
 
-def canary_dataset(like: Dataset, texts: Sequence[str]) -> Dataset:
+def canary_dataset(like: Dataset | ListedRows, texts: Sequence[str]) -> Dataset:
     """Texts in the columns that another dataset has.
 
     Args:

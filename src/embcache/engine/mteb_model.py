@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,6 @@ import numpy.typing as npt
 from embcache.engine.base import Embedded, Prepared, estimated_tokens
 from embcache.engine.pools import CallPool
 from embcache.errors import WrongOutputError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 _BATCH_SIZE = 32  # mteb's default
 
@@ -25,13 +22,14 @@ class ModelCall:
     """A call of `encode` by mteb, of which the wrapped model will be asked only for some rows.
 
     Attributes:
-        dataset: All rows, with all columns that the caller's DataLoader has.
+        dataset: All rows, with all columns that the caller's DataLoader has: a Dataset, or what
+            makes one of chosen rows by `select`.
         collate_fn: Makes a batch of rows, as the caller's DataLoader does.
         arguments: Keyword arguments of the model's `encode`.
         pool: The processes that encode for this call; None for none.
     """
 
-    dataset: Dataset
+    dataset: Any
     collate_fn: Callable[[list[Any]], Any]
     arguments: Mapping[str, Any]
     pool: CallPool | None = None

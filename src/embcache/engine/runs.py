@@ -6,7 +6,7 @@ A number of texts bounds nothing: documents have 200 characters, or 60,000, and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +14,18 @@ import numpy.typing as npt
 Sizes = npt.NDArray[np.int64]
 
 
-def text_sizes(texts: Sequence[object]) -> Sizes:
+def text_sizes(texts: Iterable[object]) -> Sizes:
     """Bytes that texts take in memory.
 
     Not of their UTF-8: a text with one emoji takes four bytes a character, an English one one.
 
     Args:
-        texts: `n` texts, or whatever stands in their place.
+        texts: `n` texts, or whatever stands in their place; none is held on to.
 
     Returns:
         `(n,) int64`.
     """
-    return np.fromiter(map(sys.getsizeof, texts), np.int64, len(texts))
+    return np.fromiter(map(sys.getsizeof, texts), np.int64)
 
 
 def runs(sizes: Sizes, most: int, most_items: int = sys.maxsize) -> Iterator[slice]:

@@ -13,14 +13,17 @@ from embcache.errors import InputError, shown
 
 _AT_ONCE = 1000  # a few at a time: their memory is used again, where all would fault in new pages
 _BYTES_AT_ONCE = 2**24
+_MOST_STRINGS = 2**26  # bytes of a column whose strings are all made at once
 
 
 class ArrowTexts(Sequence[str]):
     """A column of strings, as a sequence of texts.
 
     Who has all its vectors in a cache needs no text, only their bytes: in a new process, to make
-    strings of 50,000 abstracts takes as long as to hash them. Where one is no UTF-8, as files of
-    others may hold, `InputError` is raised when the first of them is asked for.
+    strings of 50,000 abstracts takes as long as to hash them. Strings of a column that is not too
+    large are made together, at the first that is asked for; those of a larger one, which may be
+    mapped from a file and more than fits into memory, each by itself, and kept nowhere. Where one
+    is no UTF-8, as files of others may hold, `InputError` is raised when it is to be a string.
 
     Args:
         column: Strings, or large strings; none is null.
@@ -37,10 +40,16 @@ class ArrowTexts(Sequence[str]):
     @overload
     def __getitem__(self, row: slice) -> Sequence[str]: ...
     def __getitem__(self, row: int | slice) -> str | Sequence[str]:
-        return self._strings[row]
+        if not self._is_large:
+            return self._strings[row]
+        if isinstance(row, slice):
+            return [self._string(each) for each in range(*row.indices(len(self)))]
+        return self._string(row)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._strings)
+        if not self._is_large:
+            return iter(self._strings)
+        return map(self._string, range(len(self)))
 
     def utf8(self) -> Iterator[bytes]:
         """The texts' bytes, one after the other."""
@@ -53,6 +62,19 @@ class ArrowTexts(Sequence[str]):
                     yield from (text.as_buffer().to_pybytes() for text in some)
                 else:
                     yield from some.cast(kind).to_pylist()
+
+    @cached_property
+    def _is_large(self) -> bool:
+        return _bytes_of(self._column) > _MOST_STRINGS
+
+    def _string(self, row: int) -> str:
+        found = self._column[row]
+        try:
+            text: str = found.as_py()
+        except UnicodeDecodeError:
+            _check(found.as_buffer().to_pybytes(), row % len(self))
+            raise
+        return text
 
     @cached_property
     def _strings(self) -> list[str]:
@@ -98,4 +120,8 @@ def _joined(chunks: list[pa.Array]) -> list[pa.Array]:
 
 def _are_long(texts: pa.Array | pa.ChunkedArray) -> bool:
     """Whether a copy of them would take much memory."""
-    return (pc.sum(pc.binary_length(texts)).as_py() or 0) > _BYTES_AT_ONCE
+    return _bytes_of(texts) > _BYTES_AT_ONCE
+
+
+def _bytes_of(texts: pa.Array | pa.ChunkedArray) -> int:
+    return int(pc.sum(pc.binary_length(texts)).as_py() or 0)

@@ -158,7 +158,7 @@ class TextRequest(Request):
 
     def sizes(self, rows: Rows) -> Sizes:
         """Of each text, with the prompt."""
-        return text_sizes([self.texts[row] for row in rows]) + sys.getsizeof(self.prompt)
+        return text_sizes(self.texts[row] for row in rows) + sys.getsizeof(self.prompt)
 
     def columns(self, rows: Rows) -> Mapping[str, Column]:
         """Text, prompt, prompt type and task, as columns of `store.schema.VECTORS`."""
@@ -245,8 +245,8 @@ class PairRequest(Request):
     def sizes(self, rows: Rows) -> Sizes:
         """Of both texts, with what is put around them."""
         around = sum(map(sys.getsizeof, (*self.prefixes, *self.suffixes)))
-        queries = text_sizes([self.queries[row] for row in rows])
-        return queries + text_sizes([self.documents[row] for row in rows]) + around
+        queries = text_sizes(self.queries[row] for row in rows)
+        return queries + text_sizes(self.documents[row] for row in rows) + around
 
     def columns(self, rows: Rows) -> Mapping[str, Column]:
         """Both texts, both prefixes and the task, as columns of `store.schema.SCORES`."""
