@@ -12,7 +12,6 @@ import xxhash
 from embcache import CacheWriteError, ChangedModelError, EngineError
 from embcache.engine.base import Embedded, Prepared
 from embcache.identity.identity import Identity
-from embcache.pipeline import canaries as canaries_module
 from embcache.pipeline.canary_texts import LONG, PAIRS, TEXTS
 from embcache.pipeline.cosine import cosines
 from embcache.pipeline.known_canaries import TOLERANCES, spread
@@ -198,20 +197,6 @@ def test_prompts_are_kept_and_compared_whatever_the_next_prompt(
     for number in range(9):
         run(make(), f"b{number}", prompt=f"p{number}: ")
     assert kept(open_space()) == 4 * len(TEXTS)  # not for each of many prompts
-
-
-def test_in_many_circumstances_they_stay_few(
-    make: Make, open_space: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where an engine cannot be asked for another prompt, each would add some: more than rows."""
-    monkeypatch.setattr(canaries_module, "_MOST", 2 * len(TEXTS))
-    monkeypatch.setattr(TextRequest, "canaries_again", lambda self, columns: [self])
-    for number in range(9):
-        run(make(), f"b{number}", prompt=f"p{number}: ")
-    assert kept(open_space()) == 2 * len(TEXTS)
-    run(make(), *(f"row {number}" for number in range(300)), prompt="many: ")
-    run(make(), "c", prompt="p9: ")
-    assert kept(open_space()) == 3 * len(TEXTS)
 
 
 def test_without_texts_no_prompt_is_kept(make: Make, open_space: Any) -> None:

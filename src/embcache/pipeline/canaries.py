@@ -36,9 +36,6 @@ from embcache.store.verify import Values
 logger = logging.getLogger(__name__)
 
 _PROMPTS = 4  # of which a space keeps canaries, if its engine can be asked for any of them
-# Else it keeps them for each of its prompts, or circumstances: so many in any case, and then as
-# many as are a small share of its rows. A thousand prompts of one text would be mostly canaries.
-_MOST, _MOST_SHARE = 200, 0.05
 _SHOWN = 60
 
 
@@ -136,7 +133,7 @@ class Canaries:
                 self._compared.add(context)
         there = {key for known in every for key in known.values}
         kept = any(raw_key(key) in there for key in own.keys(self._identity))
-        if self._make and not kept and len(comparable) < _PROMPTS and self._has_room(len(there)):
+        if self._make and not kept and len(comparable) < _PROMPTS:
             self._keep(self._encode_new(own))
         self._compared.add(request.context)
 
@@ -200,11 +197,6 @@ class Canaries:
                 self._new.append(rows)
             else:
                 self._lent.append(KnownCanaries.of(rows, "this run", self._engine.version))
-
-    def _has_room(self, known: int) -> bool:
-        """Whether the space's canaries may become more, so many as are known."""
-        rows = 0 if self._space is None else len(self._space.snapshot)
-        return known < max(_MOST, _MOST_SHARE * rows)
 
     def _with_prompts(self, every: list[KnownCanaries]) -> bool:
         """Whether new canaries carry their texts, and so may have prompts."""
