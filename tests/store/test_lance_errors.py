@@ -13,6 +13,7 @@ GONE = "Dataset at path a.lance/_versions/18446744073709551503.manifest was not 
     ("error", "tries"),
     [
         (OSError(GONE), 3),  # a compaction removed what was the newest when it was listed
+        (RuntimeError("lance error: Not found: /a b/c.lance/_transactions/315-4b.txn, x.rs:1"), 3),
         (RuntimeError("Commit conflict for version 3"), 3),
         (OSError("a.lance/data/x.lance was not found"), 1),
         (OSError("No space left on device"), 1),

@@ -129,7 +129,7 @@ def without_code(said: str) -> str:
     return _CODE.sub("", said)
 
 
-_SUPERSEDED = re.compile(r"_versions/\d+\.manifest was not found")
+_SUPERSEDED = re.compile(r"_versions/\d+\.manifest was not found|Not found: .*/_transactions/")
 # EPERM of a manifest's name: SFTP, and so sshfs, has no other word for one that is taken.
 _TAKEN = re.compile(r"Unable to (rename file|open file .*\.manifest#\d+): .*\(os error 1\)")
 
@@ -148,7 +148,9 @@ def despite_conflicts(commit: Callable[[], object], attempts: int) -> None:
     """Commit; again, where Lance refuses it because of what others have committed meanwhile.
 
     And where a manifest is gone that Lance has listed a moment ago: a busy machine makes a second
-    of that moment, and a compaction that keeps versions for no longer removes it.
+    of that moment, and a compaction that keeps versions for no longer removes it. Or the file that
+    says what a commit of another process did, which another host's list of files may not show yet:
+    the next try begins after that commit.
 
     Args:
         commit: What commits, from the beginning each time.

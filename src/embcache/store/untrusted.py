@@ -114,6 +114,8 @@ def _refused(table: Path) -> Iterator[str]:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):  # as the list says, without a look
+                    continue
                 # Of the entry itself, a link to itself would be an OSError.
                 elif not os.path.isfile(entry.path) and os.path.lexists(entry.path):
                     yield entry.path
