@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from embcache import ConfigError
-from embcache.identity.home import home_needed, user_path
+from embcache import ConfigError, ModelNotFoundError
+from embcache.identity.home import home_needed, user_path, working_directory
 from embcache.identity.machine_memo import Memo
 from embcache.identity.weights import pin_adapter, resolve_model
 from embcache.maps.draw import check_target
@@ -132,3 +132,14 @@ for line in (["ls", {str(tmp_path)!r}], ["warm", "--model", {str(tiny_model)!r},
     out = run_python(NOBODY + "sys.stderr = sys.stdout\n" + code)
     assert "ls 0" in out and "warm 1" in out and "Traceback" not in out
     assert "error: There is no home folder" in out
+
+
+def test_a_working_directory_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert working_directory() == os.getcwd()
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ModelNotFoundError, match=r"\(working directory: one that was removed\)"):
+        resolve_model("no model/of/any hub", None)

@@ -149,7 +149,7 @@ def test_a_table_with_an_unprintable_name_is_no_space(name: str, space: Space) -
         folder(space).with_name(f"{name}--{IDENTITY.fingerprint()}.lance")
     )
     assert len(Cache(hostile.parent)) == 0
-    with pytest.raises(EmbcacheError, match="no name of a table: it holds|which Lance refuses in"):
+    with pytest.raises(EmbcacheError, match=r"no name of a table|Lance refuses in"):
         find_space(hostile)
     space = again(space)
     space.add(make_rows(["new"]))  # in a table of its own

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embcache.cli.output import print_note
 from embcache.errors import ConfigError, InputError
+from embcache.identity.home import working_directory
 from embcache.warm import BadRow, Columns, Dialect, Shard, TextBatch
 from embcache.warm.columns import Role
 from embcache.warm.parts import Part, Selected, parts, split_parts
@@ -278,7 +278,7 @@ def own_task(name: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"task {name!r} cannot be imported: {error}. Give module:Class of a module in the "
-            f"working directory ({Path.cwd()}) or of an installed package."
+            f"working directory ({working_directory()}) or of an installed package."
         ) from error
     task = found() if isinstance(found, type) else found
     if not hasattr(task, "metadata") or not hasattr(task, "load_data"):

@@ -16,6 +16,7 @@ from embcache.encoders.inputs import read_texts
 from embcache.encoders.vllm_base import MakeEngine, VllmWrapperBase
 from embcache.engine.vllm import VllmScoringEngine
 from embcache.errors import ConfigError, shown
+from embcache.identity.home import working_directory
 from embcache.identity.identity import PREFIXED_PAIR
 from embcache.pipeline.request import PairRequest
 from embcache.store import SCORES
@@ -176,8 +177,8 @@ def _read_template(template: str | os.PathLike[str]) -> str:
         text = Path(given).read_text(encoding="utf-8")
     else:
         raise ConfigError(
-            f"chat_template={given!r} is neither a file here (working directory: {Path.cwd()}) nor "
-            "a Jinja template: it has no braces. Give one of the two."
+            f"chat_template={given!r} is neither a file here (working directory: "
+            f"{working_directory()}) nor a Jinja template: it has no braces. Give one of the two."
         )
     try:
         jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)

@@ -48,6 +48,14 @@ def absolute_path(path: str | os.PathLike[str], argument: str) -> Path:
         ) from error
 
 
+def working_directory() -> str:
+    """The working directory, for messages about relative paths; it may have been removed."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "one that was removed"
+
+
 @contextmanager
 def home_needed() -> Iterator[None]:
     """Say what is missing where something within, mteb's import for one, looks for a home in vain.

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in __all__
 
 from embcache.errors import ModelNotFoundError
+from embcache.identity.home import working_directory
 from embcache.identity.machine_memo import Memo
 from embcache.identity.model_files import model_files, remembered_digest
 
@@ -95,8 +96,8 @@ def pin(
     """
     if not is_repo_id(repo):
         raise ModelNotFoundError(
-            f"{argument}={repo!r} is neither a directory here (working directory: {Path.cwd()}) "
-            "nor a hub name of the form 'organization/name'."
+            f"{argument}={repo!r} is neither a directory here (working directory: "
+            f"{working_directory()}) nor a hub name of the form 'organization/name'."
         )
     if is_commit(revision):
         return Commit(repo, str(revision))

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 
 from embcache.errors import ModelNotFoundError
-from embcache.identity.home import absolute_path, user_path
+from embcache.identity.home import absolute_path, user_path, working_directory
 from embcache.identity.hub import (
     cached_snapshot,
     commit_of_snapshot,
@@ -178,6 +178,7 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name))
     except (OSError, HFValidationError) as error:
         raise ModelNotFoundError(
-            f"lora_request={name!r} is no directory here (working directory: {Path.cwd()}), and "
-            f"the hub has none of that name or is out of reach ({type(error).__name__}: {error})."
+            f"lora_request={name!r} is no directory here (working directory: "
+            f"{working_directory()}), and the hub has none of that name or is out of reach "
+            f"({type(error).__name__}: {error})."
         ) from error

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embcache.errors import CacheError, CacheFormatError, ConfigError, shown
-from embcache.identity.home import user_path
+from embcache.identity.home import user_path, working_directory
 from embcache.identity.identity import Identity
 from embcache.identity.keys import text_keys
 from embcache.store import VECTORS, Database, Location, Rows
@@ -95,7 +95,7 @@ def import_file(
     """
     file = user_path(source, "source")
     if not file.is_file():
-        raise CacheError(f"{file} is no file (working directory: {Path.cwd()}).")
+        raise CacheError(f"{file} is no file (working directory: {working_directory()}).")
     with _read_errors(file):
         schema, batches = _open(file)
         if not is_space(schema):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from embcache.errors import ConfigError, InputError
-from embcache.identity.home import user_path
+from embcache.identity.home import user_path, working_directory
 from embcache.store.location import is_url
 from embcache.warm.batches import STANDARD_INPUT
 from embcache.warm.formats import FORMATS, VERSIONS, is_wanted, may_be_table, warn_of_others
@@ -67,8 +67,8 @@ def _matching(pattern: str, kind: str) -> list[Path]:
         files += [match] if whole else _in_folder(match, kind)
     if not files:
         raise ConfigError(
-            f"{pattern}: there is no such {kind} file (working directory: {Path.cwd()}), or no "
-            f"{' or '.join(FORMATS[kind])} in that directory."
+            f"{pattern}: there is no such {kind} file (working directory: "
+            f"{working_directory()}), or no {' or '.join(FORMATS[kind])} in that directory."
         )
     return list(dict.fromkeys(files))  # `**` finds a directory and what is in it
 
