@@ -153,7 +153,7 @@ def test_one_that_somebody_made_up(what: str, space: Space, open_space: Open) ->
 def test_positions_that_somebody_made_up_give_no_wrong_row(space: Space, open_space: Open) -> None:
     rows = make_rows([str(i) for i in range(30)])
     index = KeyIndex.build(rows.keys[::-1].copy(), np.arange(30, dtype=np.uint64))
-    far = KeyIndex(index.heads, index.tails, index.positions * 2 - 15)
+    far = KeyIndex(index.heads, index.tails, index.positions * 2)
     for made_up in (index, far):
         index_file.save(folder(space), fragment_marks(space.open()), KeyParts((made_up,)))
         snapshot = open_space().refresh()
@@ -218,3 +218,11 @@ def test_files_of_other_hosts_are_read_and_not_mapped(
     found = index_file.load(folder(space))
     assert found is not None and len(found[1]) == 30 and mapped == []
     assert not index_file._is_local(Path("/proc/self/stat"))
+
+
+def test_rows_before_the_first_one(space: Space) -> None:
+    keys = make_rows([str(i) for i in range(30)]).keys
+    index = KeyIndex.build(keys, np.arange(30, dtype=np.uint64))
+    wrong = KeyIndex(index.heads, index.tails, np.full(30, -(2**63), np.int64))
+    index_file.save(folder(space), fragment_marks(space.open()), KeyParts((wrong,)))
+    assert index_file.load(folder(space)) is None

@@ -92,6 +92,8 @@ def load(table: Path) -> tuple[Marks, KeyParts] | None:
         index = KeyParts(tuple(_part(batch) for batch in batches))
         if metadata.get(_CHECKSUM) != _checksum(metadata[_MARKS], index):
             raise ValueError("its checksum is another")
+        if any((part.positions < 0).any() for part in index.parts):
+            raise ValueError("it has rows before the first one")
         marks = [tuple(mark) for mark in json.loads(metadata[_MARKS])]
     except FileNotFoundError:
         return None

@@ -6,11 +6,17 @@ in a listing; tables that it made before 2025 have plain numbers.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embcache.identity.strict_json import MOST_BYTES, StrictJsonError, read_object
+
+if TYPE_CHECKING:
+    from lance.fragment import DataFile
 
 FOLDER = "_versions"
 
@@ -84,10 +90,9 @@ def newest_committed(table: Path) -> int:
         0 where nothing says so.
     """
     found = [0]
-    try:
-        found.append(int(json.loads((table / FOLDER / _HINT).read_bytes())["version"]))
-    except (OSError, ValueError, KeyError, TypeError):  # a hint, that may be missing or damaged
-        found.append(0)
+    with suppress(OSError, StrictJsonError), open(table / FOLDER / _HINT, "rb") as hint:
+        version = read_object(hint.read(MOST_BYTES + 1)).get("version")
+        found.append(version if isinstance(version, int) else 0)  # it may be damaged
     for path in (table / "_transactions").glob("*.txn"):
         based_on = path.name.partition("-")[0]
         if based_on.isascii() and based_on.isdecimal() and _age(path) > _COMMIT_SECONDS:
@@ -98,6 +103,14 @@ def newest_committed(table: Path) -> int:
 def data_paths(table: Path) -> list[Path]:
     """Every data file of a table, oldest first, whether a version names it or not."""
     return sorted((table / "data").glob("*.lance"), key=lambda path: (_written(path), path.name))
+
+
+def data_path(table: Path, file: DataFile) -> Path:
+    """Where a data file lies that a manifest names: in the table, whatever the manifest says.
+
+    Lance itself takes `../x.lance` for the name of a file, and looks for it among the data files.
+    """
+    return table / "data" / file.path.rpartition("/")[2]
 
 
 def _named_by_numbers(table: Path) -> Iterator[Path]:

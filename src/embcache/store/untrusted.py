@@ -47,13 +47,19 @@ def check_folder(table: Path) -> None:
             or there is a pipe or a device. A folder that is not there is none of these.
     """
     check_name(table)
-    for entry in _refused(table):
+    try:
+        refused = next(_refused(table), None)
+    except OSError as error:  # a link to itself, folders in folders in folders
+        raise CacheError(
+            f"{table} is not opened: what is in it cannot be looked at: {error.strerror or error}."
+        ) from error
+    if refused is not None:
         kind = "no file"
-        if os.path.islink(entry):
-            there = os.path.isdir(entry)
+        if os.path.islink(refused):
+            there = os.path.isdir(refused)
             kind = f"a symbolic link to a {'folder' if there else 'place where no file is'}"
         raise CacheError(
-            f"{table} is not opened: {entry} is {kind}, and a table's files are all in its own "
+            f"{table} is not opened: {refused} is {kind}, and a table's files are all in its own "
             "folder. Compacting it would remove what is in others. Put the folder itself there "
             "(cp -rL), or move the table away; its texts are encoded again."
         )
