@@ -61,8 +61,10 @@ def test_the_newest_version_that_something_speaks_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "hint",
-    [b'{"version": Infinity}', b'{"version": 1e999}', b"[" * 10**6, b'{"version": "9"}', b"[9]"]
-    + [b'{"version": ' + b"9" * 5000 + b"}", b"\xff", b'{"version": {}}'],
+    [
+        *(b'{"version": Infinity}', b'{"version": 1e999}', b'{"version": {}}'),
+        *(b'{"version": ' + b"9" * 5000 + b"}", b"[" * 10**6, b"[9]", b"\xff"),
+    ],
 )
 def test_a_hint_that_somebody_made_up_says_nothing(hint: bytes, tmp_path: Path) -> None:
     (tmp_path / "_versions").mkdir()

@@ -241,6 +241,6 @@ def test_blanks_without_an_end_are_no_json(tmp_path: Path) -> None:
 
 def test_more_memory_than_there_is() -> None:
     for error in (MemoryError(), pa.lib.ArrowMemoryError("malloc of size 2**60 failed")):
-        with pytest.raises(InputError, match=r"x cannot be read as arrow: .* more memory"):
-            with reading(LocalFile.at(Path("x")), "arrow"):
-                raise error
+        named = pytest.raises(InputError, match=r"x cannot be read as arrow: .* more memory")
+        with named, reading(LocalFile.at(Path("x")), "arrow"):
+            raise error
