@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from embcache import CachedEncoder, ConfigError, MissingTextsError, VllmEncoderW
 from embcache.cache import Cache
 from embcache.encoders.upstreams import find_upstreams
 from embcache.store import Database, Location
+from embcache.store.compaction import FANOUT
 from tests.conftest import encode, predict, run_python
 from tests.fakes import Engines, FakeModel
 
@@ -95,6 +97,29 @@ def test_a_laptop_replays_what_a_cluster_computed(
     with pytest.raises(MissingTextsError, match=r"1 of 1 texts are not cached in .*cache"):
         encode(again, ["b"])
     assert not any(engine.starts for engine in fake_engines[1:])
+
+
+def commit_one_by_one(make_encoder: Make, tmp_path: Path, texts: int, **kwargs: Any) -> int:
+    """How many fragments the upstream has afterwards."""
+    encoder = make_encoder(upstream=tmp_path / "team", upstream_write=True, **kwargs)
+    for i in range(texts):
+        encode(encoder, [f"text {i}"])
+    for thread in threading.enumerate():
+        if thread.name == "embcache-compactor":
+            thread.join(30)
+    [space] = Database(tmp_path / "team", writable=False).spaces()
+    return len(space.open().fragments)
+
+
+def test_many_small_writes_leave_an_upstream_small(make_encoder: Make, tmp_path: Path) -> None:
+    assert commit_one_by_one(make_encoder, tmp_path, 2 * FANOUT) < FANOUT
+
+
+def test_an_upstream_is_not_compacted_by_who_does_not_want_it(
+    make_encoder: Make, tmp_path: Path
+) -> None:
+    fragments = commit_one_by_one(make_encoder, tmp_path, FANOUT, compact_automatically=False)
+    assert fragments == FANOUT
 
 
 def test_read_only_writes_nothing_anywhere(

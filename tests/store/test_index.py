@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embcache.store import index
+from embcache.store import index as index_module
 from embcache.store.index import KeyIndex, KeyParts, UnsortedKeys, unique_keys
 
 # Few different values, so that first halves are shared and keys occur twice.
@@ -40,7 +40,7 @@ def test_a_growing_index_is_a_dict(
     commits: list[list[tuple[int, int]]], wanted: list[tuple[int, int]], most: int
 ) -> None:
     expected: dict[tuple[int, int], int] = {}
-    with patch.object(index, "_MERGED_UP_TO", most):
+    with patch.object(index_module, "_MERGED_UP_TO", most):
         parts, count = KeyParts(), 0
         for commit in commits:
             rows = np.arange(count, count + len(commit), dtype=np.uint64)
@@ -76,7 +76,7 @@ def test_a_large_index() -> None:
 
 
 def test_parts_stay_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "_MERGED_UP_TO", 64)
+    monkeypatch.setattr(index_module, "_MERGED_UP_TO", 64)
     parts = KeyParts()
     for row in range(20_000):
         parts = parts.extended(KeyIndex.build(as_keys([(row, 0)]), np.zeros(1, np.uint64), row))
@@ -92,8 +92,12 @@ def test_rows_that_are_missing_are_an_error() -> None:
         UnsortedKeys(1).add(as_keys([(1, 1), (2, 2)]), np.zeros(2, np.uint64))
 
 
-def test_the_first_positions_of_an_index() -> None:
+@pytest.mark.parametrize("copied_up_to", [0, 2**18])
+def test_the_first_positions_of_an_index(
+    copied_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is left of it where the rows behind them were written again."""
+    monkeypatch.setattr(index_module, "_COPIED_UP_TO", copied_up_to)
     keys = np.arange(40, dtype=np.uint64).reshape(20, 2)[::-1].copy()
     ids = np.arange(20, dtype=np.uint64)
     index = KeyParts((KeyIndex.build(keys[:8], ids[:8]), KeyIndex.build(keys[8:], ids[8:], 8)))
@@ -102,3 +106,32 @@ def test_the_first_positions_of_an_index() -> None:
         assert found.tolist() == [*range(count), *[-1] * (20 - count)]
         assert len(index.first(count)) == count
     assert index.first(20).parts == index.parts, "nothing is copied for nothing"
+
+
+@given(pairs.filter(bool), pairs, st.lists(st.integers(0, 30), max_size=3))
+def test_where_few_of_many_keys_go_no_array_is_copied(
+    stored: list[tuple[int, int]], newer: list[tuple[int, int]], counts: list[int]
+) -> None:
+    """Keys that are gone are found no more, and are in no copy, merged index or list of keys."""
+    rows = np.arange(len(stored), dtype=np.uint64)
+    built = left = KeyIndex.build(as_keys(stored), rows)
+    with (
+        patch.object(index_module, "_COPIED_UP_TO", 0),
+        patch.object(index_module, "_MOST_GONE", 1.0),
+    ):
+        for count in counts:
+            left = left.first(count)
+    kept = stored[: min([*counts, len(stored)])]
+    expected: dict[tuple[int, int], int] = {}
+    for row, key in enumerate([*kept, *newer]):
+        expected.setdefault(key, row)
+    assert left.heads is built.heads and len(left) == len(left.whole()) == len(kept)
+    added = KeyIndex.build(as_keys(newer), np.arange(len(newer), dtype=np.uint64), len(kept))
+    wanted = [*stored, *newer]
+    for parts in (KeyParts((left.merged(added),)), KeyParts((left, added)), KeyParts((left,))):
+        is_all = len(parts) == len(kept) + len(newer)
+        known = expected if is_all else {k: row for k, row in expected.items() if row < len(kept)}
+        found = [known.get(key, -1) for key in wanted]
+        assert parts.find(as_keys(wanted)).tolist() == found
+        assert [parts.find_one(*key) for key in wanted] == found
+        assert parts.keys().tolist() == as_keys([*kept, *newer][: len(parts)]).tolist()

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embcache.store import Space, index_file
+from embcache.store import Space, compaction, index, index_file
 from embcache.store.index import KeyIndex, KeyParts
 from embcache.store.reader import Reader
-from embcache.store.snapshot import fragment_marks
+from embcache.store.snapshot import SpaceSnapshot, fragment_marks
 from tests.spaces import folder, make_rows, read_all
 
 Open = Callable[..., Space]
@@ -84,9 +84,56 @@ def test_a_compaction_makes_it_of_no_use_and_no_harm(space: Space, open_space: O
     assert open_space().refresh().kept == 30
 
 
-def test_it_is_written_again_once_half_as_many_keys_are_new(space: Space) -> None:
+def test_after_a_merge_of_the_last_fragments_the_rest_is_shared_still(
+    space: Space, open_space: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process would have a copy of the index else, until it is written again."""
+    monkeypatch.setattr(index, "_COPIED_UP_TO", 0)
+    (folder(space) / index_file.FILE).unlink()
+    one_part = open_space(compact_automatically=False)
+    one_part.refresh()
+    for i in range(4):
+        one_part.add(make_rows([f"small {i}"]))
+    one_part.keep_index()
+    index_file.save(
+        folder(space), fragment_marks(space.open()), KeyParts((whole(open_space().refresh()),))
+    )
+    mapped: list[KeyParts] = []
+    load = index_file.load
+
+    def remember(table: Path) -> tuple[index_file.Marks, KeyParts] | None:
+        found = load(table)
+        assert found is not None
+        mapped.append(found[1])
+        return found
+
+    monkeypatch.setattr(index_file, "load", remember)
+    monkeypatch.setattr(compaction, "FANOUT", 4)
+    assert compaction.merge_fragments(space.location, lambda: True)
+    found = open_space().refresh()
+    assert found.kept == 30 and len(found.index) == 34
+    assert np.shares_memory(found.index.parts[0].heads, mapped[0].parts[0].heads)
+    rows = make_rows([*(str(i) for i in range(30)), *(f"small {i}" for i in range(4))])
+    assert not read_all(open_space(), rows)[1].any()
+    index_file.save(folder(space), fragment_marks(space.open()), found.index)
+    again = load(folder(space))
+    assert again is not None and len(again[1]) == 34 and not any(p.gone for p in again[1].parts)
+
+
+def whole(snapshot: SpaceSnapshot) -> KeyIndex:
+    """A snapshot's index in one part, as of a space that was opened from its keys."""
+    first, *more = snapshot.index.parts
+    for part in more:
+        first = first.merged(part)
+    return first
+
+
+def test_it_is_written_again_once_a_quarter_as_many_keys_are_new(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_file, "LEAST_KEYS", 4)
     before = (folder(space) / index_file.FILE).stat().st_ino
-    space.add(make_rows([f"a{i}" for i in range(14)]))
+    space.add(make_rows([f"a{i}" for i in range(6)]))
     space.keep_index()
     assert (folder(space) / index_file.FILE).stat().st_ino == before
     space.add(make_rows(["one"]))

@@ -375,7 +375,9 @@ class CachedEncoder:
             on_write_error=self._on_write_error,
             engine_lock=self._model_lock,
             canaries="before hits" if self._canaries else "never",
-            upstream=upstream_of(self._upstreams, open_space),
+            upstream=upstream_of(
+                self._upstreams, open_space, compact_automatically=self._compact_automatically
+            ),
         )
 
     def _own_precision(self, kwargs: dict[str, Any]) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 from embcache.errors import ConfigError, shown
 from embcache.pipeline.upstream import Upstream
@@ -67,21 +66,32 @@ def find_upstreams(
 
 
 def upstream_of(
-    caches: Sequence[UpstreamCache], open_space: Callable[..., Space]
+    caches: Sequence[UpstreamCache],
+    open_space: Callable[..., Space],
+    *,
+    compact_automatically: bool,
 ) -> Upstream | None:
     """One identity's spaces in upstream caches.
 
     Args:
         caches: The caches.
         open_space: Gives the identity's space in a `Database`, as `Database.space`.
+        compact_automatically: Whether what is written there is compacted as one's own cache is:
+            after commits, so who only reads compacts nothing.
 
     Returns:
         For one `Pipeline`; None for no caches.
     """
     if not caches:
         return None
-    # Its readers do not compact what is a team's: who looks after it does.
-    return Upstream(caches, partial(open_space, compact_automatically=False))
+
+    def opened(database: Database) -> Space:
+        # In a store, merging fetches what others have written, over whatever line there is: that
+        # is left to who looks after it.
+        compact = compact_automatically and database.location.folder is not None
+        return open_space(database, compact_automatically=compact)
+
+    return Upstream(caches, opened)
 
 
 def _from_environment() -> list[Place]:

@@ -250,7 +250,9 @@ class VllmWrapperBase:
             truncation=self._truncation,
             on_write_error=self._cache.on_write_error,
             canaries="at start" if self._cache.canaries else "never",
-            upstream=upstream_of(self._upstreams, open_space),
+            upstream=upstream_of(
+                self._upstreams, open_space, compact_automatically=self._cache.compact_automatically
+            ),
         )
 
     def settled_dtype(self) -> str:

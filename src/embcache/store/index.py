@@ -21,6 +21,9 @@ Words = npt.NDArray[np.uint64]
 _PIECE = 2**17  # words: 1 MiB
 _MERGED_UP_TO = 2**18  # rows: merging takes 6 MiB for a moment
 _LEAST_PARTS = 8
+_COPIED_UP_TO = 2**18  # rows
+_MOST_GONE = 0.25
+_EVERY = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,15 @@ class KeyIndex:
         tails: `(n,) uint64`, their last eight bytes.
         positions: `(n,) int64`, key i lies at scan position positions[i]. Of equal keys the one
             committed first comes first.
+        below: Keys at this position and beyond do not count: they are of rows that moved.
+        gone: How many of the keys that is.
     """
 
     heads: Words
     tails: Words
     positions: Positions
+    below: int = _EVERY
+    gone: int = 0
 
     @classmethod
     def build(cls, keys: Keys, row_ids: Words, first: int = 0) -> KeyIndex:
@@ -57,30 +64,47 @@ class KeyIndex:
 
         By insertion, not by sorting both again: half of the time, and of the memory.
         """
-        spots = np.searchsorted(self.heads, newer.heads, side="right")
-        spots += np.arange(len(newer))
-        older = np.ones(len(self) + len(newer), bool)
+        first, second = self.whole(), newer.whole()
+        spots = np.searchsorted(first.heads, second.heads, side="right")
+        spots += np.arange(len(second))
+        older = np.ones(len(first) + len(second), bool)
         older[spots] = False
         return KeyIndex(
-            _woven(self.heads, newer.heads, older, spots),
-            _woven(self.tails, newer.tails, older, spots),
-            _woven(self.positions.view(np.uint64), newer.positions, older, spots).view(np.int64),
+            _woven(first.heads, second.heads, older, spots),
+            _woven(first.tails, second.tails, older, spots),
+            _woven(first.positions.view(np.uint64), second.positions, older, spots).view(np.int64),
         )
 
     def first(self, count: int) -> KeyIndex:
-        """The keys at positions below `count`; itself where that is all of them."""
+        """The keys at positions below `count`; itself where that is all of them.
+
+        Where few of many go, in the same arrays: these may be mapped from a file, and a copy would
+        take their memory in each process, at every merge of what was committed last.
+        """
+        count = min(count, self.below)
         kept = self.positions < count
-        if kept.all():
+        gone = len(kept) - int(np.count_nonzero(kept))
+        if gone == self.gone:
             return self
+        if len(kept) > _COPIED_UP_TO and gone <= _MOST_GONE * len(kept):
+            return KeyIndex(self.heads, self.tails, self.positions, count, gone)
+        return KeyIndex(self.heads[kept], self.tails[kept], self.positions[kept])
+
+    def whole(self) -> KeyIndex:
+        """The same keys in arrays that have no others; itself where that is so."""
+        if not self.gone:
+            return self
+        kept = self.positions < self.below
         return KeyIndex(self.heads[kept], self.tails[kept], self.positions[kept])
 
     def __len__(self) -> int:
-        return len(self.heads)
+        return len(self.heads) - self.gone
 
     @property
     def keys(self) -> Keys:
         """`(n, 2) uint64`, sorted; a copy."""
-        return np.column_stack((self.heads, self.tails))
+        whole = self.whole()
+        return np.column_stack((whole.heads, whole.tails))
 
     def find(self, wanted: Keys) -> Positions:
         """Position of each wanted key, `(len(wanted),) int64`, -1 where it is not there."""
@@ -95,11 +119,13 @@ class KeyIndex:
         # Nearly always one round: more only where two keys share their first eight bytes.
         while len(open_):
             at = spot[open_]
-            inside = at < len(self)
+            inside = at < len(self.heads)
             open_, at = open_[inside], at[inside]
             same_head = self.heads[at] == wanted[open_, 0]
             open_, at = open_[same_head], at[same_head]
             same = self.tails[at] == wanted[open_, 1]
+            if self.gone:
+                same &= self.positions[at] < self.below
             found[open_[same]] = self.positions[at[same]]
             open_ = open_[~same]
             spot[open_] += 1
@@ -108,8 +134,8 @@ class KeyIndex:
     def find_one(self, head: int, tail: int) -> int:
         """Position of one key, given as its two halves; -1 where it is not there."""
         spot = int(np.searchsorted(self.heads, np.uint64(head)))
-        while spot < len(self) and self.heads[spot] == head:
-            if self.tails[spot] == tail:
+        while spot < len(self.heads) and self.heads[spot] == head:
+            if self.tails[spot] == tail and self.positions[spot] < self.below:
                 return int(self.positions[spot])
             spot += 1
         return -1
@@ -202,7 +228,7 @@ class KeyParts:
     def keys(self) -> Keys:
         """All of them by position, `(len(self), 2) uint64`, where positions are 0, 1, ..."""
         ordered = np.zeros((len(self), 2), np.uint64)  # one that is believed may leave some out
-        for part in self.parts:
+        for part in (each.whole() for each in self.parts):
             ordered[part.positions, 0] = part.heads
             ordered[part.positions, 1] = part.tails
         return ordered

@@ -56,6 +56,7 @@ def save(table: Path, marks: Sequence[tuple[object, ...]], index: KeyParts) -> N
     Raises:
         OSError: The file system refuses.
     """
+    index = KeyParts(tuple(part.whole() for part in index.parts))
     written = json.dumps(marks).encode()
     checksum = _checksum(written, index)
     schema = _SCHEMA.with_metadata({_MARKS: written, _CHECKSUM: checksum})

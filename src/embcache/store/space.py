@@ -284,7 +284,7 @@ class Space:
     def keep_index(self) -> None:
         """Keep the index of the last `refresh` on disk, if opening the space again would take long.
 
-        Written are half of its keys or more each time, so three times all of them in the end.
+        It is written anew when a fifth of its keys are new, so five times in the end for all.
         """
         with self._lock:
             last, folder = self._snapshot, self.location.folder
@@ -292,7 +292,7 @@ class Space:
             if (
                 folder is None
                 or self._staged is not None  # whoever commits keeps it
-                or fresh < max(index_file.LEAST_KEYS, last.kept // 2)
+                or fresh < max(index_file.LEAST_KEYS, last.kept // 4)
                 or self._salvage.lost
             ):
                 return
