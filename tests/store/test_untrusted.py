@@ -127,6 +127,16 @@ def test_a_pipe_is_refused_and_not_waited_for(space: Space) -> None:
         again(space).refresh()
 
 
+def test_a_hint_larger_than_memory_is_refused_and_can_go(space: Space) -> None:
+    """Measured: Lance asks for all of it at once, and the process aborts."""
+    hint = folder(space) / "_versions" / "latest_version_hint.json"
+    os.truncate(hint, 2**37)
+    with pytest.raises(CacheError, match=r"hint.json has 137,438,953,472 bytes.* Remove that file"):
+        again(space).refresh()
+    hint.unlink()
+    assert len(again(space).refresh()) == 15
+
+
 def test_rows_elsewhere_are_refused(space: Space, tmp_path: Path) -> None:
     """A shallow clone's manifest names another folder; it could name a place in the network."""
     clone = tmp_path / "clone" / folder(space).name

@@ -41,6 +41,11 @@ def manifest(table: Path, version: int) -> Path:
     return table / FOLDER / f"{_LAST - version:0{_DIGITS}}.manifest"
 
 
+def hint(table: Path) -> Path:
+    """The file in which Lance notes the newest version; it may not be there."""
+    return table / FOLDER / _HINT
+
+
 def version_of(name: str) -> int | None:
     """The version that a manifest is of, by its file's name; None where it is no manifest's."""
     stem, _, ending = name.partition(".")
@@ -90,8 +95,8 @@ def newest_committed(table: Path) -> int:
         0 where nothing says so.
     """
     found = [0]
-    with suppress(OSError, StrictJsonError), open(table / FOLDER / _HINT, "rb") as hint:
-        version = read_object(hint.read(MOST_BYTES + 1)).get("version")
+    with suppress(OSError, StrictJsonError), hint(table).open("rb") as file:
+        version = read_object(file.read(MOST_BYTES + 1)).get("version")
         found.append(version if isinstance(version, int) else 0)  # it may be damaged
     for path in (table / "_transactions").glob("*.txn"):
         based_on = path.name.partition("-")[0]

@@ -3,8 +3,9 @@
 Lance follows links, and its clean-up removes from a linked folder what no version of the table
 names: somebody's files. Measured with Lance 14: a link in `data`, `_deletions` or `_indices` is
 enough. Its manifests may name other folders, or stores in the network, to read rows from (shallow
-clones). And opening a pipe waits for whoever writes to it. So all of this is refused when a table
-is opened, by whatever command, before Lance sees it.
+clones). Opening a pipe waits for whoever writes to it. And the hint of the newest version is read
+whole, however large it is: where there is less memory, the process ends. So all of this is refused
+when a table is opened, by whatever command, before Lance sees it.
 
 Two kinds of links are followed, knowingly. A table that is one itself, to a table of the same
 identity, is that table, on another disk, say: rows are added to it, and only what is its own is
@@ -23,7 +24,8 @@ from typing import Any
 import lance
 
 from embcache.errors import CacheError
-from embcache.store.manifests import has_manifest
+from embcache.identity.strict_json import MOST_BYTES
+from embcache.store.manifests import has_manifest, hint
 
 
 def check_name(table: Path) -> None:
@@ -44,11 +46,13 @@ def check_folder(table: Path) -> None:
 
     Raises:
         CacheError: A folder in it is a symbolic link, or the table is one and points to no table;
-            or there is a pipe or a device. A folder that is not there is none of these.
+            or there is a pipe or a device; or its hint is too large. A folder that is not there is
+            none of these.
     """
     check_name(table)
     try:
         refused = next(_refused(table), None)
+        size = _hint_bytes(table) if refused is None else 0
     except OSError as error:  # a link to itself, folders in folders in folders
         raise CacheError(
             f"{table} is not opened: what is in it cannot be looked at: {error.strerror or error}."
@@ -62,6 +66,11 @@ def check_folder(table: Path) -> None:
             f"{table} is not opened: {refused} is {kind}, and a table's files are all in its own "
             "folder. Compacting it would remove what is in others. Put the folder itself there "
             "(cp -rL), or move the table away; its texts are encoded again."
+        )
+    if size > MOST_BYTES:
+        raise CacheError(
+            f"{table} is not opened: {hint(table)} has {size:,} bytes, where some 20 are usual, "
+            "and Lance would read them all. Remove that file: Lance makes it anew."
         )
 
 
@@ -83,6 +92,12 @@ def check_manifest(dataset: lance.LanceDataset, table: object) -> None:
             f"{table} is not opened: its manifest has rows lie elsewhere, in {places}. Give that "
             "cache itself, or move the table away; its texts are encoded again."
         )
+
+
+def _hint_bytes(table: Path) -> int:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return hint(table).stat().st_size
+    return 0
 
 
 def _refused(table: Path) -> Iterator[str]:
