@@ -56,7 +56,7 @@ def open_and_find_simulated(setup: Setup) -> Contender:
     wanted, there = _sample_of_shards(setup)
 
     def find() -> Any:
-        loaded = index_file.load(_cache(setup))
+        loaded = index_file.load(_cache(setup), setup.texts)
         assert loaded is not None
         return loaded[1].find(wanted)
 

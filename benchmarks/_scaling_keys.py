@@ -216,7 +216,7 @@ def mapped(folder: Path, count: int, looked_up: int, *, large: bool = False) -> 
     stored = chain.from_iterable(shards) if large else batches(count)
     wanted, there = sample(stored, count, looked_up)
     before, began = Memory.begin(), Seconds.now()
-    loaded = index_file.load(folder)
+    loaded = index_file.load(folder, count)
     if loaded is None:
         raise RuntimeError("the index that was kept cannot be used")
     open_s = Seconds.since(began)

@@ -58,8 +58,9 @@ def targets(done: Counter[str]) -> Iterator[tuple[str, Callable[[], None]]]:
         if not name.startswith("test_"):
             continue
         cases: dict[str, dict[str, str]] = {name: {}}
-        if name == "test_readers_of_warm":
-            cases = {f"{name}[{kind}]": {"name": kind} for kind in test_fuzz.FILES}
+        for mark in getattr(test, "pytestmark", ()):
+            argument, values = mark.args
+            cases = {f"{name}[{value}]": {argument: value} for value in values}
         for case, given in cases.items():
             yield case, partial(_counted(test, case, done), **given)
 

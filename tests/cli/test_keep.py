@@ -223,8 +223,13 @@ def test_what_a_folder_needs(tmp_path: Path) -> None:
     result = run(*source)
     assert result.exit_code == 1 and "give --texts, --model" in result.stderr
     bad = tmp_path / "bad.jsonl"
-    for content, said in (("{", "line 1 is no JSON"), ('"a"\n1', "line 2 is neither a string")):
-        bad.write_text(content)
+    for content, said in (
+        (b"{", "line 1 is no JSON"),
+        (b"[" * 100_000, "line 1 is no JSON"),
+        (b'"a"\n1', "line 2 is neither a string"),
+        (b'"a"\n"\xff"', "UTF-8"),
+    ):
+        bad.write_bytes(content)
         result = run(*source, *model, "--dtype", "float32", "--texts", bad)
         assert result.exit_code == 1 and said in result.stderr
     result = run(*source, *model, "--dtype", "auto", "--texts", bad)

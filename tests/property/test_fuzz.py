@@ -16,8 +16,10 @@ import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,7 +29,9 @@ from hypothesis import strategies as st
 from embcache.errors import CacheFormatError, EmbcacheError, printable
 from embcache.identity import keys
 from embcache.identity.identity import Identity
-from embcache.store import SCORES, VECTORS
+from embcache.store import SCORES, VECTORS, Database, Rows, index_file, manifests
+from embcache.store import pages as vector_pages
+from embcache.store.index import KeyIndex, KeyParts
 from embcache.store.schema import (
     SpaceMetadata,
     check_columns,
@@ -36,6 +40,7 @@ from embcache.store.schema import (
     space_schema,
     value_dim,
 )
+from embcache.tools.import_ import import_file
 from embcache.warm import Columns
 from embcache.warm.sources import read_files
 
@@ -155,9 +160,9 @@ def test_schema_columns(
     assert all(f.type == expected.field(f.name).type for f in schema if f.name in expected.names)
 
 
-def _file(write: Callable[[pa.Table, io.BytesIO], Any]) -> bytes:
+def _file(write: Callable[[pa.Table, io.BytesIO], Any], table: pa.Table) -> bytes:
     made = io.BytesIO()
-    write(pa.Table.from_pylist(ROWS), made)
+    write(table, made)
     return made.getvalue()
 
 
@@ -168,12 +173,13 @@ def _ipc(table: pa.Table, made: io.BytesIO) -> None:
 
 _LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 FILES: dict[str, tuple[str, bytes]] = {
+    "txt": ("txt", b"a text\r\n\xef\xbb\xbf\xc3\xa9\n\n" * 3),
     "csv": ("csv", b"text,title,n\n" + b'"text, quoted ""twice""",t,1\nx,y,2\n' * 3),
     "tsv": ("tsv", b"text\ttitle\tn\n" + b"a text\tt\t1\n" * 4),
     "jsonl": ("jsonl", _LINES),
     "array": ("jsonl", json.dumps(ROWS, indent=1).encode()),
-    "parquet": ("parquet", _file(pq.write_table)),
-    "arrow": ("arrow", _file(_ipc)),
+    "parquet": ("parquet", _file(pq.write_table, pa.Table.from_pylist(ROWS))),
+    "arrow": ("arrow", _file(_ipc, pa.Table.from_pylist(ROWS))),
     "gz": ("jsonl", gzip.compress(_LINES)),
     "bz2": ("csv", bz2.compress(b"text,n\na,1\n" * 9)),
     "xz": ("jsonl", lzma.compress(_LINES)),
@@ -198,6 +204,154 @@ def test_readers_of_warm(name: str, data: st.DataObject) -> None:
             return
     assert all(isinstance(text, str) for batch in batches for text in batch.texts)
     assert all(str(row) for row in bad)
+
+
+_VECTORS = np.arange(24, dtype=np.float32).reshape(6, 4)
+_TEXTS = [str(row["text"]) for row in ROWS]
+_KEYS = keys.text_keys(IDENTITY.to_bytes(), "p: ", _TEXTS)
+_EXPORTED = Rows(_KEYS, _VECTORS, {"text": _TEXTS, "prompt": "p: "}).to_arrow(
+    _schemas[0], store_text=True
+)
+WRITERS = {"parquet": pq.write_table, "arrow": _ipc}
+
+
+@st.composite
+def other_columns(draw: st.DrawFn) -> pa.Table:
+    """What was exported, with columns missing, of other types, or twice."""
+    names = st.sampled_from(_EXPORTED.column_names)
+    changes = draw(st.lists(st.tuples(names, types), max_size=2))
+    left = draw(st.sets(names, max_size=1))
+    if draw(st.booleans()):
+        left |= {name for name, _ in changes}
+    fields = [field for field in _EXPORTED.schema if field.name not in left]
+    fields += [pa.field(name, kind) for name, kind in changes]
+    columns = [_as_type(_EXPORTED.column(field.name), field.type) for field in fields]
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields, METADATA.to_arrow()))
+
+
+def _as_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    try:
+        return column.cast(kind)
+    except pa.ArrowException:
+        return pa.chunked_array([pa.nulls(len(column), kind)])
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+@quick
+@given(st.data())
+def test_import(ending: str, data: st.DataObject) -> None:
+    raw = data.draw(damaged(_file(WRITERS[ending], _EXPORTED)) | st.binary(max_size=60))
+    _import(ending, raw)
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+@quick
+@given(other_columns())
+def test_import_of_other_columns(ending: str, table: pa.Table) -> None:
+    try:
+        raw = _file(WRITERS[ending], table)
+    except pa.ArrowException:  # Parquet has not all of Arrow's types
+        return
+    _import(ending, raw)
+
+
+def _import(ending: str, raw: bytes) -> None:
+    """What is imported is right; the rest is counted, or an error."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"x.{ending}")
+        file.write_bytes(raw)
+        try:
+            report = import_file(file, Path(folder, "cache"))
+        except EmbcacheError as error:
+            assert "x." in str(error) and printable(str(error)) == str(error)
+            return
+        assert report.rows == report.added + report.present + report.refused
+        if not report.added:
+            return
+        space = Database(Path(folder, "cache"), writable=False).space(IDENTITY, "m", "v")
+        snapshot = space.refresh()
+        positions = snapshot.find(_KEYS)
+        there = np.flatnonzero(positions >= 0)
+        values, bad = snapshot.read_all(positions[there], _KEYS[there])
+        assert not bad.any() and (values == _VECTORS[there]).all()
+
+
+_numbers = st.integers(0, 2**64 - 1)
+_file_names = st.one_of(
+    st.builds("{:020}.manifest".format, _numbers),
+    st.builds("{}.manifest".format, st.integers(0, 10**200)),
+    st.builds("{}-x.txn".format, st.integers(-9, 10**200)),
+    st.text(
+        st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=50
+    ),
+)
+
+
+@quick
+@given(
+    st.sets(_file_names, max_size=4),
+    damaged(b'{"version":12}') | json_values.map(lambda value: json.dumps(value).encode()),
+)
+def test_names_of_versions_and_the_hint(names: set[str], hint: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder)
+        for place in (manifests.FOLDER, "_transactions"):
+            (table / place).mkdir()
+            for name in names - {".", ".."}:
+                (table / place / name).touch()
+                os.utime(table / place / name, (0, 0))
+        manifests.hint(table).write_bytes(hint)
+        found = manifests.versions(table)
+        assert isinstance(manifests.newest_committed(table), int)
+    assert [*found] == sorted(found, reverse=True)
+
+
+@quick
+@given(
+    st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 6), min_size=6, max_size=6),
+    st.data(),
+)
+def test_an_index_on_disk(positions: list[int], data: st.DataObject) -> None:
+    """Damaged it is passed over; whatever it says, no row is before the first."""
+    made_up = KeyIndex(_KEYS[:, 0].copy(), _KEYS[:, 1].copy(), np.array(positions, np.int64))
+    with tempfile.TemporaryDirectory() as folder:
+        index_file.save(Path(folder), [("a", 6)], KeyParts((made_up,)))
+        path = Path(folder, index_file.FILE)
+        path.write_bytes(data.draw(damaged(path.read_bytes())))
+        found = index_file.load(Path(folder), 6)
+    if found is not None:
+        assert (found[1].parts[0].positions >= 0).all() and min(positions) >= 0
+
+
+@quick
+@given(
+    st.integers(0, 40),
+    st.lists(
+        st.lists(
+            st.tuples(st.integers(0, 700) | _numbers, st.integers(0, 700) | _numbers), max_size=2
+        ),
+        max_size=3,
+    ),
+)
+def test_pages_of_a_data_file(rows: int, pages: list[list[tuple[int, int]]]) -> None:
+    """Whatever a file says of itself, what is read is in it, and as long as the vectors are."""
+    buffers = [[SimpleNamespace(position=at, size=size) for at, size in page] for page in pages]
+    column = SimpleNamespace(pages=[SimpleNamespace(buffers=page) for page in buffers])
+    about = SimpleNamespace(schema=pa.schema([("vector", pa.null())]), columns=[column])
+    fragment: Any = SimpleNamespace(
+        metadata=SimpleNamespace(
+            files=[SimpleNamespace(path="x")], deletion_file=None, num_rows=rows
+        )
+    )
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        reader = SimpleNamespace(metadata=lambda: about)
+        patch.setattr(vector_pages, "LanceFileReader", lambda path: reader)
+        Path(folder, "data").mkdir()
+        Path(folder, "data", "x").write_bytes(bytes(640))
+        found = vector_pages.locate(fragment, Path(folder), 4)
+        if found is not None and rows:
+            for block in found.blocks(np.arange(rows)):
+                assert found.read(block).shape == (block.span.stop - block.span.start, 4)
 
 
 class _Recorder:

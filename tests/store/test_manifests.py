@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from embcache.store import Space
 from embcache.store.manifests import fingerprint_in, manifest, manifests, newest_committed, versions
 from tests.spaces import folder, make_rows
@@ -55,3 +57,16 @@ def test_the_newest_version_that_something_speaks_of(tmp_path: Path) -> None:
     assert newest_committed(tmp_path) == 7  # it may still be on its way
     os.utime(tmp_path / "_transactions" / "9-a-b.txn", (1, 1))
     assert newest_committed(tmp_path) == 10
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        *(b'{"version": Infinity}', b'{"version": 1e999}', b'{"version": {}}'),
+        *(b'{"version": ' + b"9" * 5000 + b"}", b"[" * 10**6, b"[9]", b"\xff"),
+    ],
+)
+def test_a_hint_that_somebody_made_up_says_nothing(hint: bytes, tmp_path: Path) -> None:
+    (tmp_path / "_versions").mkdir()
+    (tmp_path / "_versions" / "latest_version_hint.json").write_bytes(hint)
+    assert newest_committed(tmp_path) == 0

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lance
@@ -216,3 +217,40 @@ def test_a_file_that_was_cut_meanwhile(tmp_path: Path) -> None:
     found.path.unlink()
     with pytest.raises(FileNotFoundError, match="No such file"):
         found.read(block)
+
+
+def test_what_a_file_says_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places beyond its end, before its beginning, and numbers that NumPy does not have."""
+    fragment = table_of(tmp_path / "t", vectors_of(100))
+    [file] = (tmp_path / "t" / "data").iterdir()
+    size, whole = file.stat().st_size, 100 * 4 * DIM
+    for pages_said in (
+        [(size - whole + 1, whole)],
+        [(2**64 - 64, whole)],
+        [(0, 2**63)],
+        [(0, 2**62)] * 4 + [(0, whole)],
+        [(0, whole - 4), (0, 4)],
+        [],
+    ):
+        buffers = [SimpleNamespace(position=at, size=size) for at, size in pages_said]
+        column = SimpleNamespace(pages=[SimpleNamespace(buffers=[one]) for one in buffers])
+        said = SimpleNamespace(schema=pa.schema([("vector", pa.null())]), columns=[column])
+        reader = SimpleNamespace(metadata=lambda said=said: said)
+        monkeypatch.setattr(pages, "LanceFileReader", lambda path, reader=reader: reader)
+        assert locate(fragment, tmp_path / "t", DIM) is None
+
+
+def test_a_manifest_leads_to_no_file_elsewhere(tmp_path: Path) -> None:
+    fragment = table_of(tmp_path / "t", vectors_of(100))
+    [file] = (tmp_path / "t" / "data").iterdir()
+    file.rename(tmp_path / "outside.lance")
+    about = fragment.metadata
+    names = ("../../outside.lance", str(tmp_path / "outside.lance"))
+    for name in names:
+        said = SimpleNamespace(
+            files=[SimpleNamespace(path=name)], deletion_file=None, num_rows=about.num_rows
+        )
+        assert locate(SimpleNamespace(metadata=said), tmp_path / "t", DIM) is None
+    file.with_name("outside.lance").symlink_to(tmp_path / "outside.lance")
+    said.files[0].path = names[0]  # the last part of it is a name like others
+    assert locate(SimpleNamespace(metadata=said), tmp_path / "t", DIM) is not None

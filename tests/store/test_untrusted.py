@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import lance
 import pytest
@@ -134,6 +135,16 @@ def test_a_link_to_itself_is_refused(space: Space) -> None:
         again(space).refresh()
 
 
+def test_a_hint_larger_than_memory_is_refused_and_can_go(space: Space) -> None:
+    """Measured: Lance asks for all of it at once, and the process aborts."""
+    hint = folder(space) / "_versions" / "latest_version_hint.json"
+    os.truncate(hint, 2**37)
+    with pytest.raises(CacheError, match=r"hint.json has 137,438,953,472 bytes.* Remove that file"):
+        again(space).refresh()
+    hint.unlink()
+    assert len(again(space).refresh()) == 15
+
+
 def test_rows_elsewhere_are_refused(space: Space, tmp_path: Path) -> None:
     """A shallow clone's manifest names another folder; it could name a place in the network."""
     clone = tmp_path / "clone" / folder(space).name
@@ -160,3 +171,19 @@ def test_a_table_with_an_unprintable_name_is_no_space(name: str, space: Space) -
 def test_no_table_is_outside_of_the_cache(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no name of a table"):
         Location.of(tmp_path).table(name)
+
+
+def test_what_cannot_be_looked_at_is_refused(space: Space) -> None:
+    (folder(space) / "loop").symlink_to("loop")
+    with pytest.raises(CacheError, match="cannot be looked at: Too many levels of symbolic links"):
+        again(space).refresh()
+
+
+@pytest.mark.parametrize("rows", [-1, 2**40, 2**63, 2**64 - 1])
+def test_more_rows_than_there_can_be(
+    rows: int, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fragment = SimpleNamespace(metadata=SimpleNamespace(num_rows=rows))
+    monkeypatch.setattr(lance.LanceDataset, "get_fragments", lambda self: [fragment])
+    with pytest.raises(CacheError, match=r"The manifest of .* has -?[0-9,]+ rows"):
+        again(space).open()

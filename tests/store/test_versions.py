@@ -9,6 +9,7 @@ import pytest
 from embcache.errors import CacheError
 from embcache.store import Location, Space
 from embcache.store.manifests import data_paths
+from embcache.store.salvage import pass_by
 from embcache.store.versions import open_version, read_versions
 from tests.spaces import IDENTITY, folder, make_rows
 
@@ -75,3 +76,15 @@ def test_a_version_that_is_not_there(open_space: Open) -> None:
 def test_no_table_at_all(tmp_path: Path) -> None:
     found = read_versions(Location.of(tmp_path / f"x--float32--{IDENTITY.fingerprint()}.lance"))
     assert found.newest is None and found.unnamed == ()
+
+
+@pytest.mark.parametrize("version", [10**6, 2**63, 2**64 - 2])
+def test_a_version_far_above_all_others_is_not_waited_for(version: int, open_space: Open) -> None:
+    """Versions are counted one by one, so a file's mere name would have it go on for ever."""
+    space = open_space(compact_automatically=False)
+    space.add(make_rows(["a"]))
+    [last] = space.location.versions()[:1]
+    pass_by(space.location, last, last + version)
+    assert space.location.versions()[:1] == [last]
+    pass_by(space.location, last, last + 3)
+    assert space.location.versions()[:1] == [last + 4]

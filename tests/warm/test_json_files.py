@@ -123,3 +123,9 @@ def test_nested_columns_by_their_path(tmp_path: Path) -> None:
     assert bad == ["line 2: column 'doc.text' is null, not a string"]
     with pytest.raises(ConfigError, match=r"has no column 'doc.body', only 'doc', 'doc.text'"):
         read("jsonl", path, columns=Columns("doc.body"), report=lambda row: None)
+
+
+def test_a_number_of_thousands_of_digits_in_an_array(tmp_path: Path) -> None:
+    path = write(tmp_path, '[{"text": ' + "1" * 5000 + "}]")
+    with pytest.raises(InputError, match="row 0: JSON that cannot be read: Exceeds the limit"):
+        read("jsonl", path)

@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from embcache import ConfigError, InputError
-from embcache.warm import Columns
+from embcache.warm import Columns, json_files, opened
+from embcache.warm.input_file import LocalFile
+from embcache.warm.opened import reading
 from embcache.warm.sources import estimate_rows
 from tests.warm.reading import places, read
 
@@ -201,3 +203,44 @@ def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(ConfigError, match="- is standard input, and that is closed"):
         read("jsonl", "-")
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "message"),
+    [
+        ("txt", "", "has a line of more than 100 characters, 'aaaa"),
+        ("csv", "text\n", "has a line of more than 100 characters, 'aaaa"),
+        ("tsv", "text\n", "has a line of more than 100 characters, 'aaaa"),
+        ("jsonl", '{"text": "', "has a line of more than 100 characters, '"),
+        ("jsonl", '[{"text": "', "row 0: broken JSON"),
+    ],
+)
+def test_a_line_that_never_ends_is_not_read_into_memory(
+    kind: str, before: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (opened, json_files):
+        monkeypatch.setattr(module, "LONGEST", 100)
+    (tmp_path / "x").write_text(before + "a" * 10**6)
+    with pytest.raises(InputError, match=message):
+        read(kind, tmp_path / "x")
+
+
+def test_a_line_of_just_the_most_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened, "LONGEST", 5)
+    (tmp_path / "x").write_text("abcd\nefgh\nijk")
+    assert read("txt", tmp_path / "x") == ["abcd", "efgh", "ijk"]
+
+
+def test_blanks_without_an_end_are_no_json(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text(" " * (2**20 + 1))
+    with pytest.raises(InputError, match="begins with more than 1,048,576 blanks"):
+        read("jsonl", tmp_path / "x")
+
+
+def test_more_memory_than_there_is() -> None:
+    for error in (MemoryError(), pa.lib.ArrowMemoryError("malloc of size 2**60 failed")):
+        named = pytest.raises(InputError, match=r"x cannot be read as arrow: .* more memory")
+        with named, reading(LocalFile.at(Path("x")), "arrow"):
+            raise error

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import lance
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from embcache import ConfigError
+from embcache import ConfigError, InputError
 from embcache.warm import BadRow, Columns
 from embcache.warm.files import find_files
 from embcache.warm.sources import estimate_rows, read_beir, read_files
@@ -197,3 +198,15 @@ def test_how_many_rows_there_are_about(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('[{"text": "a"}]')
     for name in ("x.jsonl.gz", "x.json"):
         assert estimate_rows("jsonl", [tmp_path / name]) is None
+
+
+def test_a_table_with_a_pipe_in_it_is_not_waited_for(tmp_path: Path) -> None:
+    lance.write_dataset(pa.table({"text": ["a", "b"]}), tmp_path / "x.lance")
+    [file] = (tmp_path / "x.lance" / "data").iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    named = rf"x\.lance cannot be read as lance: .*{file.name} is no file"
+    with pytest.raises(InputError, match=named):
+        read("lance", tmp_path / "x.lance")
+    with pytest.raises(InputError, match=named):
+        estimate_rows("lance", [tmp_path / "x.lance"])

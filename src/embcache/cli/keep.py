@@ -284,7 +284,8 @@ def _import_folder(
 def _texts(file: Path) -> Iterator[str]:
     if not file.is_file():
         raise ConfigError(f"--texts {file} is no file.")
-    with file.open(encoding="utf-8", newline="\n") as lines:
+    # What is no UTF-8 is refused with its text, as everywhere.
+    with file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         for number, line in enumerate(lines, 1):
             line = line.removesuffix("\n")
             yield _json_text(line, f"{file}, line {number}") if file.suffix == ".jsonl" else line
@@ -293,7 +294,7 @@ def _texts(file: Path) -> Iterator[str]:
 def _json_text(line: str, where: str) -> str:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{where} is no JSON: {error}. Give one string or object a line."
         ) from error

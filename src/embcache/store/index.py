@@ -227,7 +227,7 @@ class KeyParts:
 
     def keys(self) -> Keys:
         """All of them by position, `(len(self), 2) uint64`, where positions are 0, 1, ..."""
-        ordered = np.empty((len(self), 2), np.uint64)
+        ordered = np.zeros((len(self), 2), np.uint64)  # one that is believed may leave some out
         for part in (each.whole() for each in self.parts):
             ordered[part.positions, 0] = part.heads
             ordered[part.positions, 1] = part.tails

@@ -42,6 +42,8 @@ Marks = list[tuple[object, ...]]
 
 _MARKS, _CHECKSUM = b"embcache:fragments", b"embcache:checksum"
 _SCHEMA = pa.schema([("head", pa.uint64()), ("tail", pa.uint64()), ("position", pa.int64())])
+_MAGIC_BYTES = 8  # what an Arrow file has before the stream of its messages
+_MOST_BYTES, _MOST_BYTES_A_ROW = 2**20, 64  # a key takes 24, a fragment's marks some 100
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "overlay"})
 
 
@@ -73,26 +75,33 @@ def save(table: Path, marks: Sequence[tuple[object, ...]], index: KeyParts) -> N
         raise
 
 
-def load(table: Path) -> tuple[Marks, KeyParts] | None:
+def load(table: Path, rows: int) -> tuple[Marks, KeyParts] | None:
     """The index that is kept.
 
     Args:
         table: The table's folder.
+        rows: How many the table has: a file that is too large for them is not read.
 
     Returns:
         Of which fragments it is, and their keys; None where there is none that can be used.
     """
     path = table / FILE
     try:
+        size, most = path.stat().st_size, _MOST_BYTES + _MOST_BYTES_A_ROW * rows
+        if size > most:
+            raise ValueError(f"it has {size:,} bytes, for {rows:,} rows")
         with pa.memory_map(str(path)) if _is_local(path) else pa.OSFile(str(path)) as source:
-            file = pa.ipc.open_file(source)
-            batches = [file.get_batch(i) for i in range(file.num_record_batches)]
-        metadata = file.schema.metadata or {}
-        if not file.schema.equals(_SCHEMA):
+            source.seek(_MAGIC_BYTES)
+            first, *batches = pa.ipc.MessageReader.open_stream(source)
+        schema = pa.ipc.read_schema(first)
+        if not schema.equals(_SCHEMA):
             raise ValueError("its columns are others")
+        metadata = schema.metadata or {}
         index = KeyParts(tuple(_part(batch) for batch in batches))
         if metadata.get(_CHECKSUM) != _checksum(metadata[_MARKS], index):
             raise ValueError("its checksum is another")
+        if any((part.positions < 0).any() for part in index.parts):
+            raise ValueError("it has rows before the first one")
         marks = [tuple(mark) for mark in json.loads(metadata[_MARKS])]
     except FileNotFoundError:
         return None
@@ -102,9 +111,14 @@ def load(table: Path) -> tuple[Marks, KeyParts] | None:
     return marks, index
 
 
-def _part(batch: pa.RecordBatch) -> KeyIndex:
-    batch.validate()  # Arrow would believe a length that the buffers do not have
-    return KeyIndex(*(column.to_numpy() for column in batch.columns))
+def _part(batch: pa.ipc.Message) -> KeyIndex:
+    """Of a batch as `save` writes it: three columns, one behind the other.
+
+    Arrow would believe lengths that the buffers do not have, and take apart what is compressed,
+    to whatever size.
+    """
+    heads, tails, positions = np.frombuffer(batch.body or b"", np.uint64).reshape(3, -1)
+    return KeyIndex(heads, tails, positions.view(np.int64))
 
 
 def _words(part: KeyIndex) -> tuple[Words | Positions, ...]:

@@ -6,12 +6,17 @@ in a listing; tables that it made before 2025 have plain numbers.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from embcache.identity.strict_json import MOST_BYTES, StrictJsonError, read_object
 from embcache.store.hosts import now
+
+if TYPE_CHECKING:
+    from lance.fragment import DataFile
 
 FOLDER = "_versions"
 
@@ -36,6 +41,11 @@ def fingerprint_in(name: str) -> str | None:
 def manifest(table: Path, version: int) -> Path:
     """The file that says what belongs to a version."""
     return table / FOLDER / f"{_LAST - version:0{_DIGITS}}.manifest"
+
+
+def hint(table: Path) -> Path:
+    """The file in which Lance notes the newest version; it may not be there."""
+    return table / FOLDER / _HINT
 
 
 def version_of(name: str) -> int | None:
@@ -87,10 +97,9 @@ def newest_committed(table: Path) -> int:
         0 where nothing says so.
     """
     found = [0]
-    try:
-        found.append(int(json.loads((table / FOLDER / _HINT).read_bytes())["version"]))
-    except (OSError, ValueError, KeyError, TypeError):  # a hint, that may be missing or damaged
-        found.append(0)
+    with suppress(OSError, StrictJsonError), hint(table).open("rb") as file:
+        version = read_object(file.read(MOST_BYTES + 1)).get("version")
+        found.append(version if isinstance(version, int) else 0)  # it may be damaged
     limit = (now(table) - _COMMIT_SECONDS) * 1e9
     for path in (table / "_transactions").glob("*.txn"):
         based_on = path.name.partition("-")[0]
@@ -102,6 +111,14 @@ def newest_committed(table: Path) -> int:
 def data_paths(table: Path) -> list[Path]:
     """Every data file of a table, oldest first, whether a version names it or not."""
     return sorted((table / "data").glob("*.lance"), key=lambda path: (_written(path), path.name))
+
+
+def data_path(table: Path, file: DataFile) -> Path:
+    """Where a data file lies that a manifest names: in the table, whatever the manifest says.
+
+    Lance itself takes `../x.lance` for the name of a file, and looks for it among the data files.
+    """
+    return table / "data" / file.path.rpartition("/")[2]
 
 
 def _named_by_numbers(table: Path) -> Iterator[Path]:

@@ -29,6 +29,7 @@ from lance.file import LanceFileReader
 from embcache.store import panics
 from embcache.store.index import Positions
 from embcache.store.lance_errors import is_of_lance
+from embcache.store.manifests import data_path
 from embcache.store.verify import Values
 
 logger = logging.getLogger(__name__)
@@ -144,10 +145,10 @@ def locate(fragment: lance.LanceFragment, table: Path, dim: int) -> VectorPages 
     about = fragment.metadata
     if len(about.files) != 1 or about.deletion_file is not None or getattr(about, "overlays", None):
         return None
-    path = table / "data" / about.files[0].path
+    path = data_path(table, about.files[0])
     try:
         with panics.off_screen():
-            found = LanceFileReader(str(path)).metadata()
+            size, found = path.stat().st_size, LanceFileReader(str(path)).metadata()
             names, columns = found.schema.names, found.columns
             buffers = [page.buffers for page in columns[names.index("vector")].pages]
     except BaseException as error:
@@ -156,11 +157,14 @@ def locate(fragment: lance.LanceFragment, table: Path, dim: int) -> VectorPages 
         logger.debug("%s is left to Lance: %s", path, error)
         return None
     width = 4 * dim
-    sizes = np.array([sum(one.size for one in page) for page in buffers], np.int64)
     if len(columns) != len(names) or any(len(page) != 1 for page in buffers):
         return None
-    if (sizes % width).any() or sizes.sum() != about.num_rows * width:
+    pages = [page[0] for page in buffers]
+    # Numbers of Python's: what a file says may be beyond those of NumPy.
+    if any(page.size % width or page.position + page.size > size for page in pages):
+        return None
+    if sum(page.size for page in pages) != about.num_rows * width:
         return None  # compressed, or with lengths or nulls between
-    starts = np.concatenate(([0], np.cumsum(sizes // width)))
-    offsets = np.array([page[0].position for page in buffers], np.int64)
+    starts = np.cumsum([0, *(page.size // width for page in pages)], dtype=np.int64)
+    offsets = np.array([page.position for page in pages], np.int64)
     return VectorPages(path, dim, starts, offsets)

@@ -33,6 +33,7 @@ from embcache.store.watch import reading
 logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 4096
+_MOST_ROWS = 2**40  # of a table; their keys alone would take 16 TiB
 _KEY_ROWS = 8192  # Lance's default
 _BATCH_BYTES = 4 * 2**20
 _SAMPLE_ROWS = 64
@@ -148,6 +149,10 @@ class Reader:
         with lance_errors("Opening", location, READ_FIX):
             self.fragments: list[lance.LanceFragment] = dataset.get_fragments()
             sizes = [fragment.metadata.num_rows for fragment in self.fragments]
+            if min(sizes, default=0) < 0 or sum(sizes) >= _MOST_ROWS:
+                raise DamagedSpaceError(
+                    f"The manifest of {location} has {sum(sizes):,} rows. {READ_FIX.text}"
+                )
         self.starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
 
     def try_reading(self) -> None:

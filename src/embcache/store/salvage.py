@@ -27,13 +27,14 @@ from embcache.store.aside import Aside, read_ends
 from embcache.store.lance_errors import READ_FIX, WRITE_FIX, cause_of, lance_errors
 from embcache.store.location import Location
 from embcache.store.locks import in_turn, only_one
-from embcache.store.manifests import manifest, versions
+from embcache.store.manifests import data_path, manifest, versions
 from embcache.store.reader import Reader
 from embcache.store.snapshot import Mark, SpaceSnapshot, fragment_marks, indexed
 from embcache.store.versions import can_be_opened
 
 logger = logging.getLogger(__name__)
 
+_MOST_PASSED = 1000  # versions; each takes some milliseconds
 _ATTEMPTS = 5  # at a table in which other processes set things aside, or compact, meanwhile
 _MEND = "`check_space` with fix=True mends it."
 _BRING_BACK = (
@@ -219,8 +220,8 @@ class Salvage:
         if reader is None:
             with suppress(CacheError):  # it is damaged
                 newest = self._open(damaged[0])
-                names = [file.path for one in newest.fragments for file in one.metadata.files]
-                files += [folder / "data" / name for name in names]
+                named = [file for one in newest.fragments for file in one.metadata.files]
+                files += [data_path(folder, file) for file in named]
         try:
             read_ends(files)
         except OSError as refused:
@@ -270,7 +271,8 @@ def pass_by(location: Location, at: int, version: int) -> None:
     """Commit nothing until a table's version is above one that was set aside.
 
     Who has that in memory, from before the damage, would else take the next commit, of the same
-    number, for it, and commit over its rows.
+    number, for it, and commit over its rows. Versions are counted one by one: one that is far above
+    all others nobody ever had, and its file was made so that this would go on for ever.
 
     Args:
         location: The table.
@@ -280,6 +282,8 @@ def pass_by(location: Location, at: int, version: int) -> None:
     Raises:
         CacheWriteError: The table cannot be written.
     """
+    if version - at > _MOST_PASSED:
+        return
     with lance_errors("Writing to", location, WRITE_FIX):
         while at <= version:
             nothing = lance.LanceOperation.Append([])

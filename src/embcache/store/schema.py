@@ -116,21 +116,26 @@ def value_dim(schema: pa.Schema) -> int:
     return 1 if layout is SCORES else int(schema.field(layout.value).type.list_size)
 
 
-def check_columns(schema: pa.Schema, metadata: SpaceMetadata, where: str) -> None:
+def check_columns(
+    schema: pa.Schema,
+    metadata: SpaceMetadata,
+    where: str,
+    fix: str = "Move the table away; its texts are encoded again.",
+) -> None:
     """Refuse a table whose columns are not those of a space: no row of it could be believed.
 
     Args:
         schema: The table's schema.
         metadata: What it says about itself.
         where: Names the table in errors.
+        fix: What to do, in errors.
 
     Raises:
         CacheFormatError: A column that every space has is missing, or one has another type.
     """
     if problem := _column_problem(schema, metadata):
         raise CacheFormatError(
-            f"{where} says that it is a space of embcache, and its {problem}. Move the table away; "
-            "its texts are encoded again."
+            f"{where} says that it is a space of embcache, and its {problem}. {fix}"
         )
 
 

@@ -184,7 +184,7 @@ def indexed(
 def _kept(reader: Reader) -> SpaceSnapshot:
     """What the index that is kept on disk is of; nothing where there is none."""
     folder = reader.location.folder
-    found = None if folder is None else index_file.load(folder)
+    found = None if folder is None else index_file.load(folder, len(reader))
     if found is None:
         return SpaceSnapshot()
     marks, index = found

@@ -3,8 +3,9 @@
 Lance follows links, and its clean-up removes from a linked folder what no version of the table
 names: somebody's files. Measured with Lance 14: a link in `data`, `_deletions` or `_indices` is
 enough. Its manifests may name other folders, or stores in the network, to read rows from (shallow
-clones). And opening a pipe waits for whoever writes to it. So all of this is refused when a table
-is opened, by whatever command, before Lance sees it.
+clones). Opening a pipe waits for whoever writes to it. And the hint of the newest version is read
+whole, however large it is: where there is less memory, the process ends. So all of this is refused
+when a table is opened, by whatever command, before Lance sees it.
 
 Two kinds of links are followed, knowingly. A table that is one itself, to a table of the same
 identity, is that table, on another disk, say: rows are added to it, and only what is its own is
@@ -16,14 +17,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import lance
 
 from embcache.errors import CacheError
-from embcache.store.manifests import COMMIT_FOLDERS, DELETIONS, has_manifest
+from embcache.identity.strict_json import MOST_BYTES
+from embcache.store.manifests import COMMIT_FOLDERS, DELETIONS, has_manifest, hint
 
 
 def check_name(table: Path) -> None:
@@ -44,30 +46,41 @@ def check_folder(table: Path) -> None:
 
     Raises:
         CacheError: A folder in it is a symbolic link, or the table is one and points to no table;
-            or there is a pipe or a device. A folder that is not there is none of these.
+            or there is a pipe or a device; or its hint is too large. A folder that is not there is
+            none of these.
     """
     check_name(table)
-    for entry in _refused(table):
+    if (refused := next(_refused(table), None)) is not None:
         kind = "no file"
-        if os.path.islink(entry):
-            there = os.path.isdir(entry)
+        if os.path.islink(refused):
+            there = os.path.isdir(refused)
             kind = f"a symbolic link to a {'folder' if there else 'place where no file is'}"
         raise CacheError(
-            f"{table} is not opened: {entry} is {kind}, and a table's files are all in its own "
+            f"{table} is not opened: {refused} is {kind}, and a table's files are all in its own "
             "folder. Compacting it would remove what is in others. Put the folder itself there "
             "(cp -rL), or move the table away; its texts are encoded again. What leads nowhere, "
             "`check_space` with fix=True sets aside."
+        )
+    if (size := _hint_bytes(table)) > MOST_BYTES:
+        raise CacheError(
+            f"{table} is not opened: {hint(table)} has {size:,} bytes, where some 20 are usual, "
+            "and Lance would read them all. Remove that file: Lance makes it anew. `check_space` "
+            "with fix=True sets it aside."
         )
 
 
 def strangers(table: Path) -> list[Path]:
     """What lies in a table, or in one inside, and is nothing of it.
 
-    Pipes, devices, links that lead nowhere, files in a folder's place, folders in a file's. A link
-    to a folder is none of these: whoever put it there has meant something by it.
+    Pipes, devices, links that lead nowhere, files in a folder's place, folders in a file's, a hint
+    that is too large. A link to a folder is none of these: whoever put it there has meant something
+    by it.
 
     Args:
         table: The table's folder.
+
+    Raises:
+        CacheError: It cannot be looked at.
     """
     nowhere = [Path(entry) for entry in _refused(table) if not os.path.isdir(entry)]
     inside = [*table.glob("*.lance")]
@@ -78,6 +91,7 @@ def strangers(table: Path) -> list[Path]:
         *nowhere,
         *(place for place in (*inside, *folders) if place.is_file()),
         *(place for place in files if place.is_dir() and not place.is_symlink()),
+        *(hint(root) for root in roots if _hint_bytes(root) > MOST_BYTES),
     ]
 
 
@@ -101,8 +115,29 @@ def check_manifest(dataset: lance.LanceDataset, table: object) -> None:
         )
 
 
+def _hint_bytes(table: Path) -> int:
+    with _looking_at(table), suppress(FileNotFoundError, NotADirectoryError):
+        return hint(table).stat().st_size
+    return 0
+
+
+@contextmanager
+def _looking_at(table: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # a link to itself, folders in folders in folders
+        raise CacheError(
+            f"{table} is not opened: what is in it cannot be looked at: {error.strerror or error}."
+        ) from error
+
+
 def _refused(table: Path) -> Iterator[str]:
     """All in a table that is neither folder nor file; the table where it is a link to none."""
+    with _looking_at(table):
+        yield from _neither_folder_nor_file(table)
+
+
+def _neither_folder_nor_file(table: Path) -> Iterator[str]:
     if table.is_symlink() and not has_manifest(table):
         yield str(table)
         return

@@ -229,7 +229,9 @@ def _check_end(path: Path) -> None:
     A compaction, which reads all manifests, looks at this too.
     """
     try:
-        complete = path.read_bytes()[-len(_MAGIC) :] == _MAGIC
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - len(_MAGIC)))
+            complete = file.read(len(_MAGIC)) == _MAGIC
     except FileNotFoundError as error:
         raise CacheError(f"{path} was removed just now.") from error
     except OSError as error:

@@ -206,7 +206,7 @@ def _check_schema(file: Path, schema: pa.Schema, metadata: SpaceMetadata) -> Non
             f"{file} holds float16 values: they are rounded, and not the bits of an engine that "
             f"computes in {metadata.identity.dtype}. Import a float32 export."
         )
-    check_columns(schema, metadata, str(file))
+    check_columns(schema, metadata, str(file), "Give the file as `export` wrote it.")
 
 
 def _numpy_cache(folder: Path) -> tuple[dict[str, int], npt.NDArray[np.float32]]:

@@ -7,20 +7,16 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import IO
 
 from embcache.errors import ConfigError, shown
 from embcache.warm.batches import BadRow, Report, Row, TextBatch, batched, shown_name
 from embcache.warm.columns import Columns
 from embcache.warm.input_file import InputFile
-from embcache.warm.opened import opened_text
+from embcache.warm.opened import LONGEST, lines_of, opened_text
 
 logger = logging.getLogger(__name__)
 
 _DELIMITERS = ",;\t|"
-# The module's default, 128 kB, is less than a long document; without any, a quote that nothing
-# closes would take the rest of the file into memory.
-_LONGEST = 2**27
 _HEADER_LINES = 100
 
 _NO_HEADER = " Those of a file without a header are numbers, from 1."
@@ -82,7 +78,8 @@ def read_delimited(
     quotes = kind == "csv" if dialect.quotes is None else dialect.quotes
     name = shown_name(file)
     # Lines as they are: translated ones would change what is between quotes.
-    with opened_text(file, newline="" if quotes else "\n") as lines:
+    with opened_text(file, newline="" if quotes else "\n") as text:
+        lines = lines_of(text, name)
         head = _first_lines(lines, quotes)
         delimiter = dialect.delimiter or ("\t" if kind == "tsv" else None)
         if delimiter is None:
@@ -94,7 +91,7 @@ def read_delimited(
         yield from batched(rows, columns, str(file), "line", report)
 
 
-def _first_lines(file: IO[str], quotes: bool) -> list[str]:
+def _first_lines(file: Iterator[str], quotes: bool) -> list[str]:
     """The lines of the first record: names of columns may be quoted, and have line breaks."""
     lines: list[str] = []
     for line in file:
@@ -115,7 +112,7 @@ def _records(
             if line:
                 yield number, line.split(delimiter)
         return
-    csv.field_size_limit(_LONGEST)
+    csv.field_size_limit(LONGEST)  # the module's default is less than a long document
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         start = reader.line_num + 1

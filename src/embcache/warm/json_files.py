@@ -12,11 +12,11 @@ from embcache.errors import InputError
 from embcache.warm.batches import BadRow, Report, Row, TextBatch, batched, shown_name
 from embcache.warm.columns import Columns, names_in
 from embcache.warm.input_file import InputFile
-from embcache.warm.opened import opened_text
+from embcache.warm.opened import LONGEST, lines_of, opened_text
 
 _LOOKED_AT = 1000
 _CHUNK = 2**20
-_LONGEST = 2**28  # characters of one element of an array; a string that nothing ends has more
+_MOST_BLANKS = 2**20  # before the first value
 _TOKEN = 16  # characters, at most, of what is wrong only because it is cut off
 _NO_BLANK = re.compile(r"\S")
 _DECODER = json.JSONDecoder()
@@ -45,21 +45,24 @@ def read_json(file: InputFile, columns: Columns, report: Report) -> Iterator[Tex
     """
     name = shown_name(file)
     with opened_text(file) as text:
-        blank, first = _first_character(text)
+        blank, first = _first_character(text, name)
         if first == "[":
             objects, unit = _objects(_elements(text, name), name, report), "row"
         else:
-            lines = chain([first + text.readline()], text)
+            lines = lines_of(text, name)
+            lines = chain([first + next(lines, "")], lines)
             objects, unit = _lines(enumerate(lines, blank + 1), name, report), "line"
         yield from batched(checked(objects, columns, name), columns, str(file), unit, report)
 
 
-def _first_character(file: IO[str]) -> tuple[int, str]:
+def _first_character(file: IO[str], name: str) -> tuple[int, str]:
     """How many lines are empty, and the first character that is no blank."""
     blank = 0
-    while (character := file.read(1)).isspace():
+    for _ in range(_MOST_BLANKS):
+        if not (character := file.read(1)).isspace():
+            return blank, character
         blank += character == "\n"
-    return blank, character
+    raise InputError(f"{name} begins with more than {_MOST_BLANKS:,} blanks: that is no JSON.")
 
 
 def _lines(lines: Iterable[tuple[int, str]], name: str, report: Report) -> Iterator[Object]:
@@ -191,7 +194,7 @@ class _Ahead:
                 unfinished = (
                     error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - _TOKEN
                 )
-                if unfinished and len(self._buffer) < _LONGEST and self._read_on():
+                if unfinished and len(self._buffer) < LONGEST and self._read_on():
                     continue
                 found = self._buffer[error.pos : error.pos + _TOKEN]
                 raise InputError(
@@ -200,6 +203,8 @@ class _Ahead:
                 ) from error
             except RecursionError as error:
                 raise InputError(f"{place}: JSON that is nested too deeply.") from error
+            except ValueError as error:  # a number of thousands of digits
+                raise InputError(f"{place}: JSON that cannot be read: {error}.") from error
             # A number at the very end may have further digits.
             if end == len(self._buffer) and self._read_on():
                 continue

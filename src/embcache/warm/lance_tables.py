@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lance
@@ -143,6 +144,7 @@ def _opened(file: InputFile, version: int | None) -> lance.LanceDataset:
     if not file.is_remote:
         if not file.can_be_read_again and str(file) == "-":
             raise InputError("Standard input is a pipe, and a Lance table a folder: name that.")
+        _check_pipes(file)
         return lance.dataset(file.uri, version=version)
     place = _place(file)
     try:
@@ -150,6 +152,14 @@ def _opened(file: InputFile, version: int | None) -> lance.LanceDataset:
     except CacheError as error:
         raise InputError(str(error)) from None
     return lance.dataset(place.uri, version=version, storage_options=place.lance_options)
+
+
+def _check_pipes(file: InputFile) -> None:
+    """Refuse a table with a pipe or a device among its files: Lance would wait for who writes."""
+    for folder, _, names in os.walk(file.uri):
+        for path in (Path(folder, name) for name in names):
+            if path.exists() and not path.is_file():
+                raise InputError(f"{shown_name(file)} cannot be read as lance: {path} is no file.")
 
 
 def _place(file: InputFile) -> Location:
@@ -199,7 +209,7 @@ def _errors(file: InputFile) -> Iterator[None]:
 
     def fail(error: BaseException) -> NoReturn:
         clean: Callable[[str], str] = _place(file).without_secrets if file.is_remote else str
-        said = clean(str(error).splitlines()[0])
+        said = clean((str(error) or type(error).__name__).splitlines()[0])
         raise InputError(f"{shown_name(file)} cannot be read as lance: {said}") from (
             None if file.is_remote else error  # a traceback shows the cause as well
         )

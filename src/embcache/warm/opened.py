@@ -11,11 +11,16 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from embcache.errors import InputError
+from embcache.errors import InputError, shown
 from embcache.warm.batches import shown_name
 from embcache.warm.formats import ARCHIVES
 from embcache.warm.input_file import InputFile
 from embcache.warm.remote_files import store_failure
+
+LONGEST = 2**26
+"""Characters of a line, of a field, of an element of an array: a book has some million. Without a
+bound, a quote that nothing closes, or a small archive of very many letters, would take all memory.
+"""
 
 _HEAD = 128
 _BUFFER = 2**18
@@ -44,6 +49,11 @@ def reading(file: InputFile, kind: str) -> Iterator[None]:
     """
     try:
         yield
+    except MemoryError as error:
+        raise InputError(
+            f"{shown_name(file)} cannot be read as {kind}: what it says that it holds takes more "
+            "memory than there is. Is it damaged, or made so?"
+        ) from error
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         failure = store_failure(str(file), error) if file.is_remote else None
         if failure is not None:
@@ -77,6 +87,25 @@ def opened_text(
         # Excel and Windows put a byte order mark in front.
         text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline)
         yield text
+
+
+def lines_of(text: IO[str], name: str) -> Iterator[str]:
+    """The lines of a file, from where it is read to.
+
+    Args:
+        text: The file.
+        name: What it is called in messages.
+
+    Raises:
+        InputError: One is longer than `LONGEST`.
+    """
+    while line := text.readline(LONGEST):
+        if len(line) == LONGEST and line[-1] not in "\r\n":
+            raise InputError(
+                f"{name} has a line of more than {LONGEST:,} characters, {shown(line)}, which is "
+                "no text to embed: does it have line breaks, and is it what its name says?"
+            )
+        yield line
 
 
 def _text_bytes(raw: Any, file: InputFile) -> Any:

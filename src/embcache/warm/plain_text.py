@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from embcache.warm.batches import Report, Row, TextBatch, batched, shown_name
 from embcache.warm.columns import Columns
 from embcache.warm.input_file import InputFile
-from embcache.warm.opened import opened_text
+from embcache.warm.opened import lines_of, opened_text
 
 COLUMN = "text"
 """The one column that plain text has."""
@@ -29,7 +29,8 @@ def read_lines(file: InputFile, columns: Columns, report: Report) -> Iterator[Te
     """
     columns.check([COLUMN], shown_name(file), " A file of plain text has no others.")
     # Only line feeds end lines: a text may have other breaks in it, and editors count as `wc`.
-    with opened_text(file, newline="\n") as lines:
+    with opened_text(file, newline="\n") as text:
+        lines = lines_of(text, shown_name(file))
         yield from batched(_rows(lines), columns, str(file), "line", report)
 
 
