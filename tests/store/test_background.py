@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 
-from embcache import CacheError
+from embcache import CacheError, CacheWriteError
 from embcache.store import Space, background, compaction
 from embcache.store.compaction import FANOUT
 from tests.conftest import ROOT
@@ -109,7 +109,7 @@ def test_a_failure_is_said_once_and_the_commit_holds(
 
     def full(*_: object) -> bool:
         tries.append(1)
-        raise CacheError("Compacting failed: No space left on device.")
+        raise CacheWriteError("Compacting failed: No space left on device.")
 
     monkeypatch.setattr(background, "merge_fragments", full)
     monkeypatch.setattr(background, "_PAUSE_SECONDS", 0)
@@ -127,7 +127,7 @@ def test_after_a_failure_it_rests(open_space: Open, monkeypatch: pytest.MonkeyPa
 
     def fail(*_: object) -> bool:
         tries.append(1)
-        raise CacheError("Compacting failed.")
+        raise CacheWriteError("Compacting failed.")
 
     monkeypatch.setattr(background, "merge_fragments", fail)
     space = open_space()
@@ -168,7 +168,7 @@ def test_what_a_writer_or_reader_says_is_not_said_twice(
     warnings: int,
 ) -> None:
     def fail(*_: object) -> bool:
-        raise CacheError(f"Compacting x failed: OSError: {said}.")
+        raise CacheWriteError(f"Compacting x failed: OSError: {said}.")
 
     monkeypatch.setattr(background, "merge_fragments", fail)
     with caplog.at_level(logging.INFO):

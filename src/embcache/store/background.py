@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import lance
 
-from embcache.errors import EmbcacheError
+from embcache.errors import CacheWriteError, EmbcacheError
 from embcache.store.compaction import Fragment, clean_up, fragments_to_merge, merge_fragments
 from embcache.store.lance_errors import is_conflict
 from embcache.store.location import Location
@@ -109,7 +109,8 @@ class Compactor:
             logger.info("%s", error)
             return
         self._pause_until = time.monotonic() + _PAUSE_SECONDS
-        quiet = self._warned or error_number(error) in _SAID_BY_OTHERS
+        told = not isinstance(error, CacheWriteError) or error_number(error) in _SAID_BY_OTHERS
+        quiet = self._warned or told  # whoever opens a table that is damaged says so
         logger.log(
             logging.INFO if quiet else logging.WARNING,
             "%s This was compaction in the background; what is cached is not affected. "

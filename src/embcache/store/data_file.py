@@ -17,8 +17,8 @@ import pyarrow as pa
 from lance.file import LanceFileReader
 
 from embcache.identity.keys import KEY_BYTES
+from embcache.store.folder import Folder
 from embcache.store.lance_errors import READ_FIX, is_of_lance, lance_errors
-from embcache.store.location import Location
 from embcache.store.schema import (
     SpaceMetadata,
     check_columns,
@@ -54,7 +54,8 @@ class DataFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         reading(path)
-        with lance_errors("Opening", Location.of(path), READ_FIX):
+        # Not Location.of, which refuses names as a user's: a damaged manifest may name anything.
+        with lance_errors("Opening", Folder(str(path)), READ_FIX):
             reader = LanceFileReader(str(path))
             self.schema: pa.Schema = reader.metadata().schema
             self.metadata: SpaceMetadata = read_metadata(self.schema, str(path))
