@@ -70,13 +70,12 @@ class Place:
         """The space of a model; None before there is one."""
         from embcache import Cache, CacheError
 
-        cache = Cache(self.cache)
         try:
-            spaces = cache.spaces()
-        except CacheError:
-            if cache.location.tables():
+            spaces = Cache(self.cache).spaces()
+        except CacheError as error:
+            if "does not exist" not in str(error):
                 raise
-            return None  # a store has no empty folders, only what somebody tries to write there
+            return None  # a store has no empty folders; another process may make it just now
         return next((one for one in spaces if f"--{name}--" in one.name), None)
 
 
