@@ -14,10 +14,15 @@ import tempfile
 import time
 from pathlib import Path
 
+# fmt: off
 _LOCAL = frozenset(
-    b"bcachefs btrfs ecryptfs erofs exfat ext2 ext3 ext4 f2fs fuse.fuse-overlayfs fuseblk jfs "
-    b"msdos nilfs2 ntfs ntfs3 overlay ramfs reiserfs squashfs tmpfs vfat xfs zfs".split()
+    {
+        "bcachefs", "btrfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs",
+        "fuse.fuse-overlayfs", "fuseblk", "jfs", "msdos", "nilfs2", "ntfs", "ntfs3", "overlay",
+        "ramfs", "reiserfs", "squashfs", "tmpfs", "vfat", "xfs", "zfs"
+    }
 )
+# fmt: on
 _MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(rb"\\([0-7]{3})")  # spaces, say
 
@@ -28,20 +33,32 @@ def is_shared(folder: Path) -> bool:
     Args:
         folder: Any folder, links followed.
     """
+    return file_system(folder) not in _LOCAL
+
+
+def file_system(place: Path) -> str:
+    """The kind of file system that a file or folder is on, as Linux calls it.
+
+    Args:
+        place: Links are followed.
+
+    Returns:
+        "ext4", say; empty where that is not known.
+    """
     try:
         mounts = _MOUNTS.read_bytes().splitlines()
-    except OSError:  # no Linux, or no /proc: not known
-        return True
-    path = os.fsencode(os.path.realpath(folder))
+    except OSError:  # no Linux, or no /proc
+        return ""
+    path = os.fsencode(os.path.realpath(place))
     longest, kind = b"", b""
     for mount in mounts:
         # 36 35 98:0 /root /place options - type source options
         before, _, after = mount.partition(b" - ")
-        place = _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), before.split()[4])
-        within = path == place or path.startswith(place.rstrip(b"/") + b"/")
-        if within and len(place) >= len(longest):  # of two at one place the later one counts
-            longest, kind = place, after.split()[0]
-    return kind not in _LOCAL
+        point = _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), before.split()[4])
+        within = path == point or path.startswith(point.rstrip(b"/") + b"/")
+        if within and len(point) >= len(longest):  # of two at one place the later one counts
+            longest, kind = point, after.split()[0]
+    return os.fsdecode(kind)
 
 
 def now(folder: Path) -> float:

@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from embcache.store.hosts import file_system
 from embcache.store.index import KeyIndex, KeyParts, Positions, Words
 from embcache.store.leftovers import CREATING
 
@@ -135,14 +136,4 @@ def _checksum(marks: bytes, index: KeyParts) -> bytes:
 
 def _is_local(path: Path) -> bool:
     """Whether the file is on this machine, as far as is known: no other host removes it."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return False
-    place, found = f"{path.resolve()}", ("", "")
-    for line in mounts:
-        before, _, after = line.partition(" - ")
-        point = before.split()[4].encode().decode("unicode_escape")  # spaces are \\040
-        if place.startswith(point.rstrip("/") + "/") and len(point) >= len(found[0]):
-            found = point, after.split()[0]
-    return found[1] in _LOCAL
+    return file_system(path) in _LOCAL

@@ -32,6 +32,7 @@ from embcache.store.watch import reading
 
 logger = logging.getLogger(__name__)
 
+NO_MANIFEST = "has data files and no manifest that says what is in them."
 _BATCH_ROWS = 4096
 _MOST_ROWS = 2**40  # of a table; their keys alone would take 16 TiB
 _KEY_ROWS = 8192  # Lance's default
@@ -105,10 +106,7 @@ def check_not_lost(location: Location) -> None:
         DamagedSpaceError: It is one.
     """
     if location.is_lost_table():
-        raise DamagedSpaceError(
-            f"{location} has data files and no manifest that says what is in them. `check_space` "
-            "with fix=True mends it."
-        )
+        raise DamagedSpaceError(f"{location} {NO_MANIFEST} `check_space` with fix=True mends it.")
 
 
 class Reader:

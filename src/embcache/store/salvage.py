@@ -28,7 +28,7 @@ from embcache.store.lance_errors import READ_FIX, WRITE_FIX, cause_of, lance_err
 from embcache.store.location import Location
 from embcache.store.locks import in_turn, only_one
 from embcache.store.manifests import data_path, manifest, versions
-from embcache.store.reader import Reader
+from embcache.store.reader import NO_MANIFEST, Reader
 from embcache.store.snapshot import Mark, SpaceSnapshot, fragment_marks, indexed
 from embcache.store.versions import can_be_opened
 
@@ -105,7 +105,7 @@ class Salvage:
         """Make room for a new table, where data files are left of one that has no manifests."""
         if not self.location.is_lost_table():
             return
-        what = f"{self.location} has data files and no manifest that says what is in them."
+        what = f"{self.location} {NO_MANIFEST}"
         if not write:
             self._tell(f"{what} {self._instead(None)} Nothing is changed, as nothing is written.")
             return
